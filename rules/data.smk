@@ -1,0 +1,25 @@
+# Problem tables: generated, from a file, or from the hub; one schema (docs/data.md).
+
+
+rule data:
+    """Make the problem table of one data set, with its manifest (counts, dropped rows, fingerprint)."""
+    output:
+        problems=f"{RESULTS}/data/{{dataset}}.parquet",
+        manifest=f"{RESULTS}/data/{{dataset}}.json",
+    params:
+        spec=lambda wc: data_spec(CFG, wc.dataset),
+        local_dir=f"--local-dir {CFG.local_dir}" if CFG.local_dir else "",
+    log:
+        f"{LOGS}/data/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/data/{{dataset}}.tsv"
+    message:
+        "Data set {wildcards.dataset}"
+    resources:
+        mem_mb=1500,
+        runtime=60,
+    conda:
+        "../envs/workflow.yaml"
+    shell:
+        "python scripts/make_data.py --name {wildcards.dataset} --spec {params.spec:q} {params.local_dir}"
+        " --out {output.problems} --manifest {output.manifest} > {log} 2>&1"

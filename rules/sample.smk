@@ -1,0 +1,56 @@
+# Raw samples of a checkpoint, and their scores. Sampling is paid once; scoring is cheap and done again at will.
+
+
+rule sample:
+    """Draw n responses a problem of a suite from a checkpoint and store them raw."""
+    input:
+        checkpoint=lambda wc: checkpoint_dir(wc.checkpoint),
+        problems=lambda wc: problem_files(wc.suite),
+    output:
+        samples=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.samples.parquet",
+    params:
+        spec=lambda wc: sample_spec(CFG, checkpoint_model(wc.checkpoint)),
+    log:
+        f"{LOGS}/sample/{{checkpoint}}/{{suite}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sample/{{checkpoint}}/{{suite}}.tsv"
+    message:
+        "Sample {wildcards.checkpoint} on {wildcards.suite}"
+    threads: CFG.sampling.threads
+    resources:
+        gpu=lambda wc: CFG.models[checkpoint_model(wc.checkpoint)].gpus_sample,
+        mem_mb=lambda wc: memory(checkpoint_model(wc.checkpoint), "sample"),
+        runtime=240,
+    conda:
+        "../envs/sample.yaml"
+    shell:
+        "exec python scripts/sample.py --spec {params.spec:q} --checkpoint {input.checkpoint}"
+        " --problems {input.problems} --out {output.samples} > {log} 2>&1"
+
+
+rule score:
+    """Grade raw samples: answers, votes, correctness a sample; majority, pass rate a problem."""
+    input:
+        samples=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.samples.parquet",
+        problems=lambda wc: problem_files(wc.suite),
+    output:
+        scores=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.scores.parquet",
+        groups=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.groups.parquet",
+    params:
+        options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}"
+        f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}",
+        # how many processes work on it changes nothing, so it is no parameter that Snakemake compares
+    log:
+        f"{LOGS}/score/{{checkpoint}}/{{suite}}.log",
+    benchmark:
+        f"{BENCHMARKS}/score/{{checkpoint}}/{{suite}}.tsv"
+    message:
+        "Score {wildcards.checkpoint} on {wildcards.suite}"
+    resources:
+        mem_mb=CFG.scoring.memory_mb,
+        runtime=60,
+    conda:
+        "../envs/workflow.yaml"
+    shell:
+        "python scripts/score.py --samples {input.samples} --problems {input.problems} {params.options}"
+        " --scores {output.scores} --groups {output.groups} > {log} 2>&1"

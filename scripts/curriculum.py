@@ -1,0 +1,32 @@
+"""Curriculum: the easiest part of a training set by pass rate or by majority frequency of the base model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--groups", required=True, type=Path, help="scored groups of the base model (parquet)")
+    parser.add_argument("--by", required=True, choices=["pass_rate", "majority_frequency"], help="metric of ease")
+    parser.add_argument("--fraction", type=float, default=1 / 3, help="share of problems that is kept (default 1/3)")
+    parser.add_argument("--out", required=True, type=Path, help="chosen problem ids to write (parquet)")
+    args = parser.parse_args()
+
+    from srt.io import write_parquet
+    from srt.selection import easiest, read_groups
+
+    groups = read_groups(args.groups)
+    chosen = easiest(groups, args.by, args.fraction)
+    write_parquet(args.out, chosen, {"by": args.by, "fraction": args.fraction, "groups": args.groups.name})
+    print(f"{len(chosen)} of {len(groups)} problems, {args.by} from {chosen[args.by].max():.3f} "
+          f"to {chosen[args.by].min():.3f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,28 @@
+"""Join the metrics of a run's segments into one table, and as CSV for people."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--segments", required=True, type=Path, nargs="+", help="metrics of the segments, in order")
+    parser.add_argument("--out", required=True, type=Path, help="metrics of the run (parquet); a .csv beside it")
+    args = parser.parse_args()
+
+    from srt.io import write_csv, write_parquet
+    from srt.problems import join_metrics
+
+    frame, metadata = join_metrics(args.segments)
+    write_parquet(args.out, frame, metadata)
+    write_csv(args.out.with_suffix(".csv"), frame)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,27 @@
+"""Make a base model: train a tiny one, copy a local folder, or fetch a pinned revision from the hub."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True, help="key of the model, for messages")
+    parser.add_argument("--spec", required=True, help="JSON of the model's entry in models.yaml")
+    parser.add_argument("--out", required=True, type=Path, help="model folder to write")
+    args = parser.parse_args()
+
+    from srt.base_models import make
+
+    make(args.name, json.loads(args.spec), args.out)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,63 @@
+"""Make one problem table from a data set entry: generate, read a file, or download; then check and select rows."""
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import SrtError, run_cli
+
+EPILOG = """\
+examples:
+  make_data.py --name sums --out data/sums.parquet --manifest data/sums.json --spec \\
+    '{"source": "reasoning_gym", "name": "chain_sum", "params": {"min_digits": 2, "max_digits": 2},
+      "size": 500, "split": "test"}'
+  make_data.py --name amc --out data/amc.parquet --manifest data/amc.json --local-dir my/files --spec \\
+    '{"source": "local", "path": "tests.parquet", "filter": {"set": "amc24"}}'
+
+The entry's keys are those of config/datasets.yaml; docs/data.md explains them. Exit codes: 0 done, 2 wrong input
+(one line on stderr names it and the fix), 130 interrupted. Nothing half-written is kept.
+"""
+
+
+def main() -> int:
+    import argparse
+    import json
+    from pathlib import Path
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--name", required=True, help="the data set's name, as in config/datasets.yaml")
+    parser.add_argument("--spec", required=True, metavar="JSON", help="the entry of config/datasets.yaml, as JSON")
+    parser.add_argument(
+        "--local-dir",
+        type=Path,
+        metavar="DIR",
+        help="where relative paths of local entries start, and where mirrors of hub repositories are "
+        "(DIR/owner/name/revision); default: the current folder, no mirrors",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="PARQUET", help="the problem table to write")
+    parser.add_argument("--manifest", required=True, type=Path, metavar="JSON", help="the account of the rows to write")
+    arguments = parser.parse_args()
+
+    from srt import io
+    from srt.config.datasets import parse_dataset
+    from srt.data import load_with_report, write_problems
+    from srt.progress import log
+
+    try:
+        entry = json.loads(arguments.spec)
+    except ValueError as error:
+        raise SrtError(f"--spec is not JSON ({error}): pass the entry as one quoted JSON object") from None
+    config = parse_dataset(arguments.name, entry)
+    loaded = load_with_report(config, arguments.name, arguments.local_dir)
+    write_problems(arguments.out, loaded.table, arguments.name)
+    io.write_json(arguments.manifest, loaded.manifest(arguments.name, config))
+    for reason, ids in sorted(loaded.dropped.items()):
+        log(
+            f"{arguments.name}: dropped {len(ids)} rows: {reason} ({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''})"
+        )
+    log(f"{arguments.name}: {loaded.table.num_rows} problems -> {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,28 @@
+"""Write the table of all evaluations (CSV): avg@n, maj@n and gains over the base model, with intervals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="JSON list (or @FILE): run, label, method, seed, step, groups")
+    parser.add_argument("--out", required=True, type=Path, help="CSV to write")
+    args = parser.parse_args()
+
+    from srt.io import write_csv
+    from srt.results_table import results_table
+
+    text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec
+    write_csv(args.out, results_table(json.loads(text)))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,30 @@
+"""Draw n responses a problem from a checkpoint and store them as raw samples (never graded here)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="JSON: n, temperature, top_p, max_prompt_tokens, max_new_tokens, "
+                        "engine (transformers or vllm), dtype, seed, threads, prompt_suffix")  # fmt: skip
+    parser.add_argument("--checkpoint", required=True, type=Path, help="model folder in Hugging Face format")
+    parser.add_argument("--problems", required=True, type=Path, nargs="+", help="problem tables (parquet)")
+    parser.add_argument("--out", required=True, type=Path, help="raw samples to write (parquet)")
+    args = parser.parse_args()
+
+    from srt.sampling import sample
+
+    counts = sample(json.loads(args.spec), args.checkpoint, args.problems, args.out)
+    print(" ".join(f"{key}={value}" for key, value in counts.items()))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,61 @@
+"""Train one segment of a run: from a checkpoint (or the base model) to the next one.
+
+An interrupted call goes on from its own saved state when it is repeated. Exit codes: 0 done, 2 wrong input,
+75 stopped by SIGTERM or the time budget with the state saved. Several GPUs: start it with torchrun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", required=True, help="JSON of the run: reward, seed, train (hyperparameters), …")
+    parser.add_argument("--base", required=True, type=Path, help="base model: first weights and KL reference")
+    parser.add_argument("--problems", required=True, type=Path, help="training problems (parquet)")
+    parser.add_argument("--subset", type=Path, help="curriculum: train on these problem ids only (parquet)")
+    parser.add_argument("--labels", type=Path, help="offline labels (parquet), for reward offline_labels")
+    parser.add_argument("--resume", type=Path, help="training state of step --start (not for step 0)")
+    parser.add_argument("--start", required=True, type=int, help="step of --resume, 0 for the base model")
+    parser.add_argument("--stop", required=True, type=int, help="last step of this segment")
+    parser.add_argument("--work", required=True, type=Path, help="folder of this segment's own progress and lock")
+    parser.add_argument("--model-out", required=True, type=Path, help="checkpoint to write (Hugging Face format)")
+    parser.add_argument("--state-out", required=True, type=Path, help="training state to write")
+    parser.add_argument("--metrics-out", required=True, type=Path, help="metrics of the segment to write (parquet)")
+    parser.add_argument("--save-every", type=int, default=10, help="steps between two saves of the state")
+    parser.add_argument("--minutes", type=float, help="time budget; near its end the state is saved and 75 returned")
+    args = parser.parse_args()
+
+    from srt.errors import SrtError
+    from srt.problems import read_training_set
+    from srt.state import check_state
+    from srt.trainer import Segment, run_segment
+
+    if not 0 <= args.start < args.stop:
+        raise SrtError(f"--start {args.start} must be at least 0 and below --stop {args.stop}")
+    if (args.resume is None) != (args.start == 0):
+        raise SrtError("--resume belongs to every --start but 0: give the state of that step")
+    spec = json.loads(args.spec)
+    data, truth = read_training_set(args.problems, spec["reward"], args.subset, args.labels)
+    if args.resume is not None:
+        import os
+
+        found = check_state(args.resume, spec, int(os.environ.get("WORLD_SIZE", 1)))
+        if found["step"] != args.start:
+            raise SrtError(f"{args.resume} is the state of step {found['step']}, not of --start {args.start}")
+    segment = Segment(
+        spec, args.base, args.resume, args.start, args.stop, args.work,
+        args.model_out, args.state_out, args.metrics_out, args.save_every, args.minutes,
+    )  # fmt: skip
+    run_segment(segment, data, truth)
+
+
+if __name__ == "__main__":
+    run_cli(main)

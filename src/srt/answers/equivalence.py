@@ -1,0 +1,109 @@
+"""Whether two canonical answers are the same: decided here where it is cheap, by a prover where it is not.
+
+`decide` is three-valued: True, False, or None for "only sympy can tell". `prove` settles the rest with Math-Verify;
+it is called in a worker process only (`worker`), because what it does with a model's text is unbounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from srt.answers import numeric
+from srt.answers.canonical import (
+    EQUATION,
+    FORMULA,
+    LIST,
+    NUMBER,
+    OPAQUE,
+    PLACES,
+    TUPLE,
+    UNION,
+    WORDS,
+    Form,
+)
+
+Leaf = Callable[[Form, Form], bool | None]
+
+
+def _unknown(a: Form, b: Form) -> bool | None:
+    return None
+
+
+def _same_number(a: Form, b: Form) -> bool:
+    """Exact values must be equal; an approximation must be the other's rounding to six decimals."""
+    x, y = a.value or Fraction(0), b.value or Fraction(0)
+    if not (a.approximate or b.approximate):
+        return x == y
+    # Six decimals say nothing of values below 0.001, so there six significant digits are asked for.
+    close = abs(x - y) <= Fraction(1, 10**5) * max(abs(x), abs(y))
+    return close and round(x, PLACES) == round(y, PLACES)
+
+
+def value_of(form: Form) -> complex | None:
+    """The value of a number or formula at the fixed generic point, None if uncertain."""
+    if form.kind == NUMBER:
+        try:
+            return complex(float(form.value or 0))
+        except OverflowError:
+            return None
+    return numeric.evaluate(form.text) if form.kind == FORMULA else None
+
+
+def _formulas(a: Form, b: Form, leaf: Leaf) -> bool | None:
+    x, y = value_of(a), value_of(b)
+    if x is not None and y is not None:
+        if numeric.differ(x, y):
+            return False
+        if numeric.agree(x, y) and not (a.approximate or b.approximate):
+            if all(f.kind == NUMBER or numeric.is_closed(f.text) for f in (a, b)):
+                return True
+    return leaf(a, b)
+
+
+def _all(verdicts: list[bool | None]) -> bool | None:
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def _any(verdicts: list[bool | None]) -> bool | None:
+    return True if True in verdicts else None if None in verdicts else False
+
+
+def decide(a: Form, b: Form, leaf: Leaf = _unknown) -> bool | None:
+    """Whether two forms are the same answer; `leaf` settles pairs of formulas (by default it says None).
+
+    Symmetric. Kinds do not mix: an ordered pair is not a set, a half-open interval not an open one, words are no
+    formula. That is what keeps the relation transitive (docs/answers.md).
+    """
+    if a.text == b.text and a.kind == b.kind:
+        return True
+    kinds = {a.kind, b.kind}
+    if OPAQUE in kinds:
+        return False
+    if kinds == {NUMBER}:
+        return _same_number(a, b)
+    if WORDS in kinds:
+        # `abc` may have been read as a product on one side and as a word on the other.
+        return kinds <= {WORDS, FORMULA} and a.text.replace(" ", "").lower() == b.text.replace(" ", "").lower()
+    if kinds == {TUPLE}:
+        if a.brackets != b.brackets or len(a.items) != len(b.items):
+            return False
+        return _all([decide(x, y, leaf) for x, y in zip(a.items, b.items, strict=True)])
+    if kinds == {LIST} or kinds == {UNION}:
+        table = [[decide(x, y, leaf) for y in b.items] for x in a.items]
+        columns = [[row[j] for row in table] for j in range(len(b.items))]
+        return _all([_any(line) for line in (*table, *columns)])
+    if kinds <= {NUMBER, FORMULA}:
+        return _formulas(a, b, leaf)
+    if EQUATION in kinds:
+        other = b if a.kind == EQUATION else a
+        # y = 2x + 1 was read as the formula 2x + 1; against y - 2x = 1 it is an equation again.
+        return leaf(a, b) if kinds == {EQUATION} or (other.kind == FORMULA and other.name) else False
+    if FORMULA in kinds and not kinds & {NUMBER}:
+        return leaf(a, b)  # a matrix against a tuple, x \ne 1 against a union
+    return False
+
+
+def latex_of(form: Form, other: Form) -> str:
+    """The LaTeX that stands for a form in a comparison with `other`."""
+    return f"{form.name}={form.text}" if form.name and other.kind == EQUATION else form.text

@@ -1,0 +1,119 @@
+"""Comparison of Reasoning Gym answers from (prediction, label) alone: binary, never the entry's metadata.
+
+The library's own scorers take the whole entry; some recompute the truth from it (bitwise_arithmetic evaluates
+metadata["problem"]), so a "label-free" run that used them would train on ground truth. Here a task is a key function:
+two answers are the same when their keys are. At "fully correct" the verdicts equal the library's scorers
+(tests/test_answers_reasoning_gym.py); partial credit does not exist. The library is not imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+
+from srt.answers.normalise import strip_maths
+from srt.errors import SrtError, nearest
+
+# The pairs of roles that knights_knaves draws from; first and second carry no meaning here.
+_ROLES = {
+    "knight", "knave", "pioneer", "laggard", "saint", "sinner", "hero", "villain", "angel", "devil", "altruist",
+    "egoist", "sage", "fool",
+}  # fmt: skip
+
+
+def _knights_knaves(answer: str) -> str | None:
+    """The set of (name, role) pairs, in any order and wording; None without a single pair."""
+    for mark in ".,()":
+        answer = answer.replace(mark, " ")
+    pairs, name = set(), None
+    for word in answer.lower().replace(" and ", " ").split():
+        if word in ("is", "a", "an"):
+            continue
+        if word in _ROLES:
+            if name:
+                pairs.add((name, word))
+                name = None
+        else:
+            name = word
+    return ";".join(f"{n}={r}" for n, r in sorted(pairs)) or None
+
+
+def _bitwise_arithmetic(answer: str) -> str | None:
+    """The integer, in hexadecimal (0x…), binary (0b…) or decimal as Python reads it; None for anything else."""
+    try:
+        return hex(int(answer, 0))
+    except ValueError:
+        return None
+
+
+def _family_relationships(answer: str) -> str | None:
+    return answer.strip().lower() or None
+
+
+def _decimal(answer: str) -> str | None:
+    """Exact decimal value without commas: "+01,000.00" is "1000"; None for what is no finite decimal."""
+    try:
+        sign, digits, exponent = Decimal(answer.replace(",", "")).as_tuple()
+    except InvalidOperation:
+        return None
+    if not isinstance(exponent, int):  # NaN and Infinity equal nothing
+        return None
+    text = "".join(map(str, digits)).lstrip("0")
+    if not text:
+        return "0"
+    stripped = text.rstrip("0")
+    return f"{'-' if sign else ''}{stripped}e{exponent + len(text) - len(stripped)}"
+
+
+def _exact(answer: str) -> str | None:
+    return answer or None
+
+
+_FIRST_NUMBER = re.compile(r"\b-?\d+(?:\.\d+)?\b")
+
+
+def _gsm_symbolic(answer: str) -> str | None:
+    """The first number of the answer as a float, found as the library finds it (a leading minus is not seen)."""
+    match = _FIRST_NUMBER.search(answer)
+    return repr(float(match.group())) if match else None
+
+
+KEYS: dict[str, Callable[[str], str | None]] = {
+    "knights_knaves": _knights_knaves,
+    "bitwise_arithmetic": _bitwise_arithmetic,
+    "family_relationships": _family_relationships,
+    "chain_sum": _decimal,
+    "products": _decimal,
+    "basic_arithmetic": _exact,
+    "gsm_symbolic": _gsm_symbolic,
+}
+
+_WRAPPED = re.compile(r"\\(?:text(?:tt|bf|it|rm)?|mathrm|mathtt|mathbf|mbox)\{([^{}]*)\}")
+
+
+def plain(answer: str) -> str:
+    r"""A box's content as plain text: without `$…$` and `\text{…}`, which the library's scorers do not know."""
+    return _WRAPPED.sub(r"\1", strip_maths(answer)).replace("\\_", "_").replace("{,}", ",").strip()
+
+
+def check_task(task: str) -> None:
+    """Raise a `SrtError` for a task that nothing here compares."""
+    if task not in KEYS:
+        raise SrtError(
+            f"no comparison for the task '{task}'{nearest(task, [*KEYS, 'math'])}: "
+            "name a covered task, or add its key to srt/answers/reasoning_gym.py"
+        )
+
+
+def key(answer: str, task: str) -> str | None:
+    """What an answer means in a task, None if it is not of the task's form (then it does not vote)."""
+    return KEYS[task](answer)
+
+
+def match(prediction: str | None, label: str, task: str) -> bool:
+    """Whether a prediction is fully correct against a reference label of the task."""
+    if prediction is None:
+        return False
+    value = key(prediction, task)
+    return value is not None and value == key(label, task)

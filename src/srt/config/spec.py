@@ -1,0 +1,65 @@
+"""Specs: for each expensive job the JSON of exactly the fields that change its result.
+
+A spec is the one `params` entry that Snakemake compares, so a label, a title, a number of GPUs or a comment never
+retrains. REVISION is raised by hand when a stage's code starts to give other results: an honest `code` trigger.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srt.config.models import ModelBase, TinyModel
+from srt.config.root import Config
+from srt.io import canonical_json
+
+REVISION = {"data": 1, "model": 1, "sample": 1, "score": 1, "train": 1}
+# what only says how much to ask of a machine
+MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "context"}
+
+
+def data_spec(config: Config, dataset: str) -> str:
+    """The entry of a data set, as it is (every field of it can change rows)."""
+    return canonical_json(config.datasets[dataset].model_dump(mode="json"))
+
+
+def model_spec(config: Config, model: str) -> str:
+    """The entry of a base model without what only sizes its jobs; for a tiny one the context is architecture."""
+    entry = config.models[model]
+    spared = (MODEL_RESOURCES - {"context"}) if isinstance(entry, TinyModel) else MODEL_RESOURCES
+    # the prompt suffix changes prompts, not the weights of a model that is only fetched
+    if not isinstance(entry, TinyModel):
+        spared = spared | {"prompt_suffix"}
+    return canonical_json(
+        {**entry.model_dump(mode="json", exclude=spared), "revision_of_code": REVISION["model"]}
+    )
+
+
+def _prompting(model: ModelBase) -> dict[str, Any]:
+    return {"prompt_suffix": model.prompt_suffix}
+
+
+def sample_spec(config: Config, model: str) -> str:
+    """How a checkpoint of `model` is sampled."""
+    return canonical_json(
+        {**config.sampling.model_dump(mode="json"), **_prompting(config.models[model]), "revision": REVISION["sample"]}
+    )
+
+
+def train_spec(config: Config, instance: str) -> str:
+    """A run of one seed: reward, data, hyperparameters; not its length, so that it can be extended."""
+    name, run, seed = config.entry(instance)
+    del name
+    return canonical_json(
+        {
+            "run": instance,
+            "seed": seed,
+            "reward": run.reward,
+            "model": run.model,
+            "data": run.data,
+            "curriculum": run.curriculum.model_dump(mode="json") if run.curriculum else None,
+            "extractor": config.scoring.extractor,
+            **_prompting(config.models[run.model]),
+            "train": run.train.resolved().model_dump(mode="json"),
+            "revision": REVISION["train"],
+        }
+    )

@@ -1,0 +1,122 @@
+"""From a data set entry to its problem table and an account of how it was made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from srt import io
+from srt.data.table import check, fingerprint, make_table
+
+if TYPE_CHECKING:
+    from srt.config.datasets import HubDataset, LocalDataset, ReasoningGymDataset
+
+    Config = ReasoningGymDataset | LocalDataset | HubDataset
+
+
+@dataclass
+class Loaded:
+    """A problem table, and what the manifest says about it."""
+
+    table: pa.Table
+    counts: dict[str, int]
+    columns: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    input_sha256: str | None = None
+    libraries: tuple[str, ...] = ("pyarrow",)
+
+    def manifest(self, name: str, config: Config) -> dict[str, Any]:
+        """Name, entry, fingerprint, counts, dropped rows with reasons and ids, versions; no times, no places."""
+        rows = self.table.select(["level", "subject", "source", "task"]).to_pydict()
+        return {
+            "name": name,
+            "spec": config.model_dump(mode="json", exclude_unset=True),
+            "fingerprint": fingerprint(self.table),
+            "rows": self.table.num_rows,
+            "by": {column: dict(sorted(Counter(values).items())) for column, values in rows.items()},
+            "counts": self.counts,
+            "columns": self.columns,
+            "dropped": {reason: {"rows": len(ids), "ids": ids} for reason, ids in sorted(self.dropped.items())},
+            "input_sha256": self.input_sha256,
+            "versions": {
+                "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+                **{library: version(library) for library in self.libraries},
+            },
+        }
+
+
+def load(config: Config, name: str, local_dir: Path | None = None) -> pa.Table:
+    """The problem table (`PROBLEM_SCHEMA`) of a data set entry.
+
+    Args:
+        config: a validated entry (`srt.config.datasets`).
+        name: the data set's name, for errors only; no row depends on it.
+        local_dir: folder that relative paths of `local` entries start from (default: the current folder), and that
+            may hold mirrors `{owner}/{name}/{revision}` of hub repositories.
+
+    Raises:
+        SrtError: wrong entry, file or row; names it and the fix.
+    """
+    return load_with_report(config, name, local_dir).table
+
+
+def load_with_report(config: Config, name: str, local_dir: Path | None = None) -> Loaded:
+    """As `load`, with the account of the selection."""
+    local_dir = Path(local_dir) if local_dir is not None else None
+    if config.source == "reasoning_gym":
+        loaded = _generated(config, name)
+    elif config.source == "local":
+        loaded = _local(config, local_dir)
+    else:
+        loaded = _hub(config, local_dir)
+    loaded.table = check(loaded.table, f"data set '{name}'")
+    return loaded
+
+
+def _generated(config: ReasoningGymDataset, name: str) -> Loaded:
+    from srt.data.generated import generate
+
+    rows, counts = generate(config, name, _bar(name))
+    return Loaded(make_table(rows), counts, libraries=("numpy", "pyarrow", "reasoning_gym"))
+
+
+def _local(config: LocalDataset, local_dir: Path | None) -> Loaded:
+    from srt.data.files import read_rows
+    from srt.data.rows import select_rows
+
+    path = Path(os.path.normpath((local_dir or Path()) / Path(config.path).expanduser()))
+    names, rows = read_rows(path)
+    picked = select_rows(config, str(path), path.stem, names, rows)
+    return Loaded(make_table(picked.rows), picked.counts, picked.columns, picked.dropped, io.sha256_file(path))
+
+
+def _hub(config: HubDataset, local_dir: Path | None) -> Loaded:
+    from srt.data.hub import read_hub
+    from srt.data.rows import select_rows
+
+    names, rows = read_hub(config, local_dir)
+    stem = "-".join(filter(None, (config.repo.rpartition("/")[2], config.config_name, config.split)))
+    picked = select_rows(config, f"{config.repo} split '{config.split}'", stem, names, rows)
+    libraries = ("datasets", "huggingface_hub", "pyarrow")
+    return Loaded(make_table(picked.rows), picked.counts, picked.columns, picked.dropped, libraries=libraries)
+
+
+def _bar(name: str) -> Any:
+    from tqdm import tqdm
+
+    from srt.progress import interval, is_terminal, progress_file
+
+    # In a log a line every 15 s, and none for a job that is done sooner
+    delay = 0.5 if is_terminal() else 15.0
+
+    def bar(rows: range) -> Any:
+        return tqdm(rows, desc=name, unit="row", mininterval=interval(), delay=delay, file=progress_file())
+
+    return bar

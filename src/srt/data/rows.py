@@ -1,0 +1,222 @@
+"""From the rows of a foreign table to ours: column names, types of answers, and the selection of rows.
+
+The order is fixed: filter, columns, empty answers, holdout, repeats, ids, shuffle, take. Everything that is not kept
+is counted; rows that are dropped for a fault are listed with their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from srt.data.keys import holdout_part, question_key, short_hash
+from srt.errors import SrtError, nearest
+
+if TYPE_CHECKING:
+    from srt.config.datasets import HubDataset, LocalDataset
+
+REQUIRED = ("problem", "answer")
+DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "id": ("id", "ID", "problem_id", "unique_id"),
+    "problem": ("problem", "Problem", "question", "Question", "prompt"),
+    "answer": ("answer", "Answer", "final_answer", "solution", "Solution"),
+    "source": ("source",),
+    "subject": ("subject", "type"),
+    "level": ("level", "difficulty"),
+}
+
+
+@dataclass
+class Selection:
+    """What became of the rows of a source."""
+
+    rows: list[dict[str, str]]
+    columns: dict[str, str]
+    counts: dict[str, int]
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+
+
+def select_rows(
+    config: LocalDataset | HubDataset, where: str, stem: str, names: list[str], rows: list[dict[str, Any]]
+) -> Selection:
+    """The problem rows that `config` asks for.
+
+    `where` names the source in errors, `stem` is the prefix of numbered ids and the default of `source`. The number
+    in such an id is the row's place in the source, so it does not depend on filter, order or take.
+    """
+    if not rows:
+        raise SrtError(f"{where} has no rows: check the file or the split")
+    counts = {"read": len(rows)}
+    if config.expect_rows is not None and len(rows) != config.expect_rows:
+        raise SrtError(
+            f"{where} has {len(rows)} rows, not the {config.expect_rows} of `expect_rows`: check its version"
+        )
+    columns = map_columns(config.columns, where, names)
+    places = _filtered(config.filter, where, names, rows)
+    counts["filtered"] = len(places)
+    dropped: dict[str, list[str]] = {}
+    ours: list[dict[str, str]] = []
+    origin: list[int] = []
+    for place in places:
+        row = _convert(config, where, stem, columns, place, rows[place])
+        if not row["answer"]:
+            if config.on_empty_answer == "error":
+                raise SrtError(
+                    f"{where} row {place} (id '{row['id']}'): the answer (column '{columns['answer']}') is empty: "
+                    "fill it, or set `on_empty_answer: drop`"
+                )
+            dropped.setdefault("empty answer", []).append(row["id"])
+            continue
+        ours.append(row)
+        origin.append(place)
+    counts["answered"] = len(ours)
+    _unique_ids(where, ours, origin)
+    if config.holdout_fraction is not None:
+        ours = [row for row in ours if holdout_part(row["problem"], config.holdout_fraction) == config.part]
+        counts[str(config.part)] = len(ours)
+    ours = _repeats(config.on_duplicate_problem, where, ours, counts, dropped)
+    if config.shuffle_seed is not None:
+        ours.sort(key=lambda row: (short_hash(f"{config.shuffle_seed}\0{row['id']}"), row["id"]))
+    if config.take is not None:
+        if len(ours) < config.take:
+            raise SrtError(f"{where}: `take: {config.take}` asks for more than the {len(ours)} rows left: lower it")
+        ours = ours[: config.take]
+    if not ours:
+        raise SrtError(f"{where}: no row is left after selection: check `filter`, `part` and the file")
+    counts["kept"] = len(ours)
+    return Selection(ours, columns, counts, dropped)
+
+
+def map_columns(asked: Mapping[Any, str | None], where: str, names: list[str]) -> dict[str, str]:
+    """Our column -> the source's column. Unasked: the first usual name that is there; problem and answer must be."""
+    columns = {}
+    for ours, usual in DEFAULT_COLUMNS.items():
+        if ours in asked:
+            theirs = asked[ours]
+            if theirs is not None and theirs not in names:
+                raise SrtError(
+                    f"{where} lacks the column '{theirs}' of `columns.{ours}` (it has: {', '.join(names)})"
+                    f"{nearest(theirs, names)}"
+                )
+        else:
+            theirs = next((name for name in usual if name in names), None)
+        if theirs is not None:
+            columns[ours] = theirs
+        elif ours in REQUIRED:
+            raise SrtError(
+                f"{where} has no column for '{ours}' (looked for: {', '.join(usual)}; it has: {', '.join(names)}): "
+                f"set `columns: {{{ours}: ...}}`"
+            )
+    return columns
+
+
+def _filtered(wanted: Mapping[str, Any], where: str, names: list[str], rows: list[dict[str, Any]]) -> list[int]:
+    places = list(range(len(rows)))
+    for column, values in wanted.items():
+        if column not in names:
+            raise SrtError(
+                f"{where} lacks the column '{column}' of `filter` (it has: {', '.join(names)}){nearest(column, names)}"
+            )
+        # repr tells true from 1 and "1" from 1, which == and YAML users would mix up
+        allowed = {repr(value) for value in (values if isinstance(values, list) else [values])}
+        left = [place for place in places if repr(rows[place].get(column)) in allowed]
+        if not left:
+            seen = sorted({repr(rows[place].get(column)) for place in places})
+            shown = ", ".join(seen[:8]) + (", …" if len(seen) > 8 else "")
+            raise SrtError(f"{where}: no row has {column} = {' or '.join(sorted(allowed))} (there is: {shown})")
+        places = left
+    return places
+
+
+def _convert(
+    config: LocalDataset | HubDataset, where: str, stem: str, columns: Mapping[str, str], place: int, row: Mapping
+) -> dict[str, str]:
+    at = f"{where} row {place}"
+
+    def text(ours: str) -> str:
+        return as_text(row.get(columns[ours]), at, columns[ours]) if ours in columns else ""
+
+    problem, identity = text("problem"), text("id").strip()
+    if "id" not in columns:
+        identity = f"{stem}-{place:06d}"
+    if not identity:
+        raise SrtError(f"{at}: the id (column '{columns['id']}') is empty: fill it, or set `columns: {{id: null}}`")
+    if not problem.strip():
+        raise SrtError(f"{at} (id '{identity}'): the problem (column '{columns['problem']}') is empty: fill it")
+    answer = text("answer").strip()
+    if answer and config.answer_format == "gsm8k":
+        answer = gsm8k_answer(answer, f"{at} (id '{identity}')")
+    return {
+        "id": identity,
+        "problem": problem,
+        "answer": answer,
+        "source": text("source") or stem,
+        "subject": text("subject"),
+        "level": text("level"),
+        "task": config.task,
+    }
+
+
+def as_text(value: Any, at: str, column: str) -> str:
+    """A cell as text: null and NaN are '', integers and integral floats are their digits, other types are errors."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise SrtError(f"{at}: column '{column}' holds half a surrogate pair: repair the text") from None
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float | Decimal):
+        return str(int(value)) if value == value // 1 else str(value)
+    raise SrtError(f"{at}: column '{column}' holds {type(value).__name__}, not text or a number: choose another column")
+
+
+def gsm8k_answer(text: str, at: str) -> str:
+    """The final answer of a GSM8K solution: after the last '####', without thousands commas."""
+    _, mark, answer = text.rpartition("####")
+    if not mark:
+        raise SrtError(f"{at}: the answer has no '####': set `answer_format: plain`, or another answer column")
+    return answer.strip().replace(",", "")
+
+
+def _unique_ids(where: str, rows: Iterable[dict[str, str]], origin: list[int]) -> None:
+    first: dict[str, int] = {}
+    for row, place in zip(rows, origin, strict=True):
+        if row["id"] in first:
+            raise SrtError(
+                f"{where}: rows {first[row['id']]} and {place} have the same id '{row['id']}': make the ids unique, "
+                "or set `columns: {id: null}` to number the rows"
+            )
+        first[row["id"]] = place
+
+
+def _repeats(
+    policy: str, where: str, rows: list[dict[str, str]], counts: dict[str, int], dropped: dict[str, list[str]]
+) -> list[dict[str, str]]:
+    """Count repeated questions and contradictions (same question, another answer), and apply `policy`."""
+    answers: dict[str, dict[str, str]] = {}  # question key -> answer -> id of its first row
+    kept, same, other = [], [], []
+    for row in rows:
+        seen = answers.setdefault(question_key(row["problem"]), {})
+        if seen and policy == "error":
+            raise SrtError(
+                f"{where}: '{row['id']}' asks the same question as '{next(iter(seen.values()))}': remove one, or set "
+                "`on_duplicate_problem`"
+            )
+        if row["answer"] in seen:
+            same.append(row["id"])
+            if policy == "drop_same_answer":
+                continue
+        elif seen:
+            other.append(row["id"])
+        seen.setdefault(row["answer"], row["id"])
+        kept.append(row)
+    counts["repeated_questions_same_answer"], counts["repeated_questions_other_answer"] = len(same), len(other)
+    if policy == "drop_same_answer" and same:
+        dropped["repeated question with the same answer"] = same
+    return kept

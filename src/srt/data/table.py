@@ -1,0 +1,89 @@
+"""The problem table: schema, fingerprint, and the checked way in and out of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from srt import io
+from srt.errors import SrtError
+
+COLUMNS = ("id", "problem", "answer", "source", "subject", "level", "task")
+PROBLEM_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])
+
+
+def make_table(rows: Iterable[Mapping[str, str]]) -> pa.Table:
+    """A problem table from row mappings that have all of `COLUMNS`."""
+    rows = list(rows)
+    return pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in COLUMNS}, PROBLEM_SCHEMA)
+
+
+def fingerprint(table: pa.Table) -> str:
+    """SHA-256 (64 hex digits) over the rows' canonical JSON, one line a row, in their order."""
+    digest = hashlib.sha256()
+    for row in table.select(COLUMNS).to_pylist():
+        digest.update(io.canonical_json(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def check(table: pa.Table, where: str) -> pa.Table:
+    """`table` with exactly the problem schema, or a `SrtError` that names `where` and the column or row.
+
+    Rows are counted from 0. Further columns are dropped; `large_string` and other string types are accepted.
+    """
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise SrtError(
+            f"{where} lacks the column '{missing[0]}' of a problem table (it has: {', '.join(table.column_names)}): "
+            "make it with scripts/make_data.py"
+        )
+    arrays = {}
+    for name in COLUMNS:
+        column = table[name]
+        kind = column.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            raise SrtError(f"{where}: column '{name}' is {kind}, not text: make it with scripts/make_data.py")
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise SrtError(f"{where} row {row}: column '{name}' is null: make it with scripts/make_data.py")
+        arrays[name] = column.cast(pa.string()).combine_chunks()
+    first_row: dict[str, int] = {}
+    texts = zip(*(arrays[name].to_pylist() for name in ("id", "problem", "answer")), strict=True)
+    for row, (identity, problem, answer) in enumerate(texts):
+        if not identity:
+            raise SrtError(f"{where} row {row}: the id is empty: give every row an id")
+        if identity in first_row:
+            raise SrtError(
+                f"{where}: rows {first_row[identity]} and {row} have the same id '{identity}': make the ids unique"
+            )
+        first_row[identity] = row
+        for name, text in (("problem", problem), ("answer", answer)):
+            if not text.strip():
+                raise SrtError(f"{where} row {row} (id '{identity}'): the {name} is empty: fill it or remove the row")
+    if not first_row:
+        raise SrtError(f"{where} has no rows: check the data set's filter and take")
+    return pa.table(arrays, PROBLEM_SCHEMA)
+
+
+def write_problems(path: str | Path, table: pa.Table, name: str) -> str:
+    """Check and write a problem table atomically; returns its fingerprint, which is also in the metadata."""
+    table = check(table, f"data set '{name}'")
+    mark = fingerprint(table)
+    io.write_parquet(path, table, {"dataset": name, "fingerprint": mark})
+    return mark
+
+
+def read_problems(path: str | Path) -> pa.Table:
+    """Read a problem table: `PROBLEM_SCHEMA`, unique ids, no empty answer; else a `SrtError` with file and row.
+
+    Rows that no longer fit the fingerprint in the file's metadata are an error: someone has edited the file. The
+    metadata (`dataset`, `fingerprint`) stays in the schema of the table.
+    """
+    table = check(io.read_parquet(path), str(path))
+    metadata = io.parquet_metadata(path)
+    if "fingerprint" in metadata and metadata["fingerprint"] != fingerprint(table):
+        raise SrtError(f"{path} has been changed after it was written: delete it and rerun the rule that makes it")
+    return table.replace_schema_metadata({io.METADATA_KEY: io.canonical_json(metadata).encode()})

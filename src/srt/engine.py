@@ -1,0 +1,187 @@
+"""DeepSpeed behind one file: the distributed optimizer, its checkpoints and the weights it trains.
+
+One process on a CPU and n processes on GPUs run the same code. The trainer decides the loss denominator over the
+global batch, so DeepSpeed's own scalings are undone here: no division by accumulation steps, and the mean over ranks
+that data parallelism takes becomes a sum.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srt.errors import SrtError
+
+ENGINE_TAG = "engine"
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: rank 0 writes files and shows progress."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """True on the process that writes."""
+        return self.rank == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def init_world() -> World:
+    """Start torch.distributed under DeepSpeed: from torchrun's variables, or as one process without them."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    defaults = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local, "MASTER_ADDR": "127.0.0.1"}
+    for key, value in defaults.items():
+        os.environ.setdefault(key, str(value))
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    if not cuda:
+        # DeepSpeed would compile a shared-memory collective at first use (a minute, and a C++ compiler); gloo does.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if cuda:
+        torch.cuda.set_device(local)
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+    return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
+
+
+def _tensors_only_checkpoints(engine: Any) -> None:
+    """Make DeepSpeed read its own files without unpickling arbitrary objects."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    allowed = [LossScaler, ZeroStageEnum, fragment_address]
+
+    class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
+        def load(self, path: str, map_location: Any = None) -> Any:
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(path, map_location=map_location, weights_only=True)
+
+    engine.checkpoint_engine = TensorsOnly(engine._config)
+
+
+class TrainEngine:
+    """A model with its AdamW under DeepSpeed ZeRO 0, 1 or 2.
+
+    Args:
+        model: float32 or bfloat16 causal language model; bfloat16 gets float32 masters.
+        world: from `init_world`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        world: World,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        grad_clip: float,
+        zero_stage: int,
+        dtype: str,
+    ) -> None:
+        import deepspeed
+
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": grad_clip,
+            "zero_optimization": {"stage": zero_stage, "overlap_comm": world.device.type == "cuda"},
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": dtype == "bfloat16"},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "steps_per_print": 1 << 30,
+        }
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, foreach=True
+        )
+        self.world = world
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
+        )
+        _tensors_only_checkpoints(self.engine)
+
+    @property
+    def model(self) -> Any:
+        """The wrapped model, to call forward on."""
+        return self.engine.module
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of `loss`, this rank's share of the global sum; reduce over ranks on the last call."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * self.world.size, scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """Clip, update, zero the gradients; return the gradient norm before clipping."""
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and tensors as in a Hugging Face checkpoint (ZeRO <= 2: every rank holds them whole)."""
+        yield from ((name, p.data) for name, p in self.model.named_parameters())
+
+    def save(self, folder: Path) -> None:
+        """Write weights, masters and optimizer state under `folder` (all ranks)."""
+        self.engine.save_checkpoint(str(folder), tag=ENGINE_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, with the same number of ranks (all ranks)."""
+        try:
+            path, _ = self.engine.load_checkpoint(str(folder), tag=ENGINE_TAG)
+        except (RuntimeError, AssertionError, KeyError, EOFError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SrtError(
+                f"{folder}: not a training state of this model and number of ranks ({first}): "
+                "delete it to start the segment again"
+            ) from error
+        if path is None:
+            raise SrtError(f"{folder}: holds no training state: delete it to start the segment again")
+
+    def save_model(self, folder: Path) -> None:
+        """Write the weights as a Hugging Face checkpoint (rank 0)."""
+        if self.world.main:
+            self.model.save_pretrained(folder)
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """All-reduce a tensor by sum, in place; the tensor itself on one process."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def shutdown() -> None:
+    """Leave the process group, so that the process ends without a warning."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,70 @@
+"""Errors that a person can fix: one sentence that names the file, key or row, and the fix.
+
+`SrtError` is raised wherever input is wrong. `run_cli` turns it into one line on stderr and exit code 2;
+anything else is a bug and keeps its traceback. Nothing here is ever turned into a zero reward.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+EXIT_USAGE = 2
+EXIT_RESUME = 75  # EX_TEMPFAIL: state is saved, run the same command again
+EXIT_INTERRUPTED = 130
+
+
+class SrtError(Exception):
+    """Wrong input or environment; the message is one sentence with the fix."""
+
+
+class Interrupted(Exception):
+    """Asked to stop (SIGTERM or time budget) after the state was saved; exit code 75."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ' (did you mean X?)' for the closest of `known`, else a list of what is known."""
+    known = sorted(str(k) for k in known)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    return f" (known: {shown})" if known else ""
+
+
+def describe_os_error(error: OSError) -> str:
+    """One sentence for the operating-system errors that users meet."""
+    where = error.filename if error.filename is not None else "the output"
+    if error.errno == errno.ENOSPC:
+        return f"disk full while writing {where}: free space or point `results` to another disk, then rerun; nothing half-written was kept"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission for {where}: make it accessible (chmod or chown) or point `results` elsewhere, then rerun"
+    if error.errno == errno.ENOENT:
+        return f"{where} does not exist: check the path, or run the rule that makes it"
+    return f"{os.strerror(error.errno) if error.errno else error}: {where}"
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a script's main and exit: 0 done, 2 wrong input, 75 saved and to be resumed, 130 Ctrl-C."""
+    try:
+        code = main() or 0
+    except SrtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_USAGE
+    except Interrupted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        code = EXIT_RESUME
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was kept; run the same command to go on", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+            print(f"error: {describe_os_error(error)}", file=sys.stderr)
+            code = EXIT_USAGE
+        else:
+            raise
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,153 @@
+"""The base model's majority vote against the test-time-trained model's, one group of bars a test set (Fig. 4).
+
+Each series is one run: its first point is the base model, its last the trained one. Groups are the data sets of each
+series (`datasets` of the spec, the panel or the series), in order of first appearance; a panel with one data set gives
+the group its title. Whiskers are 95 % bootstrap intervals over problems and seeds; the number above a bar is the
+paired gain over the same problems (with its interval where a group has one trained model), in the CSV too.
+
+Options
+    names         {data set: name in the figure}
+    base_label    label of the base bar; default "Base model"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from srt.errors import SrtError
+from srt.figures import style
+from srt.figures.intervals import mean_interval
+from srt.figures.load import Tables, identify
+from srt.figures.spec import Series, Spec, check_options, check_panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OPTIONS = ("base_label",)
+_GROUP = 0.78  # share of a group's slot that its bars fill
+
+
+def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
+    """The figure and the table of all that it shows."""
+    check_options(spec, OPTIONS)
+    check_panels(spec)
+    base = str(spec.options.get("base_label", "Base model"))
+    groups = _groups(spec)
+    labels = {label: seeds[0].method for _, _, by_label in groups for label, seeds in by_label.items()}
+    look = {base: style.METHODS["base"], **style.looks(list(labels.items()))}
+    tables = Tables(spec)
+
+    figure, (axis,) = style.grid(1)
+    width = max(style.SINGLE, min(style.WIDTH, 1.3 + 0.42 * sum(1 + len(by_label) for _, _, by_label in groups)))
+    figure.set_size_inches(width, 2.75)
+    rows = []
+    top = 0.0
+    ticks = []
+    for position, (title, dataset, by_label) in enumerate(groups):
+        bars = _bars(tables, base, by_label, dataset)
+        slot = _GROUP / (1 + len(labels))
+        offsets = {label: (i - len(labels) / 2) * slot for i, label in enumerate([base, *labels])}
+        high = 0.0
+        for label, frame in bars:
+            value, lo, hi = frame[["value", "lo", "hi"]].iloc[0]
+            _bar(axis, position + offsets[label], slot, value, lo, hi, look[label], label)
+            high = max(high, hi)
+            seeds = by_label.get(label) or next(iter(by_label.values()))
+            row = identify(frame, panel=title, seeds=seeds, dataset=dataset, quantity=tables.metric_label([dataset]))
+            if label == base:
+                row["series"], row["method"] = base, "base"
+            rows.append(row)
+        gains = _gains(tables, by_label, dataset)
+        for label, gain in gains:
+            rows.append(identify(gain, panel=title, seeds=by_label[label], dataset=dataset, quantity="gain"))
+            if len(gains) > 1:
+                above = next(frame for name, frame in bars if name == label).hi.iloc[0]
+                _note(axis, position + offsets[label], above, f"{gain.value.iloc[0]:+.3f}")
+        if len(gains) == 1:
+            _note(axis, position, high, "{:+.3f}\n[{:+.3f}, {:+.3f}]".format(*gain[["value", "lo", "hi"]].iloc[0]))
+        ticks.append(f"{title}\n{bars[0][1].n_problems.iloc[0]} problems")
+        top = max(top, high)
+    axis.set_xticks(range(len(groups)), ticks)
+    axis.tick_params(axis="x", length=0)
+    axis.set_xlim(-0.6, len(groups) - 0.4)
+    axis.set_ylabel(tables.metric_label([dataset for _, dataset, _ in groups]))
+    axis.set_ylim(0, max(top * 1.18, 0.05))  # room for the notes
+    axis.set_yticks([tick for tick in axis.get_yticks() if tick <= 1.0])
+    style.legend(figure, [axis])
+    return figure, pd.concat(rows, ignore_index=True)
+
+
+def _note(axis: Axes, x: float, y: float, text: str) -> None:
+    """Small grey text over a bar, with true minus signs."""
+    text = text.replace("-", "\N{MINUS SIGN}")
+    axis.annotate(
+        text, (x, y), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom",
+        fontsize=6.0, color=style.GREY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+    )  # fmt: skip
+
+
+def _groups(spec: Spec) -> list[tuple[str, str, dict[str, list[Series]]]]:
+    """(title, data set, series by label) of each group of bars."""
+    groups = []
+    for panel in spec.panels:
+        datasets = list(dict.fromkeys(name for series in panel.series for name in series.datasets))
+        for dataset in datasets:
+            by_label = {
+                label: members
+                for label, seeds in panel.groups_of_seeds().items()
+                if (members := [run for run in seeds if dataset in run.datasets])
+            }
+            for seeds in by_label.values():
+                for run in seeds:
+                    if len(run.points) < 2:
+                        raise SrtError(
+                            f"{spec.where()}: series '{run.label}' (run '{run.run}') has one point; bars need two, the "
+                            "base model's and the trained model's"
+                        )
+            title = panel.title if len(datasets) == 1 and panel.title else spec.name(dataset)
+            groups.append((title, dataset, by_label))
+    return groups
+
+
+def _bars(tables: Tables, base: str, by_label: dict[str, list[Series]], dataset: str) -> list[tuple[str, pd.DataFrame]]:
+    """(label, one-row frame) of each bar of a group; the base model counts once, however many runs start from it."""
+    starts = {run.points[0].groups: run.points[0] for seeds in by_label.values() for run in seeds}
+    bars = [(base, _row(tables.values(list(starts.values()), dataset), [p.step for p in starts.values()]))]
+    for label, seeds in by_label.items():
+        bars.append((label, _row(tables.values([run.points[-1] for run in seeds], dataset), _last_steps(seeds))))
+    return bars
+
+
+def _gains(tables: Tables, by_label: dict[str, list[Series]], dataset: str) -> list[tuple[str, pd.DataFrame]]:
+    """(label, one-row frame) of trained minus base over the same problems."""
+    gains = []
+    for label, seeds in by_label.items():
+        before = tables.values([run.points[0] for run in seeds], dataset)
+        after = tables.values([run.points[-1] for run in seeds], dataset)
+        gains.append((label, _row(after - before, _last_steps(seeds))))
+    return gains
+
+
+def _last_steps(seeds: list[Series]) -> list[int]:
+    return [run.points[-1].step for run in seeds]
+
+
+def _row(values: np.ndarray, steps: list[int]) -> pd.DataFrame:
+    value, lo, hi = mean_interval([values])
+    columns = {"step": max(steps), "value": value, "lo": lo, "hi": hi}
+    return pd.DataFrame([{**columns, "n_problems": values.shape[1], "n_seeds": values.shape[0]}])
+
+
+def _bar(axis: Axes, x: float, width: float, value: float, lo: float, hi: float, look: style.Look, label: str) -> None:
+    axis.bar(
+        x, value, 0.94 * width, color=look.color, hatch=look.hatch, edgecolor="white", linewidth=0, label=label,
+        zorder=2,
+    )  # fmt: skip
+    axis.errorbar(
+        x, value, [[max(value - lo, 0.0)], [max(hi - value, 0.0)]], color="black", elinewidth=0.8, capthick=0.8,
+        zorder=3,
+    )  # fmt: skip

@@ -1,0 +1,262 @@
+"""Responses to the same prompts before and after training, as a table (Table 1).
+
+The prompts are those whose pass rate moved most between the first and the last of `samples` (either way; ties in the
+order of the problem table), and of each prompt the first response, never a chosen one. The picture shortens long
+texts in the middle, so that the end with its boxed answer stays; the CSV has the full text.
+
+Options
+    samples     [{"label": "before", "samples": path, "groups": path}, ...], two or more, in the order of columns
+    problems    path of the problem table, or a list of paths
+    rows        how many prompts; default 3
+    lines       most lines of one cell in the picture; default 14
+    names       {data set: name in the figure}
+`datasets` of the spec, if any, says which data sets to take prompts from.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from srt.errors import SrtError, nearest
+from srt.figures import style
+from srt.figures.spec import Spec, check_options
+from srt.io import open_parquet, read_parquet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OPTIONS = ("samples", "problems", "rows", "lines")
+_SAMPLE_KEYS = ("label", "samples", "groups")
+_GROUP_COLUMNS = [
+    "dataset", "problem_id", "reference", "n", "majority", "majority_count", "majority_correct", "pass_rate",
+]  # fmt: skip
+FONT_SIZE = 6.2  # points, of the monospaced text
+_ADVANCE = 0.602  # width of a DejaVu Sans Mono character over its size
+_LEADING = 1.25  # line height over the font's size
+_PROMPT_SHARE = 0.27  # of the table's width
+_GUTTER = 0.14  # inches between columns
+_MARGIN = 0.06  # inches
+
+
+def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
+    """The table as a figure, and all of its text as a frame, one row a prompt and label."""
+    check_options(spec, OPTIONS)
+    sources = _sources(spec)
+    rows = _positive(spec, "rows", 3)
+    lines = _positive(spec, "lines", 14)
+    groups = [_groups(source["groups"], spec) for source in sources]
+    chosen = _choose(groups, sources, rows, spec)
+    problems = _problems(spec, chosen)
+    records = []
+    responses = [_first_responses(source["samples"], chosen) for source in sources]
+    for dataset, problem_id in chosen:
+        for source, table, response in zip(sources, groups, responses, strict=True):
+            group = table.loc[(dataset, problem_id)]
+            records.append(
+                {
+                    "dataset": dataset,
+                    "problem_id": problem_id,
+                    "problem": problems[problem_id],
+                    "reference": group["reference"],
+                    "series": source["label"],
+                    "sample": 0,
+                    "response": response[(dataset, problem_id)],
+                    "majority": group["majority"],
+                    "majority_count": group["majority_count"],
+                    "n": group["n"],
+                    "majority_correct": group["majority_correct"],
+                    "pass_rate": group["pass_rate"],
+                }
+            )
+    table = pd.DataFrame(records)
+    return _render(table, [source["label"] for source in sources], lines, spec), table
+
+
+def _sources(spec: Spec) -> list[dict[str, str]]:
+    sources = spec.options.get("samples")
+    if not isinstance(sources, list) or len(sources) < 2:
+        raise SrtError(f"{spec.where()}: options.samples must list two or more sets of samples (before, after)")
+    for source in sources:
+        if not isinstance(source, dict) or any(not isinstance(source.get(key), str) for key in _SAMPLE_KEYS):
+            raise SrtError(f"{spec.where()}: options.samples needs the texts label, samples and groups, not {source!r}")
+        for key in source:
+            if key not in _SAMPLE_KEYS:
+                raise SrtError(f"{spec.where()}: options.samples has no key '{key}'{nearest(key, _SAMPLE_KEYS)}")
+    labels = [source["label"] for source in sources]
+    if len(set(labels)) != len(labels):
+        raise SrtError(f"{spec.where()}: options.samples repeats a label ({', '.join(labels)}); give each its own")
+    return sources
+
+
+def _positive(spec: Spec, key: str, default: int) -> int:
+    value = spec.options.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SrtError(f"{spec.where()}: options.{key} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _groups(path: str, spec: Spec) -> pd.DataFrame:
+    """The groups of a file, indexed by (data set, problem id), of the spec's data sets if it names any."""
+    table = read_parquet(path, _GROUP_COLUMNS).to_pandas()
+    twice = table.loc[table.duplicated(["dataset", "problem_id"]), "problem_id"]
+    if len(twice):
+        raise SrtError(f"{path}: problem '{twice.iloc[0]}' has two rows; score it again")
+    present = list(dict.fromkeys(table["dataset"]))
+    for dataset in spec.datasets:
+        if dataset not in present:
+            raise SrtError(
+                f"{spec.where()}: data set '{dataset}' is not in {path}, which has {', '.join(present) or 'no rows'}"
+                f"{nearest(dataset, present)}; evaluate it there or take it out of 'datasets'"
+            )
+    if spec.datasets:
+        table = table[table["dataset"].isin(spec.datasets)]
+    return table.set_index(["dataset", "problem_id"])
+
+
+def _choose(groups: list[pd.DataFrame], sources: list[dict[str, str]], rows: int, spec: Spec) -> list[tuple[str, str]]:
+    """The (data set, problem id) pairs to show, in the order of the first groups file."""
+    first, last = groups[0], groups[-1]
+    common = first.index
+    for table in groups[1:]:
+        common = common[common.isin(table.index)]
+    if not len(common):
+        raise SrtError(
+            f"{spec.where()}: {sources[0]['groups']} and {sources[-1]['groups']} share no problem; sample the same "
+            "data from both models"
+        )
+    change = (last["pass_rate"].loc[common] - first["pass_rate"].loc[common]).abs()
+    # Rounded, so that equal changes tie whatever the last bit says; the stable sort keeps the file's order then.
+    chosen = change.round(9).sort_values(ascending=False, kind="stable").index[:rows]
+    return [(str(dataset), str(problem)) for dataset, problem in common[common.isin(chosen)]]
+
+
+def _problems(spec: Spec, chosen: list[tuple[str, str]]) -> dict[str, str]:
+    paths = spec.options.get("problems")
+    paths = [paths] if isinstance(paths, str) else paths
+    if not isinstance(paths, list) or not paths:
+        raise SrtError(f"{spec.where()}: options.problems must be the path of the problem table, or a list of paths")
+    texts: dict[str, str] = {}
+    for path in paths:
+        table = read_parquet(path, ["id", "problem"])
+        for problem_id, text in zip(table["id"].to_pylist(), table["problem"].to_pylist(), strict=True):
+            if texts.setdefault(problem_id, text) != text:
+                raise SrtError(
+                    f"{spec.where()}: problem '{problem_id}' has another text in {path} than in an earlier table of "
+                    "options.problems; name only the tables of 'datasets'"
+                )
+    for _, problem_id in chosen:
+        if problem_id not in texts:
+            raise SrtError(f"{spec.where()}: problem '{problem_id}' is not in {', '.join(paths)}; name its table too")
+    return texts
+
+
+def _first_responses(path: str, chosen: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """The response of sample 0 of each chosen prompt, read in batches without token ids and log-probs."""
+    from pyarrow import compute
+
+    wanted = set(chosen)
+    found: dict[tuple[str, str], str] = {}
+    columns = ["dataset", "problem_id", "sample", "response"]
+    with open_parquet(path) as file:
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        if missing:
+            raise SrtError(f"{path} lacks the column '{missing[0]}' (it has: {', '.join(file.schema_arrow.names)})")
+        for batch in file.iter_batches(batch_size=4096, columns=columns):
+            for row in batch.filter(compute.equal(batch["sample"], 0)).to_pylist():
+                key = (row["dataset"], row["problem_id"])
+                if key in wanted:
+                    found[key] = row["response"]
+            if len(found) == len(wanted):
+                break
+    for dataset, problem_id in chosen:
+        if (dataset, problem_id) not in found:
+            raise SrtError(f"{path} has no sample 0 of problem '{problem_id}' of '{dataset}'; sample it again")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _drawable() -> frozenset[int]:
+    """The characters that the monospaced font has."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans Mono")).get_charmap())
+
+
+def wrapped(text: str, width: int, most: int) -> list[str]:
+    """`text` in at most `most` lines of at most `width` characters, the middle left out with an ellipsis.
+
+    Line ends show as ↵, characters that the font lacks as □. Two thirds of a shortened text are its beginning.
+
+    >>> wrapped("one two three", 7, 5)
+    ['one two', 'three']
+    """
+    flat = " ".join(text.strip().replace("\r\n", "\n").replace("\n", " ↵ ").split()).replace("↵ ↵", "↵↵")
+    flat = "".join(char if ord(char) in _drawable() else "□" for char in flat)
+    lines = textwrap.wrap(flat, width, break_long_words=True, break_on_hyphens=False) or ["(empty)"]
+    if len(lines) <= most:
+        return lines
+    head = max(1, (2 * most) // 3)
+    tail = most - head - 1
+    return [*lines[:head], "  …", *(lines[-tail:] if tail > 0 else [])]
+
+
+def _status(record: Any) -> str:
+    """One line on the whole group that a response belongs to."""
+    if record["majority"] is None or pd.isna(record["majority"]):
+        return f"no answer in {record['n']}"
+    answer = textwrap.shorten(str(record["majority"]), 14, placeholder="…")
+    verdict = "correct" if record["majority_correct"] else "wrong"
+    return f"majority {answer} ({record['majority_count']}/{record['n']}), {verdict}"
+
+
+def _render(table: pd.DataFrame, labels: list[str], lines: int, spec: Spec) -> Figure:
+    """Rules above, below and under the head; one column for the prompt and one for each label."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    inner = style.WIDTH - 2 * _MARGIN - _GUTTER * len(labels)
+    widths = [inner * _PROMPT_SHARE] + [inner * (1 - _PROMPT_SHARE) / len(labels)] * len(labels)
+    lefts = [_MARGIN + sum(widths[:i]) + _GUTTER * i for i in range(len(widths))]
+    characters = [int(width * 72 / (FONT_SIZE * _ADVANCE)) for width in widths]
+    line = FONT_SIZE * _LEADING / 72  # inches
+
+    blocks = []
+    for _, rows in table.groupby(["dataset", "problem_id"], sort=False):
+        first = rows.iloc[0]
+        cells = [(f"{spec.name(first['dataset'])}, reference {first['reference']}", first["problem"])]
+        cells += [(_status(record), record["response"]) for _, record in rows.iterrows()]
+        blocks.append(
+            [(head[:chars], wrapped(text, chars, lines)) for (head, text), chars in zip(cells, characters, strict=True)]
+        )
+    heights = [max(len(text) for _, text in block) * line + 1.9 * line for block in blocks]
+    top = 2.1 * line
+    height = top + sum(heights) + 2 * _MARGIN
+
+    figure = Figure(figsize=(style.WIDTH, height))
+
+    def put(x: float, y: float, text: str, **how: Any) -> None:
+        how = {"fontsize": FONT_SIZE, "va": "top", "ha": "left", "linespacing": _LEADING, **how}
+        figure.text(x / style.WIDTH, 1 - y / height, text, **how)
+
+    def rule(y: float, width: float) -> None:
+        level = 1 - y / height
+        ends = [_MARGIN / style.WIDTH, 1 - _MARGIN / style.WIDTH]
+        figure.add_artist(Line2D(ends, [level, level], color="black", linewidth=width))
+
+    y = _MARGIN
+    rule(y, 1.0)
+    for x, head in zip(lefts, ["Prompt", *labels], strict=True):
+        put(x, y + 0.55 * line, head, fontsize=7.5, fontweight="bold")
+    y += top
+    for number, (block, tall) in enumerate(zip(blocks, heights, strict=True)):
+        rule(y, 0.8 if number == 0 else 0.4)
+        for x, (head, text) in zip(lefts, block, strict=True):
+            put(x, y + 0.4 * line, head, color=style.GREY, fontsize=FONT_SIZE)
+            put(x, y + 1.55 * line, "\n".join(text), family="DejaVu Sans Mono")
+        y += tall
+    rule(y, 1.0)
+    return figure

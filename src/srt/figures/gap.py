@@ -1,0 +1,131 @@
+"""The generation-verification gap of a model against the consistency threshold (Fig. 9).
+
+One panel a data set (one row a series, if there are several). At threshold x only problems stay whose majority holds
+at least a share x of the parsed answers; drawn are the mean per-prompt accuracy over parsed responses, the accuracy
+of the majority vote, each with a 95 % bootstrap band over problems, and behind them the share of prompts. A line ends
+where no prompt is left.
+
+Options
+    names    {data set: name in the figure}
+    step     distance of the thresholds; default 0.05
+    share    denominator of the share of prompts: "all" n responses (the paper's caption; default) or "parsed" ones,
+             the prompts that the lines average over
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from srt.errors import SrtError
+from srt.figures import style
+from srt.figures.intervals import kept_mean_intervals
+from srt.figures.load import Tables, identify
+from srt.figures.spec import Series, Spec, check_options, check_panels
+from srt.statistics import gap_curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OPTIONS = ("step", "share")
+# Two quantities of one model, not two methods: colours (Tol's muted set) that no method has.
+_PROMPT = style.Look("#999933", (0, (4.5, 1.4)), "o")
+_MAJORITY = style.Look("#332288", "-", "s")
+
+
+_LINES = (("majority", "majority-vote accuracy", _MAJORITY), ("prompt", "per-prompt accuracy", _PROMPT))
+
+
+def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
+    """The figure and the table of all that it shows."""
+    check_options(spec, OPTIONS)
+    check_panels(spec)
+    tables = Tables(spec)
+    thresholds = _thresholds(spec)
+    cells = [(panel.title, run, dataset) for panel in spec.panels for run in panel.series for dataset in run.datasets]
+    models = list(dict.fromkeys((title, run.label) for title, run, _ in cells))
+    columns = len(cells[0][1].datasets) if len(models) > 1 else None
+    figure, axes = style.grid(len(cells), columns=columns, sharex=True, sharey=True)
+
+    rows = []
+    for axis, (title, run, dataset) in zip(axes, cells, strict=True):
+        curve = _curve(tables, run, dataset, thresholds, spec)
+        axis.fill_between(curve.threshold, 0, curve.share, color=style.LIGHT, alpha=0.55, linewidth=0,
+                          label="share of prompts")  # fmt: skip
+        for rank, (name, label, look) in enumerate(_LINES):
+            lo, hi = curve[f"{name}_lo"], curve[f"{name}_hi"]
+            style.draw_line(axis, curve.threshold, curve[name], lo, hi, look, label, rank)
+            rows.append(_rows(curve, title, run, dataset, label, name))
+        rows.append(_rows(curve, title, run, dataset, "share of prompts", "share"))
+        name = spec.name(dataset)
+        axis.set_title(f"{run.label}: {name}" if len(models) > 1 else name)
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1.03)
+        axis.set_xticks(np.linspace(0, 1, 6), ["0", "0.2", "0.4", "0.6", "0.8", "1"])
+        axis.label_outer()
+    for axis in axes:
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("fraction")
+        if axis.get_subplotspec().is_last_row():
+            axis.set_xlabel("consistency threshold")
+    style.legend(figure, axes)
+    return figure, pd.concat(rows, ignore_index=True)
+
+
+def _thresholds(spec: Spec) -> np.ndarray:
+    step = spec.options.get("step", 0.05)
+    if isinstance(step, bool) or not isinstance(step, int | float) or not 0.001 <= step <= 0.5:
+        raise SrtError(f"{spec.where()}: options.step must lie between 0.001 and 0.5, not {step!r}")
+    return np.append(np.round(np.arange(0, 1 - 1e-9, step), 6), 1.0)
+
+
+def _curve(tables: Tables, run: Series, dataset: str, thresholds: np.ndarray, spec: Spec) -> pd.DataFrame:
+    """threshold, share, prompt, prompt_lo, prompt_hi, majority, majority_lo, majority_hi, n_problems (kept), step."""
+    if len(run.points) != 1:
+        raise SrtError(
+            f"{spec.where()}: series '{run.label}' (run '{run.run}') has {len(run.points)} points; the gap is that of "
+            "one checkpoint, so name one"
+        )
+    share = spec.options.get("share", "all")
+    if share not in ("all", "parsed"):
+        raise SrtError(f"{spec.where()}: options.share must be 'all' or 'parsed', not {share!r}")
+    part = tables.groups(run.points[0].groups, dataset)
+    parsed, n = part["parsed"].to_numpy(np.float64), part["n"].to_numpy(np.float64)
+    consistency = part["consistency"].to_numpy(np.float64)
+    majority = part["majority_correct"].to_numpy(np.float64)
+    # Per-prompt accuracy over parsed responses, as the paper's caption says. A grader that reads the whole response
+    # can pass one without a parsed answer, hence the bound at 1; no parsed response is accuracy 0.
+    correct = part["pass_rate"].to_numpy(np.float64) * n
+    accuracy = np.minimum(np.divide(correct, parsed, out=np.zeros(len(part)), where=parsed > 0), 1.0)
+    curve = gap_curve(consistency, accuracy, majority, thresholds)
+    drawn = part["consistency_all"].to_numpy(np.float64) if share == "all" else consistency
+    keep = consistency[:, None] >= thresholds[None, :] - 1e-9
+    prompt_lo, prompt_hi = kept_mean_intervals(accuracy, keep)
+    majority_lo, majority_hi = kept_mean_intervals(majority, keep)
+    return pd.DataFrame(
+        {
+            "step": run.points[0].step,
+            "threshold": thresholds,
+            "share": gap_curve(drawn, accuracy, majority, thresholds)["kept"],
+            "prompt": curve["pass_rate"],
+            "prompt_lo": prompt_lo,
+            "prompt_hi": prompt_hi,
+            "majority": curve["majority_accuracy"],
+            "majority_lo": majority_lo,
+            "majority_hi": majority_hi,
+            "n_problems": keep.sum(axis=0),
+        }
+    )
+
+
+def _rows(curve: pd.DataFrame, panel: str, run: Series, dataset: str, quantity: str, name: str) -> pd.DataFrame:
+    frame = curve[["step", "threshold"]].assign(
+        value=curve[name],
+        lo=curve.get(f"{name}_lo", np.nan),
+        hi=curve.get(f"{name}_hi", np.nan),
+        n_problems=curve["n_problems"],
+        n_seeds=1,
+    )
+    return identify(frame, panel=panel, seeds=[run], dataset=dataset, quantity=quantity)

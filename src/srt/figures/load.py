@@ -1,0 +1,160 @@
+"""From groups files and training metrics to numbers, aligned over seeds and steps. No matplotlib here.
+
+A `Tables` object reads each file once and holds the figure to one set of problems and one n a data set: a curve
+whose points were evaluated on different problems would compare nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from srt.errors import SrtError, nearest
+from srt.figures.intervals import mean_interval
+from srt.figures.spec import Point, Series, Spec
+from srt.io import read_parquet
+
+GROUP_COLUMNS = [
+    "dataset",
+    "problem_id",
+    "reference",
+    "n",
+    "parsed",
+    "majority",
+    "majority_count",
+    "consistency",
+    "consistency_all",
+    "pass_rate",
+    "majority_correct",
+]
+VALUE_COLUMN = {"avg": "pass_rate", "maj": "majority_correct"}
+
+
+class Tables:
+    """The files of one figure, each read once."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self._files: dict[str, dict[str, pd.DataFrame]] = {}
+        self._metrics: dict[tuple[str, ...], pd.DataFrame] = {}
+        self._problems: dict[str, tuple[str, list[str]]] = {}
+        self._n: dict[str, tuple[str, int]] = {}
+
+    def file(self, path: str) -> dict[str, pd.DataFrame]:
+        """The groups of one file by data set, in the file's order of problems."""
+        if path not in self._files:
+            table = read_parquet(path, GROUP_COLUMNS).to_pandas()
+            parts = {str(name): part.reset_index(drop=True) for name, part in table.groupby("dataset", sort=False)}
+            for name, part in parts.items():
+                twice = part["problem_id"][part["problem_id"].duplicated()]
+                if len(twice):
+                    raise SrtError(f"{path}: problem '{twice.iloc[0]}' of '{name}' has two rows; score it again")
+            self._files[path] = parts
+        return self._files[path]
+
+    def groups(self, paths: Iterable[str], dataset: str) -> pd.DataFrame:
+        """The groups of `dataset`, one row a problem, from whichever of `paths` holds it.
+
+        Raises SrtError when none of the files has the data set, two have it, or its problems or its n differ from
+        those of the figure's other files.
+        """
+        paths = tuple(paths)
+        holders = [path for path in paths if dataset in self.file(path)]
+        if not holders:
+            present = sorted({name for path in paths for name in self.file(path)})
+            raise SrtError(
+                f"{self.spec.where()}: data set '{dataset}' is not in {', '.join(paths)}, which has "
+                f"{', '.join(present) or 'no rows'}{nearest(dataset, present) if present else ''}; evaluate it there "
+                "or take it out of 'datasets'"
+            )
+        if len(holders) > 1:
+            both = " and ".join(holders[:2])
+            raise SrtError(f"{self.spec.where()}: data set '{dataset}' is in both {both}; name one")
+        part = self.file(holders[0])[dataset]
+        return self._aligned(holders[0], dataset, part)
+
+    def _aligned(self, path: str, dataset: str, part: pd.DataFrame) -> pd.DataFrame:
+        ids = part["problem_id"].tolist()
+        first, known = self._problems.setdefault(dataset, (path, ids))
+        if ids != known:
+            if set(ids) != set(known):
+                other = sorted(set(ids) ^ set(known))[0]
+                raise SrtError(
+                    f"{self.spec.where()}: {path} and {first} hold different problems of '{dataset}' (one lacks "
+                    f"'{other}'); evaluate both on the same data"
+                )
+            part = part.set_index("problem_id").loc[known].reset_index()
+        sizes = sorted(set(part["n"].tolist()))
+        if len(sizes) != 1:
+            raise SrtError(f"{path}: problems of '{dataset}' have {sizes[0]} to {sizes[-1]} samples; sample it again")
+        first, n = self._n.setdefault(dataset, (path, int(sizes[0])))
+        if n != sizes[0]:
+            raise SrtError(
+                f"{self.spec.where()}: '{dataset}' has {sizes[0]} samples a problem in {path} but {n} in {first}; "
+                "evaluate both with one n"
+            )
+        return part
+
+    def n_label(self, datasets: Sequence[str]) -> str:
+        """The n of avg@n and maj@n, from the data ("8/32" where data sets differ); call after they were read."""
+        return "/".join(str(n) for n in sorted({self._n[dataset][1] for dataset in datasets}))
+
+    def metric_label(self, datasets: Sequence[str]) -> str:
+        """ "avg@32" or "maj@32", with the n of the data."""
+        return f"{self.spec.metric}@{self.n_label(datasets)}"
+
+    def values(self, points: Sequence[Point], dataset: str) -> np.ndarray:
+        """The metric by seed and problem, shape [len(points), problems], in [0, 1]."""
+        column = VALUE_COLUMN[self.spec.metric]
+        return np.stack([self.groups(point.groups, dataset)[column].to_numpy(np.float64) for point in points])
+
+    def curve(self, seeds: Sequence[Series], datasets: Sequence[str]) -> pd.DataFrame:
+        """The metric against the step for the seeds of one label, averaged over `datasets`.
+
+        Returns step, value, lo, hi, n_problems, n_seeds, one row a step. Each data set weighs the same; the interval
+        is that of `srt.figures.intervals.mean_interval`.
+        """
+        steps = [point.step for point in seeds[0].points]
+        for other in seeds[1:]:
+            odd = sorted({point.step for point in other.points} ^ set(steps))
+            if odd:
+                raise SrtError(
+                    f"{self.spec.where()}: runs '{seeds[0].run}' and '{other.run}' are seeds of '{other.label}' but "
+                    f"only one of them is evaluated at step {odd[0]}; evaluate both there"
+                )
+        rows = []
+        for position, step in enumerate(steps):
+            strata = [self.values([run.points[position] for run in seeds], dataset) for dataset in datasets]
+            value, lo, hi = mean_interval(strata)
+            rows.append((step, value, lo, hi, sum(part.shape[1] for part in strata), len(seeds)))
+        return pd.DataFrame(rows, columns=["step", "value", "lo", "hi", "n_problems", "n_seeds"])
+
+    def training(self, run: Series, columns: Sequence[str]) -> pd.DataFrame:
+        """The run's training metrics, by step: `step` and the asked-for columns."""
+        if run.metrics is None:
+            raise SrtError(f"{self.spec.where()}: run '{run.run}' names no training metrics; set 'metrics' to its file")
+        key = (run.metrics, *columns)
+        if key not in self._metrics:
+            frame = read_parquet(run.metrics, ["step", *columns]).to_pandas().sort_values("step", ignore_index=True)
+            if frame.empty:
+                raise SrtError(f"{self.spec.where()}: {run.metrics} has no rows; train run '{run.run}' first")
+            twice = frame["step"][frame["step"].duplicated()]
+            if len(twice):
+                raise SrtError(f"{run.metrics}: step {twice.iloc[0]} has two rows; collect the metrics again")
+            self._metrics[key] = frame
+        return self._metrics[key]
+
+
+def identify(frame: pd.DataFrame, *, panel: str, seeds: Sequence[Series], dataset: str, quantity: str) -> pd.DataFrame:
+    """Put the columns that say what a row is before the columns that say how large it is."""
+    head = {
+        "panel": panel,
+        "series": seeds[0].label,
+        "method": seeds[0].method,
+        "runs": "+".join(run.run for run in seeds),
+        "dataset": dataset,
+        "quantity": quantity,
+    }
+    return pd.concat([pd.DataFrame(head, index=frame.index), frame], axis=1)

@@ -1,0 +1,193 @@
+"""The one house style: sizes, fonts, and the look of each method, the same in every figure.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; each method also has its own line and marker,
+so that the figures read in black and white. Text is DejaVu, which matplotlib ships, embedded as TrueType. Nothing in
+a file depends on the time, the machine or the user's matplotlibrc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from srt.errors import SrtError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 6.75  # inches: the text width of a two-column paper
+SINGLE = 3.6  # inches: a figure of one panel
+DPI = 200
+BAND_ALPHA = 0.13
+GREY = "#666666"
+LIGHT = "#D9D9D9"
+STEP_LABEL = "RL step"
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 3.4,
+    "legend.columnspacing": 1.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.6,
+    "errorbar.capsize": 2.0,
+    # A dollar sign in a data set's name or in a problem is text, not mathematics.
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+    "pdf.compression": 6,
+    "savefig.dpi": DPI,
+    "figure.dpi": DPI,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, line and marker of a line, and the hatch of a bar."""
+
+    color: str
+    line: Any
+    marker: str
+    hatch: str = ""
+
+
+METHODS: dict[str, Look] = {
+    "ground_truth": Look("#0072B2", (0, (4.5, 1.4)), "o"),
+    "srt": Look("#D55E00", "-", "s"),
+    "offline": Look("#009E73", (0, (4.5, 1.2, 1.0, 1.2)), "^"),
+    "easy_pass_rate": Look("#CC79A7", (0, (2.2, 1.0)), "D"),
+    "easy_majority": Look("#56B4E9", (0, (1.0, 0.9)), "v"),
+    "test_time": Look("#E69F00", "-", "P", "////"),
+    "base": Look("#7F7F7F", (0, (1.0, 1.6)), "X"),
+}
+# Second, third, ... label of one method in one panel (levels, presets): the same colour, paler, another marker.
+_MARKERS = ("", "X", "P", "h", "*", "<", ">")
+
+
+def look(method: str, repeat: int = 0) -> Look:
+    """The look of a method; `repeat` counts the labels of that method that came before in the same figure."""
+    if method not in METHODS:
+        raise SrtError(f"method '{method}' has no colour in the house style{nearest(method, METHODS)}")
+    base = METHODS[method]
+    if repeat == 0:
+        return base
+    paler = 1 - 0.62 ** min(repeat, 3)
+    channels = [int(base.color[i : i + 2], 16) for i in (1, 3, 5)]
+    color = "#" + "".join(f"{round(c + (255 - c) * paler):02X}" for c in channels)
+    lines = ["-", (0, (4.5, 1.4)), (0, (1.0, 0.9)), (0, (4.5, 1.2, 1.0, 1.2))]
+    lines = [line for line in lines if line != base.line]
+    return Look(color, lines[(repeat - 1) % len(lines)], _MARKERS[1 + (repeat - 1) % 6], base.hatch)
+
+
+def looks(labels: Sequence[tuple[str, str]]) -> dict[str, Look]:
+    """Looks of a figure's (label, method) pairs; two labels of one method get two looks."""
+    seen: dict[str, Look] = {}
+    count: dict[str, int] = {}
+    for label, method in labels:
+        if label not in seen:
+            seen[label] = look(method, count.get(method, 0))
+            count[method] = count.get(method, 0) + 1
+    return seen
+
+
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
+    """matplotlib's defaults plus the house's, for the time of a `with`; a user's own settings have no say."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
+def grid(count: int, *, height: float = 2.05, columns: int | None = None, **subplots: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, at most four a row and rows as even as can be; returns it and its axes."""
+    from matplotlib.figure import Figure
+
+    columns = columns or math.ceil(count / math.ceil(count / 4))
+    rows = math.ceil(count / columns)
+    width = SINGLE if count == 1 else WIDTH
+    height = 2.5 if count == 1 else height
+    figure = Figure(figsize=(width, height * rows + 0.25), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.04)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **subplots).ravel())
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
+
+
+def draw_line(axes: Axes, x: Any, y: Any, lo: Any, hi: Any, style: Look, label: str, rank: int = 0) -> None:
+    """One curve with its band, over those of higher `rank`; markers only while they stay apart (25 points)."""
+    import numpy as np
+
+    y = np.asarray(y, dtype=float)
+    if np.isfinite(np.asarray(lo, dtype=float)).any():
+        axes.fill_between(x, lo, hi, color=style.color, alpha=BAND_ALPHA, linewidth=0)
+        for edge in (lo, hi):
+            axes.plot(x, edge, color=style.color, alpha=0.35, linewidth=0.4)
+    marker = style.marker if len(y) <= 25 else "none"
+    axes.plot(
+        x, y, color=style.color, linestyle=style.line, marker=marker, markeredgecolor="white", markeredgewidth=0.5,
+        label=label, zorder=3 - 0.01 * rank,
+    )  # fmt: skip
+
+
+def step_axis(axes: Axes) -> None:
+    """Whole numbers, few ticks, and the name of the x axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=2))
+    axes.set_xlabel(STEP_LABEL)
+
+
+def fraction_axis(axes: Sequence[Axes], top: float) -> None:
+    """All of `axes` from 0 to a little over `top` (at most 1.02), so that heights compare across panels."""
+    top = min(max(top * 1.06, 0.05), 1.02)
+    for each in axes:
+        each.set_ylim(0, top)
+        each.locator_params(axis="y", nbins=5)
+
+
+def legend(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> None:
+    """One legend under all panels, each label once, in the order of first appearance."""
+    handles: dict[str, Any] = {}
+    for each in axes:
+        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        width = min(columns if figure.get_figwidth() > SINGLE else 2, len(handles))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width)
+
+
+def to_bytes(figure: Figure, title: str) -> dict[str, bytes]:
+    """The figure as {"pdf": ..., "png": ...}: equal figures give equal bytes (no date, no version, no user)."""
+    out = {}
+    nothing = {"Creator": None, "Producer": None, "CreationDate": None}
+    for kind, metadata in (("pdf", {"Title": title, **nothing}), ("png", {"Software": None, "Title": title})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        out[kind] = buffer.getvalue()
+    return out

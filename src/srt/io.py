@@ -1,0 +1,142 @@
+"""Atomic files and fingerprints: a reader sees the old file or the new one, never a half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from srt.errors import SrtError
+
+METADATA_KEY = b"srt"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """As `atomic_path` for a folder: `path` appears whole, replacing what was there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` atomically as UTF-8 with the line ends that it has."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Specs are compared and hashed in this form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as readable, sorted JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; a missing or broken file is a `SrtError` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SrtError(f"{path} does not exist: run the rule that makes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SrtError(f"{path} is not JSON ({error}): delete it and rerun the rule that makes it") from None
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a table as CSV, atomically; floats with 10 significant digits, so equal numbers give equal bytes."""
+    write_text(path, frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+
+
+def write_parquet(path: str | Path, table: pa.Table | pd.DataFrame, metadata: dict[str, Any] | None = None) -> None:
+    """Write a table as parquet, atomically, with `metadata` (JSON) under the schema key `srt`."""
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table, preserve_index=False)
+    table = table.replace_schema_metadata({METADATA_KEY: canonical_json(metadata or {}).encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def open_parquet(path: str | Path) -> pq.ParquetFile:
+    """Open a parquet file; a missing or broken one is a `SrtError` that names it."""
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise SrtError(f"{path} does not exist: run the rule that makes it, or correct the path") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise SrtError(f"{path} is not a readable parquet file ({first}): delete it and make it again") from None
+
+
+def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a whole parquet file; asked-for columns that it lacks are named in a `SrtError`."""
+    with open_parquet(path) as file:
+        missing = [c for c in columns or [] if c not in file.schema_arrow.names]
+        if missing:
+            raise SrtError(f"{path} lacks the column '{missing[0]}' (it has: {', '.join(file.schema_arrow.names)})")
+        return file.read(columns=columns)
+
+
+def parquet_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata that `write_parquet` stored ({} for a foreign file)."""
+    with open_parquet(path) as file:
+        raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    return json.loads(raw) if raw else {}
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def spec_hash(spec: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of a spec's canonical JSON."""
+    return sha256_bytes(canonical_json(spec).encode())[:16]

@@ -1,0 +1,86 @@
+"""What a training run reads: prompts, and the labels that its method may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from srt.errors import SrtError
+from srt.io import parquet_metadata, read_parquet
+
+METRICS = (
+    "step", "reward", "true_accuracy", "reward_accuracy", "label_accuracy", "majority_ratio", "parsed_rate",
+    "kl", "entropy", "response_length", "truncated_rate", "kept_rate", "loss", "grad_norm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Problems in order; `labels` maps ids to labels, or is None for a method that sees none (majority voting)."""
+
+    ids: list[str]
+    problems: list[str]
+    tasks: list[str]
+    labels: dict[str, str] | None
+
+    def has_label(self, position: int) -> bool:
+        """Whether the problem can be trained on: always without labels, else if it has one."""
+        return self.labels is None or self.ids[position] in self.labels
+
+    def labels_of(self, positions: Sequence[int]) -> list[str | None] | None:
+        """The labels of these problems, None for a method without labels."""
+        return None if self.labels is None else [self.labels[self.ids[i]] for i in positions]
+
+
+def read_training_set(
+    problems: Path, reward: str, subset: Path | None = None, labels: Path | None = None
+) -> tuple[TrainingSet, dict[str, str]]:
+    """The training set for a reward, and the true answers for the monitors.
+
+    The column `answer` becomes a label only for `ground_truth`. It may be absent otherwise: then the monitors know
+    nothing and the training is the same. `subset` (column problem_id) keeps those problems, in the order of the table.
+    """
+    table = read_parquet(problems, ["id", "problem", "task"]).to_pandas()
+    truth = _column(problems, "answer")
+    if subset is not None:
+        keep = set(read_parquet(subset, ["problem_id"]).column("problem_id").to_pylist())
+        foreign = keep - set(table["id"])
+        if foreign:
+            raise SrtError(f"{subset}: problem '{sorted(foreign)[0]}' is not in {problems}: rerun the curriculum rule")
+        table = table[table["id"].isin(keep)]
+    used: dict[str, str] | None = None
+    if reward == "ground_truth":
+        if not truth:
+            raise SrtError(f"{problems} has no column 'answer', which reward ground_truth needs")
+        used = truth
+    elif reward == "offline_labels":
+        if labels is None:
+            raise SrtError("reward offline_labels needs --labels: the table that the labels rule makes")
+        given = read_parquet(labels, ["problem_id", "label"]).to_pandas().dropna()
+        used = dict(zip(given["problem_id"], given["label"], strict=True))
+    elif labels is not None:
+        raise SrtError("reward majority must not be given --labels: it makes its own from the votes")
+    return TrainingSet(list(table["id"]), list(table["problem"]), list(table["task"]), used), truth
+
+
+def _column(path: Path, name: str) -> dict[str, str]:
+    table = read_parquet(path).to_pandas()
+    return dict(zip(table["id"], table[name], strict=True)) if name in table else {}
+
+
+def training_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The metrics table of a run or a segment, columns in a fixed order."""
+    return pd.DataFrame(rows, columns=list(METRICS)).astype({"step": "int64"})
+
+
+def join_metrics(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The segments of one run as one table; a gap or overlap in the steps is an error."""
+    frame = pd.concat([read_parquet(p).to_pandas() for p in paths], ignore_index=True)
+    steps = frame["step"].tolist()
+    if steps != list(range(1, len(steps) + 1)):
+        raise SrtError(f"{paths[0].parent.parent}: steps of its segments do not join ({steps[:3]} …): rerun the run")
+    return frame, parquet_metadata(paths[-1])

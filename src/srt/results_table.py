@@ -1,0 +1,58 @@
+"""One table of all evaluations: avg@n and maj@n with intervals, and the gain over the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from srt.io import read_parquet
+from srt.statistics import bootstrap_mean, paired_difference
+
+
+def results_table(evaluations: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row a run, step and data set.
+
+    avg, maj: means over problems of avg@n and maj@n, with 95 % bootstrap intervals over problems. gain: avg minus the
+    base model's on the same problems, with the paired interval. parsed: share of responses with an answer.
+    """
+    rows: list[dict[str, Any]] = []
+    cache: dict[str, pd.DataFrame] = {}
+    base: dict[tuple[str, str], pd.Series] = {}
+    for entry in evaluations:
+        for path in entry["groups"]:
+            if path not in cache:
+                cache[path] = read_parquet(Path(path)).to_pandas()
+            for dataset, part in cache[path].groupby("dataset", sort=False):
+                rate = part.set_index("problem_id")["pass_rate"].astype(float)
+                if entry["step"] == 0:
+                    base[(entry["run"], str(dataset))] = rate
+                rows.append({**_row(entry, str(dataset), part), **_gain(base.get((entry["run"], str(dataset))), rate)})
+    return pd.DataFrame(rows)
+
+
+def _row(entry: dict[str, Any], dataset: str, part: pd.DataFrame) -> dict[str, Any]:
+    avg, avg_lo, avg_hi = bootstrap_mean(part["pass_rate"].to_numpy(float))
+    maj, maj_lo, maj_hi = bootstrap_mean(part["majority_correct"].to_numpy(float))
+    return {
+        **{key: entry[key] for key in ("run", "label", "method", "seed", "step")},
+        "dataset": dataset,
+        "problems": len(part),
+        "n": int(part["n"].iloc[0]),
+        "avg": avg, "avg_lo": avg_lo, "avg_hi": avg_hi,
+        "maj": maj, "maj_lo": maj_lo, "maj_hi": maj_hi,
+        "parsed": float(part["parsed"].sum() / part["n"].sum()),
+        "consistency": float(part["consistency_all"].mean()),
+        "length": float(np.average(part["mean_length"], weights=part["n"])),
+    }  # fmt: skip
+
+
+def _gain(before: pd.Series | None, after: pd.Series) -> dict[str, float]:
+    if before is None:
+        return {"gain": float("nan"), "gain_lo": float("nan"), "gain_hi": float("nan")}
+    both = before.index.intersection(after.index)
+    gain, lo, hi = paired_difference(before.loc[both].to_numpy(), after.loc[both].to_numpy())
+    return {"gain": gain, "gain_lo": lo, "gain_hi": hi}

@@ -1,0 +1,110 @@
+"""The training state on disk: atomic, checksummed, locked, tied to its spec.
+
+A segment works in a folder of its own beside Snakemake's declared outputs (Snakemake deletes those when a job fails):
+
+    work/lock             held (flock) while a process trains; names the holder
+    work/state-{step}/    DeepSpeed's files, progress.json (step, spec, metrics so far), manifest.json (checksums)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from srt.errors import SrtError
+from srt.io import read_json, sha256_file, spec_hash, write_json
+from srt.progress import log
+
+STATE = re.compile(r"^state-(\d+)$")
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a second process is refused with the holder's name. The kernel frees it on any death."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "another process"
+            raise SrtError(f"{folder} is in use by {holder}: wait for it or stop it, then run this again") from None
+        handle.truncate(0)
+        job = os.environ.get("SLURM_JOB_ID")
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}" + (f" (SLURM job {job})" if job else ""))
+        handle.flush()
+        yield
+
+
+def write_state(
+    folder: Path, step: int, spec: dict[str, Any], world_size: int, metrics: list[dict[str, Any]],
+    save: Callable[[Path], None], main: bool, barrier: Callable[[], None],
+) -> Path:  # fmt: skip
+    """Save a state as `folder/state-{step}` and drop older ones; every rank calls it, rank 0 makes it whole."""
+    final, temporary = folder / f"state-{step}", folder / f".state-{step}.tmp"
+    if main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    barrier()
+    save(temporary)
+    barrier()
+    if main:
+        write_json(
+            temporary / "progress.json",
+            {"step": step, "spec": spec_hash(spec), "world_size": world_size, "metrics": metrics},
+        )
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        write_json(temporary / "manifest.json", {str(p.relative_to(temporary)): sha256_file(p) for p in files})
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        for other in states(folder):
+            if other != final:
+                shutil.rmtree(other)
+    barrier()
+    return final
+
+
+def states(folder: Path) -> list[Path]:
+    """All states in a work folder, oldest step first."""
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := STATE.match(p.name))] if folder.is_dir() else []
+    return [p for _, p in sorted(found)]
+
+
+def check_state(path: Path, spec: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """Verify checksums, spec and number of ranks; return progress.json. Each failure is one sentence."""
+    manifest = read_json(path / "manifest.json")
+    for name, expected in manifest.items():
+        file = path / name
+        if not file.is_file() or sha256_file(file) != expected:
+            raise SrtError(f"{file} is damaged or missing: delete {path} and run the same command to train that part again")
+    progress = read_json(path / "progress.json")
+    if progress["spec"] != spec_hash(spec):
+        raise SrtError(
+            f"{path} is a checkpoint of another spec ({progress['spec']}, now {spec_hash(spec)}): a hyperparameter, "
+            "the model or the data changed since; delete it or rerun the run from its first segment"
+        )
+    if progress["world_size"] != world_size:
+        raise SrtError(
+            f"{path} was written by {progress['world_size']} processes, this job has {world_size}: "
+            "use as many GPUs, or delete it to start the run again"
+        )
+    return dict(progress)
+
+
+def find_state(folder: Path, spec: dict[str, Any], world_size: int, main: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The newest usable state of an interrupted segment, or None. Unusable ones are reported and left out of account."""
+    for path in reversed(states(folder)):
+        try:
+            return path, check_state(path, spec, world_size)
+        except SrtError as error:
+            if main:
+                log(f"not resuming: {error}")
+    return None

@@ -1,0 +1,127 @@
+"""Numbers over problems: bootstrap intervals, paired differences, pass@k and the generation-verification gap.
+
+What it does not do: read files or know what an answer is. Every array has one entry a problem, so that a resample
+draws problems, not samples: the samples of one problem are correlated and would make an interval too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+_CHUNK = 1 << 21  # indices drawn at once: bounds memory to about 32 MB whatever the number of problems
+
+# Fig. 9 and the authors' `log_threshold_plot`: thresholds 0, 0.05, …, 1.
+DEFAULT_THRESHOLDS = np.round(np.arange(21) * 0.05, 2)
+
+
+def _checked(values: np.ndarray | Sequence[float], name: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one entry a problem, not the shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds NaN or infinity: drop those problems on purpose before averaging")
+    return array
+
+
+def bootstrap_mean(
+    values: np.ndarray | Sequence[float], n_boot: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean over problems with a percentile bootstrap interval.
+
+    `values` [P], one number a problem (a pass rate, a 0/1 majority verdict). Returns (mean, lo, hi) in the unit of
+    `values`, lo and hi being the (1 - level)/2 and (1 + level)/2 quantiles of `n_boot` resampled means. Without
+    problems all three are NaN. The same seed gives the same bits.
+
+    >>> bootstrap_mean(np.array([1.0, 1.0, 1.0]))
+    (1.0, 1.0, 1.0)
+    """
+    array = _checked(values, "values")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, not {level}")
+    if n_boot < 1:
+        raise ValueError(f"n_boot must be at least 1, not {n_boot}")
+    size = len(array)
+    if size == 0:
+        return float("nan"), float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    means = np.empty(n_boot)
+    rows = max(1, _CHUNK // size)
+    for start in range(0, n_boot, rows):
+        stop = min(start + rows, n_boot)
+        means[start:stop] = array[generator.integers(0, size, size=(stop - start, size))].mean(axis=1)
+    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(array.mean()), float(lo), float(hi)
+
+
+def paired_difference(
+    a: np.ndarray | Sequence[float],
+    b: np.ndarray | Sequence[float],
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """Mean of b - a over the same problems, with a percentile bootstrap interval over problems.
+
+    `a`, `b` [P] in the same problem order (say pass rates before and after training). Pairing removes the spread
+    between easy and hard problems, which is most of the variance on 30-problem sets such as AIME.
+    """
+    first, second = _checked(a, "a"), _checked(b, "b")
+    if first.shape != second.shape:
+        raise ValueError(f"paired values must cover the same problems: {len(first)} against {len(second)}")
+    return bootstrap_mean(second - first, n_boot=n_boot, seed=seed, level=level)
+
+
+def pass_at_k(n: int | np.ndarray, c: int | np.ndarray, k: int) -> float | np.ndarray:
+    """Unbiased pass@k: the chance that k of n samples, drawn without replacement, hold one of the c correct ones.
+
+    1 - C(n-c, k) / C(n, k), as a product so that no binomial overflows. `n` and `c` may be arrays [P]; then so is the
+    result. k > n has no unbiased estimate and is a ValueError.
+    """
+    samples, correct = np.broadcast_arrays(np.asarray(n, dtype=np.int64), np.asarray(c, dtype=np.int64))
+    if k < 1 or (samples < k).any():
+        raise ValueError(f"pass@k needs 1 <= k <= n, got k={k} with n as low as {samples.min() if samples.size else n}")
+    if (correct < 0).any() or (correct > samples).any():
+        raise ValueError("pass@k needs 0 <= c <= n")
+    # C(n-c, k)/C(n, k) = prod_{i<k} (n-c-i)/(n-i); a factor <= 0 means that every draw of k holds a correct sample.
+    miss = np.ones(samples.shape)
+    for i in range(k):
+        miss = miss * np.maximum(samples - correct - i, 0) / (samples - i)
+    result = 1.0 - miss
+    return float(result) if result.ndim == 0 else result
+
+
+def gap_curve(
+    consistency: np.ndarray | Sequence[float],
+    pass_rate: np.ndarray | Sequence[float],
+    majority_correct: np.ndarray | Sequence[bool],
+    thresholds: np.ndarray | Sequence[float] = DEFAULT_THRESHOLDS,
+) -> pd.DataFrame:
+    """The generation-verification gap of Fig. 9: accuracies of the problems whose consistency reaches a threshold.
+
+    All inputs [P]: `consistency` (majority count / parsed, 0 where nothing parsed), `pass_rate` (share of correct
+    samples) and `majority_correct` (maj@n). Returns one row a threshold, in the order given: `threshold`, `kept`
+    (share of all P problems with consistency >= threshold), `pass_rate` and `majority_accuracy` (means over the kept
+    problems, NaN when none is kept). The gap is majority_accuracy - pass_rate.
+    """
+    share = _checked(consistency, "consistency")
+    rate = _checked(pass_rate, "pass_rate")
+    majority = _checked(np.asarray(majority_correct, dtype=np.float64), "majority_correct")
+    if not len(share) == len(rate) == len(majority):
+        raise ValueError(f"one entry a problem each: {len(share)}, {len(rate)}, {len(majority)}")
+    rows = []
+    for threshold in np.asarray(thresholds, dtype=np.float64):
+        # 24/32 must pass 0.75 and 3/10 must pass 0.05 * 6 = 0.30000000000000004: counts are small, so 1e-9 is exact.
+        keep = share >= threshold - 1e-9
+        some = bool(keep.any())
+        rows.append(
+            {
+                "threshold": float(threshold),
+                "kept": float(keep.mean()) if len(share) else float("nan"),
+                "pass_rate": float(rate[keep].mean()) if some else float("nan"),
+                "majority_accuracy": float(majority[keep].mean()) if some else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows, columns=["threshold", "kept", "pass_rate", "majority_accuracy"])

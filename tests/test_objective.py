@@ -1,0 +1,168 @@
+"""The objective against golden numbers, brute force and invariances."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srt.objective import advantages, kl_per_token, masked_sum, policy_loss, sequence_weights
+
+OLD = [[-0.10, -0.70, -0.25], [-1.20, -0.40], [-0.05, -0.90, -0.30, -2.00], [-0.60, -0.10]]
+REF = [[-0.20, -0.65, -0.25], [-0.90, -0.55], [-0.05, -1.10, -0.10, -1.50], [-0.80, -0.10]]
+REWARD = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+GROUP = torch.zeros(4, dtype=torch.long)
+LENGTHS = torch.tensor([3, 2, 4, 2])
+BETA = 0.1
+
+
+def padded(rows: list[list[float]]) -> torch.Tensor:
+    out = torch.full((len(rows), max(map(len, rows))), float("nan"), dtype=torch.float64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
+    return out
+
+
+MASK = torch.arange(4)[None, :] < LENGTHS[:, None]
+
+
+def golden_advantages(estimator: str = "k3", reward: torch.Tensor = REWARD, beta: float = BETA) -> torch.Tensor:
+    kl = masked_sum(kl_per_token(padded(OLD), padded(REF), estimator), MASK)
+    return advantages(reward - beta * kl, GROUP)
+
+
+def near(actual: torch.Tensor, expected: list[float]) -> None:
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_kl_sums_are_the_golden_ones():
+    near(masked_sum(kl_per_token(padded(OLD), padded(REF), "k1"), MASK), [0.05, -0.15, -0.50, 0.20])
+    near(masked_sum(kl_per_token(padded(OLD), padded(REF), "k3"), MASK), [0.006109, 0.060567, 0.188855, 0.018731])
+
+
+def test_advantages_are_the_golden_ones():
+    near(golden_advantages("k3"), [0.674994, -0.665600, -0.682705, 0.673311])
+    near(golden_advantages("k1"), [0.646667, -0.660000, -0.613333, 0.626667])
+
+
+def test_unanimous_group_keeps_its_kl_signal():
+    near(golden_advantages(reward=torch.ones(4, dtype=torch.float64)), [0.008328, 0.001066, -0.016039, 0.006645])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "aggregation", "expected"),
+    [
+        ("k3", "token_mean", [-0.061363, 0.060509, 0.062064, -0.061210]),
+        ("k3", "token_mean_micro", [-0.067499, 0.066560, 0.056892, -0.056109]),
+        ("k3", "sequence_mean", [-0.056250, 0.083200, 0.042669, -0.084164]),
+        ("k1", "sequence_sum", [-0.161667, 0.165000, 0.153333, -0.156667]),
+    ],
+)
+def test_token_gradients_are_the_golden_ones(estimator, aggregation, expected):
+    logprobs = torch.nan_to_num(padded(OLD)).requires_grad_()
+    weights = sequence_weights(LENGTHS, aggregation, micro_batch=2)
+    policy_loss(logprobs, logprobs.detach(), golden_advantages(estimator), weights, MASK).backward()
+    for i, value in enumerate(expected):
+        near(logprobs.grad[i, : LENGTHS[i]], [value] * int(LENGTHS[i]))
+        assert (logprobs.grad[i, LENGTHS[i] :] == 0).all()
+
+
+def test_loss_value_is_the_golden_one():
+    logprobs = torch.nan_to_num(padded(OLD))
+    loss = policy_loss(logprobs, logprobs, golden_advantages(), sequence_weights(LENGTHS), MASK)
+    near(loss, 0.062765)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(st.integers(1, 32), min_size=1, max_size=5),
+    st.integers(0, 2**31 - 1),
+    st.floats(-5, 5),
+)
+def test_rloo_equals_brute_force_on_ragged_groups(sizes, seed, shift):
+    generator = torch.Generator().manual_seed(seed)
+    group = torch.cat([torch.full((n,), i) for i, n in enumerate(sizes)])
+    rewards = torch.randn(len(group), generator=generator, dtype=torch.float64)
+    order = torch.randperm(len(group), generator=generator)
+    group, rewards = group[order], rewards[order]
+    expected = torch.zeros_like(rewards)
+    for i in range(len(group)):
+        others = [rewards[j] for j in range(len(group)) if j != i and group[j] == group[i]]
+        expected[i] = rewards[i] - torch.stack(others).mean() if others else 0.0
+    torch.testing.assert_close(advantages(rewards, group), expected)
+    torch.testing.assert_close(advantages(rewards + shift, group), expected)
+    for name in torch.unique(group):
+        assert abs(float(advantages(rewards, group)[group == name].sum())) < 1e-9
+
+
+def test_group_std_and_mean_by_hand():
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    near(advantages(rewards, GROUP, "group_mean"), [0.75, -0.25, -0.25, -0.25])
+    std = 0.5  # of 1, 0, 0, 0 with n - 1
+    near(advantages(rewards, GROUP, "group_std"), [a / (std + 1e-6) for a in (0.75, -0.25, -0.25, -0.25)])
+
+
+def test_kl_estimators_at_equality_clamp_and_unknown():
+    x = torch.tensor([-0.5, -3.0])
+    for estimator in ("k1", "k2", "k3"):
+        assert (kl_per_token(x, x, estimator) == 0).all()
+    assert float(kl_per_token(torch.tensor(-30.0), torch.tensor(0.0), "k3", clamp=10.0)) == 10.0
+    with pytest.raises(ValueError, match="k4"):
+        kl_per_token(x, x, "k4")
+
+
+def test_dropped_sequences_leave_numerator_and_denominator():
+    kept = torch.tensor([True, False, True, True])
+    weights = sequence_weights(LENGTHS, "token_mean", kept)
+    near(weights, [1 / 9, 0.0, 1 / 9, 1 / 9])
+    assert float(sequence_weights(LENGTHS, "token_mean", torch.zeros(4, dtype=torch.bool)).sum()) == 0.0
+
+
+def test_gradient_does_not_depend_on_the_split_into_micro_batches():
+    torch.manual_seed(0)
+    logits = torch.randn(4, 4, dtype=torch.float64)
+    weights, adv = sequence_weights(LENGTHS), golden_advantages()
+    grads = []
+    for size, order in itertools.product((1, 2, 3, 4), ([0, 1, 2, 3], [2, 0, 3, 1])):
+        x = logits.clone().requires_grad_()
+        for start in range(0, 4, size):
+            rows = torch.tensor(order[start : start + size])
+            lp = torch.nn.functional.logsigmoid(x[rows])
+            policy_loss(lp, lp.detach(), adv[rows], weights[rows], MASK[rows]).backward()
+        grads.append(x.grad)
+    for grad in grads[1:]:
+        torch.testing.assert_close(grad, grads[0], atol=1e-12, rtol=0)
+
+
+def test_expected_gradient_is_the_policy_gradient_of_a_toy_policy():
+    """Enumerate all groups of two one-token samples of a three-token policy: RLOO is unbiased."""
+    theta = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    value = torch.tensor([1.0, 0.0, 0.3], dtype=torch.float64)
+    exact = torch.autograd.grad((theta.softmax(0) * value).sum(), theta)[0]
+    mean = torch.zeros(3, dtype=torch.float64)
+    for pair in itertools.product(range(3), repeat=2):
+        tokens = torch.tensor(pair)
+        lp = theta.log_softmax(0)[tokens]
+        adv = advantages(value[tokens], torch.zeros(2, dtype=torch.long))
+        loss = policy_loss(
+            lp[:, None], lp.detach()[:, None], adv, sequence_weights(torch.ones(2)), torch.ones(2, 1)
+        )
+        probability = float(theta.detach().softmax(0)[tokens].prod())
+        mean -= probability * torch.autograd.grad(loss, theta)[0]
+    torch.testing.assert_close(mean, exact)
+
+
+def test_clip_and_entropy():
+    lp = torch.tensor([[0.5]], dtype=torch.float64)
+    old = torch.zeros_like(lp)
+    ones = torch.ones(1, 1)
+    loss = policy_loss(lp, old, torch.ones(1), torch.ones(1), ones, clip=0.2)
+    assert float(loss) == pytest.approx(-1.2)
+    entropy = torch.tensor([[2.0]], dtype=torch.float64)
+    loss = policy_loss(lp, lp, torch.zeros(1), torch.ones(1), ones, entropy=entropy, entropy_coefficient=0.5)
+    assert float(loss) == pytest.approx(-1.0)
+    with pytest.raises(ValueError, match="entropy"):
+        policy_loss(lp, lp, torch.zeros(1), torch.ones(1), ones, entropy_coefficient=0.5)
