@@ -2,11 +2,12 @@
 
     python benchmarks/scoring.py [--data DIR] [--problems 500] [--samples 32] [--workers 2] [--fast]
 
-Three parts, each with the answers per second of both paths and a `ratio` line: (a) real single rollouts when the
-folder has them, (b) every answer distinct, (c) 32-sample groups with realistic repetition. Both paths answer the same
-question: is this response's boxed answer right, and (c) also which answer has the majority. The loop grades each
-response against the reference with math_verify.parse and verify, the usual reward function. Verdicts are compared one
-by one; every difference is printed with its reason and counted. The last line is the ratio of (c).
+Three parts, each with the answers per second of both paths and a `ratio` line: (a) real rollouts when the folder has
+them (8 samples a problem; models as voters), (b) every answer distinct, (c) 32-sample groups with realistic
+repetition. Both paths answer the same question: is this response's boxed answer right, and (c) also which answer has
+the majority. The loop grades each response against the reference with math_verify.parse and verify, the usual reward
+function. Verdicts are compared one by one; every difference is printed with its reason and counted. The last line is
+the ratio of (c).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def reference(rng: random.Random, i: int) -> str:
 
 def respelled(answer: str, rng: random.Random) -> str:
     """The same answer as another sample might write it."""
-    forms = [answer, answer, answer, f" {answer}", answer.replace("\\frac", "\\dfrac"), f"{{{answer}}}"]
+    forms = [answer, answer, answer, f" {answer}", answer.replace("\\frac", "\\dfrac"), answer.replace(", ", ",")]
     return rng.choice(forms)
 
 
@@ -102,7 +103,7 @@ def why(text: str, label: str) -> str:
     """The reason for a difference, by what kind of answer it is about."""
     found = extract(text)
     if found.answer is None:
-        return "no box: ours has no answer, Math-Verify reads a formula or number from the text"
+        return f"{found.reason}: ours has no answer, Math-Verify reads a formula or number from the text"
     answer, gold = form_of(found.answer), form_of(label)
     if answer.text == gold.text:
         return "ours: the same canonical form"
@@ -139,7 +140,10 @@ def part(name: str, groups: list[list[str]], labels: list[str], workers: int, vo
         for line in sorted(set(lines)):
             print(f"    {lines.count(line)} x {line}")
     ratio = their_seconds / our_seconds
-    print(f"  ours {total / our_seconds:,.0f} answers/s, loop {total / their_seconds:,.0f} answers/s, {name} ratio: {ratio:.1f}")
+    print(
+        f"  ours {total / our_seconds:,.0f} answers/s, loop {total / their_seconds:,.0f} answers/s, "
+        f"{name} ratio: {ratio:.1f}"
+    )
     return ratio
 
 
@@ -174,9 +178,23 @@ def main() -> None:
         frame = read_parquet(real).to_pandas()
         frame = frame[frame["response"].str.contains("boxed", regex=False)]
         by_problem = [(list(f["response"]), f["gold"].iloc[0]) for _, f in frame.groupby("problem_id", sort=False)]
-        part("real, 8 samples", [g for g, _ in by_problem], [label for _, label in by_problem], args.workers, votes=True)
+        part(
+            "real, 8 samples", [g for g, _ in by_problem], [label for _, label in by_problem], args.workers, votes=True
+        )
     else:
         print("real rollouts are absent: generated ones only")
+    voters = args.data / "rollouts_skythought.parquet"
+    if voters.exists():  # one response a model: the models are a problem's voters
+        frame = read_parquet(voters).to_pandas()
+        frame = frame[frame["response"].str.contains("boxed", regex=False) & (frame["response"].str.len() < 20000)]
+        by_problem = [(list(f["response"]), f["gold"].iloc[0]) for _, f in frame.groupby("problem_id", sort=False)]
+        part(
+            "real, models as voters",
+            [g for g, _ in by_problem],
+            [label for _, label in by_problem],
+            args.workers,
+            votes=True,
+        )
     part("distinct", *distinct(problems * 4), args.workers, votes=False)
     ratio = part("grouped", *grouped(problems, args.samples), args.workers, votes=True)
     print(f"ratio: {ratio:.1f}")

@@ -39,13 +39,13 @@ rule score:
     params:
         options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}"
         f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}",
-        # how many processes work on it changes nothing, so it is no parameter that Snakemake compares
     log:
         f"{LOGS}/score/{{checkpoint}}/{{suite}}.log",
     benchmark:
         f"{BENCHMARKS}/score/{{checkpoint}}/{{suite}}.tsv"
     message:
         "Score {wildcards.checkpoint} on {wildcards.suite}"
+    threads: CFG.scoring.workers  # changes no result, so it is no parameter that Snakemake compares
     resources:
         mem_mb=CFG.scoring.memory_mb,
         runtime=60,
@@ -53,4 +53,4 @@ rule score:
         "../envs/workflow.yaml"
     shell:
         "python scripts/score.py --samples {input.samples} --problems {input.problems} {params.options}"
-        " --scores {output.scores} --groups {output.groups} > {log} 2>&1"
+        " --workers {threads} --scores {output.scores} --groups {output.groups} > {log} 2>&1"

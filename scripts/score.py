@@ -1,7 +1,7 @@
 """Grade and vote on raw samples: scores (one row a sample) and groups (one row a problem).
 
-    score.py --samples S.samples.parquet --problems data/aime24.parquet --scores S.scores.parquet --groups S.groups.parquet
-    score.py --import rollouts.parquet --map by=model reference=gold verdict=correct --extractor boxed_or_last_number
+score.py --samples S.samples.parquet --problems data/aime24.parquet --scores S.scores.parquet --groups S.groups.parquet
+score.py --import rollouts.parquet --map by=model reference=gold verdict=correct --extractor boxed_or_last_number
 """
 
 import argparse
@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
         help="their column names for response, reference, problem, by, verdict, prediction, set "
         "(default: response gold problem_id model correct pred set)",
     )  # fmt: skip
-    foreign.add_argument("--differences", type=int, default=40, help="verdicts that differ to list (default %(default)s)")
+    foreign.add_argument(
+        "--differences", type=int, default=40, help="verdicts that differ to list (default %(default)s)"
+    )
     grading = p.add_argument_group("grading")
     grading.add_argument("--preset", default="clean", help="clean: equivalence classes; authors: as their code did")
     grading.add_argument(

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="time budget; near its end the state is saved and 75 returned")
     args = parser.parse_args()
 
+    from srt.engine import shutdown
     from srt.errors import SrtError
     from srt.problems import read_training_set
     from srt.state import check_state
@@ -54,7 +55,10 @@ def main() -> None:
         spec, args.base, args.resume, args.start, args.stop, args.work,
         args.model_out, args.state_out, args.metrics_out, args.save_every, args.minutes,
     )  # fmt: skip
-    run_segment(segment, data, truth)
+    try:
+        run_segment(segment, data, truth)
+    finally:
+        shutdown()
 
 
 if __name__ == "__main__":

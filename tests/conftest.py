@@ -29,3 +29,49 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model, trained for a few seconds: enough to write boxes, too little to be right."""
+    from srt.base_models import make
+
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    part = {"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
+    spec = {
+        "source": "tiny", "hidden_size": 32, "layers": 2, "intermediate_size": 64, "context": 128, "steps": 120,
+        "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part], "revision_of_code": 1,
+    }  # fmt: skip
+    make("tiny", spec, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A problem table of 24 sums of two digits."""
+    from srt.config.datasets import parse_dataset
+    from srt.data import load, write_problems
+
+    params = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    entry = {"source": "reasoning_gym", "name": "chain_sum", "params": params, "size": 24, "split": "train", "seed": 3}
+    out = tmp_path_factory.mktemp("data") / "sums.parquet"
+    write_problems(out, load(parse_dataset("sums", entry), "sums"), "sums")
+    return out
+
+
+def train_spec(**changes: object) -> dict:
+    """A run's spec for the tiny base; keyword arguments change hyperparameters or top-level keys."""
+    from srt.config.models import BOXED_SUFFIX
+    from srt.config.runs import Train
+
+    top = {k: changes.pop(k) for k in ("reward", "seed") if k in changes}
+    values = {
+        "prompts_per_step": 4, "rollouts_per_prompt": 8, "max_prompt_tokens": 40, "max_new_tokens": 24,
+        "learning_rate": 1e-3, "dtype": "float32", "gradient_checkpointing": False,
+        "rollout_engine": "transformers", "micro_batch_tokens": 600, **changes,
+    }  # fmt: skip
+    train = Train.model_validate(values).resolved().model_dump(mode="json")
+    return {
+        "run": "test-s1", "seed": 1, "reward": "majority", "extractor": "boxed", "prompt_suffix": BOXED_SUFFIX,
+        "train": train, **top,
+    }  # fmt: skip

@@ -43,13 +43,16 @@ def _free_port() -> int:
 
 
 def init_world() -> World:
-    """Start torch.distributed under DeepSpeed: from torchrun's variables, or as one process without them."""
+    """Start torch.distributed under DeepSpeed: from torchrun's variables, or as one process without them.
+
+    A second call in one process goes on with the group that there is: DeepSpeed cannot start another one.
+    """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     defaults = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local, "MASTER_ADDR": "127.0.0.1"}
     for key, value in defaults.items():
         os.environ.setdefault(key, str(value))
-    if "MASTER_PORT" not in os.environ:
+    if size == 1:  # alone: any free port, so that two runs on one machine do not meet
         os.environ["MASTER_PORT"] = str(_free_port())
     cuda = torch.cuda.is_available()
     if not cuda:
@@ -63,7 +66,8 @@ def init_world() -> World:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if cuda:
         torch.cuda.set_device(local)
-    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+    if not torch.distributed.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
     return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
 
 
@@ -182,6 +186,6 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def shutdown() -> None:
-    """Leave the process group, so that the process ends without a warning."""
+    """Leave the process group for good, so that the process ends without a warning."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

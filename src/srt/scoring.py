@@ -106,7 +106,9 @@ def read_problems(paths: Sequence[str | Path]) -> dict[tuple[str, str], Problem]
                     f"{path}, row {row}: problem '{problem_id}' has an empty answer: give it one, or null for unknown"
                 )
             if (dataset, str(problem_id)) in problems:
-                raise SrtError(f"{path}, row {row}: problem '{problem_id}' of '{dataset}' was read before: ids are unique")
+                raise SrtError(
+                    f"{path}, row {row}: problem '{problem_id}' of '{dataset}' was read before: ids are unique"
+                )
             reference = None if pd.isna(answer) else str(answer)
             problems[dataset, str(problem_id)] = Problem(reference, "math" if pd.isna(task) else str(task))
     return problems
@@ -122,8 +124,8 @@ def read_groups(path: str | Path, batch_rows: int = 4096) -> Iterator[Group]:
         missing = [c for c in SAMPLE_COLUMNS if c not in file.schema_arrow.names]
         if missing:
             raise SrtError(
-                f"{path} lacks the column '{missing[0]}'{nearest(missing[0], file.schema_arrow.names)}: it is no raw-samples "
-                "table; see --import for foreign tables"
+                f"{path} lacks the column '{missing[0]}'{nearest(missing[0], file.schema_arrow.names)}: it is no "
+                "raw-samples table; see --import for foreign tables"
             )
         seen: set[tuple[str, str]] = set()
         group: Group | None = None
@@ -139,8 +141,8 @@ def read_groups(path: str | Path, batch_rows: int = 4096) -> Iterator[Group]:
                         yield group
                     if (dataset, problem_id) in seen:
                         raise SrtError(
-                            f"{path}, row {row}: problem '{problem_id}' of '{dataset}' comes a second time: the samples of "
-                            "a problem must be adjacent and (problem, sample) unique; sort the table or sample again"
+                            f"{path}, row {row}: problem '{problem_id}' of '{dataset}' comes a second time: the "
+                            "samples of a problem must be adjacent; sort the table or sample again"
                         )
                     seen.add((dataset, problem_id))
                     group = Group(dataset, problem_id, row)
@@ -265,7 +267,7 @@ def _find(known: dict[tuple[str, str], Problem], datasets: list[str], group: Gro
     problem = known.get((group.dataset, group.problem_id))
     if problem is None:
         hint = (
-            f"'{group.dataset}' is none of the problem tables{nearest(group.dataset, datasets)}; name it with --problems"
+            f"'{group.dataset}' is in no problem table{nearest(group.dataset, datasets)}; name it with --problems"
             if group.dataset not in datasets
             else f"the table of '{group.dataset}' lacks it; sample again from the present data"
         )
@@ -274,7 +276,7 @@ def _find(known: dict[tuple[str, str], Problem], datasets: list[str], group: Gro
 
 
 def summarise(groups: pd.DataFrame, counters: dict[str, int]) -> Summary:
-    """avg@n, maj@n and pass@n a data set with 95 % bootstrap intervals over problems (n: the most samples a problem)."""
+    """avg@n, maj@n and pass@n a data set with 95 % bootstrap intervals over problems (n: most samples a problem)."""
     rows = []
     for dataset, frame in groups.groupby("dataset", sort=False):
         n = int(frame["n"].max())

@@ -11,6 +11,7 @@ Everything random is a pure function of (seed, step, prompt, sample), so a resum
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import signal
@@ -255,15 +256,12 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
     world = distributed.init_world()
     torch.set_num_threads(segment.spec["train"]["threads"])
     stopping: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    previous = signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     try:
-        if world.main:
-            with exclusive(segment.work):
-                _run(segment, data, truth, world, stopping)
-        else:
+        with exclusive(segment.work) if world.main else contextlib.nullcontext():
             _run(segment, data, truth, world, stopping)
     finally:
-        distributed.shutdown()
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _run(segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, stopping: list[int]) -> None:

@@ -1,8 +1,8 @@
 """Answers: extraction, canonical form, equivalence, votes and verdicts. See docs/answers.md.
 
-    with Grader(preset="clean") as grader:
-        (vote,) = grader.vote([["so \\\\boxed{1/2}", "\\\\boxed{0.5}", "\\\\boxed{3}"]])
-        vote.majority, vote.count, vote.classes        # "1/2", 2, (0, 0, 1)
+with Grader(preset="clean") as grader:
+    (vote,) = grader.vote([["so \\\\boxed{1/2}", "\\\\boxed{0.5}", "\\\\boxed{3}"]])
+    vote.majority, vote.count, vote.classes        # "1/2", 2, (0, 0, 1)
 """
 
 from __future__ import annotations

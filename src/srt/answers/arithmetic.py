@@ -5,6 +5,8 @@ digits and operators, and `parse_expr` ends in `eval`. Same grammar (Python's pr
 arithmetic is a ValueError, which Math-Verify treats as unreadable.
 """
 
+# ruff: noqa: RUF001 - the look-alike characters are the point
+
 from __future__ import annotations
 
 import re

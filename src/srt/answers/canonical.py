@@ -11,6 +11,8 @@ distinct go on to `equivalence`. Conventions (docs/answers.md gives the reasons)
 - a decimal with fewer than six places is exact, one with more is an approximation (0.333333 = 1/3, 0.33 ≠ 1/3).
 """
 
+# ruff: noqa: RUF001 - the look-alike characters are the point
+
 from __future__ import annotations
 
 import re
@@ -48,7 +50,9 @@ class Form:
 _INTEGER = re.compile(r"[-+]?\d{1,400}", re.ASCII)
 _DECIMAL = re.compile(r"([-+]?)\s*(\d*)(?:\.(\d*))?", re.ASCII)
 _SEPARATED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d*)?", re.ASCII)
-_FRACTION = re.compile(r"([-+]?)\s*\\frac\{\s*([-+]?\d+)\s*\}\{\s*([-+]?\d+)\s*\}|([-+]?\d+)\s*/\s*([-+]?\d+)", re.ASCII)
+_FRACTION = re.compile(
+    r"([-+]?)\s*\\frac\{\s*([-+]?\d+)\s*\}\{\s*([-+]?\d+)\s*\}|([-+]?\d+)\s*/\s*([-+]?\d+)", re.ASCII
+)
 _MIXED = re.compile(r"([-+]?)\s*(\d+)\s*\\frac\{\s*(\d+)\s*\}\{\s*(\d+)\s*\}|([-+]?)\s*(\d+) (\d+)/(\d+)", re.ASCII)
 _SCIENTIFIC = re.compile(
     r"([-+]?\d+(?:\.\d+)?)\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{\s*([-+]?\d{1,3})\s*\}|(\d))", re.ASCII
@@ -59,7 +63,7 @@ _SUBSCRIPT = re.compile(r"_(?:\w|\{[^{}]*\})")
 _ASSIGN = re.compile(r":=|=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])|\\equiv(?![A-Za-z])")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’.\-, ]|\d(?=\w*[^\W\d_]))*")
 _CHOICE = re.compile(r"\(\s*([A-J])\s*\)\s*[A-Za-z][A-Za-z ,.'-]*")  # "(C) Plane": the letter is the answer
-_GREEK_OR_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|mod)")
+_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|mod)")
 _PLAIN_COMMAND = re.compile(r"\\([A-Za-z]+)\s+(?=[^A-Za-z])")
 
 
@@ -213,9 +217,9 @@ def _inequality(text: str, depth: int) -> Form | None:
         return None
     if len(signs) == 1:
         if _VARIABLE.fullmatch(sides[0]) and not _VARIABLE.fullmatch(sides[1]):
-            low, high = (("-\\infty", sides[1]) if less[0] else (sides[1], "\\infty"))
+            low, high = ("-\\infty", sides[1]) if less[0] else (sides[1], "\\infty")
         elif _VARIABLE.fullmatch(sides[1]) and not _VARIABLE.fullmatch(sides[0]):
-            low, high = ((sides[0], "\\infty") if less[0] else ("-\\infty", sides[0]))
+            low, high = (sides[0], "\\infty") if less[0] else ("-\\infty", sides[0])
             less = [not less[0]]
         else:
             return None
@@ -261,9 +265,9 @@ def _thousands(text: str) -> list[str] | None:
 def _formula(text: str, is_text: bool, name: str = "") -> Form:
     words = text.strip()
     letters = words.replace(" ", "")
-    if _WORDS.fullmatch(words) and (is_text or " " in words or len(letters) > 3):
-        if len(letters) > 1 and not (not is_text and _GREEK_OR_FUNCTION.match(letters)):
-            return Form(WORDS, re.sub(r"[\s.,'’\-]+", " ", words).strip().lower())
+    wordy = len(letters) > 1 if is_text else (" " in words or len(letters) > 3) and not _FUNCTION.match(letters)
+    if wordy and _WORDS.fullmatch(words):
+        return Form(WORDS, re.sub(r"[\s.,'’\-]+", " ", words).strip().lower())
     compact = _PLAIN_COMMAND.sub(r"\\\1", text)
     compact = re.sub(r"(?<![A-Za-z])\s+|\s+(?![A-Za-z])", "", compact)
     return Form(EQUATION if "=" in compact else FORMULA, compact, name=name)

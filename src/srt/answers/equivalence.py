@@ -55,9 +55,9 @@ def _formulas(a: Form, b: Form, leaf: Leaf) -> bool | None:
     if x is not None and y is not None:
         if numeric.differ(x, y):
             return False
-        if numeric.agree(x, y) and not (a.approximate or b.approximate):
-            if all(f.kind == NUMBER or numeric.is_closed(f.text) for f in (a, b)):
-                return True
+        exact = all(not f.approximate and (f.kind == NUMBER or numeric.is_closed(f.text)) for f in (a, b))
+        if exact and numeric.agree(x, y):
+            return True
     return leaf(a, b)
 
 

@@ -22,41 +22,15 @@ from typing import Any, Literal
 from srt.answers import reasoning_gym
 from srt.answers.canonical import NUMBER, OPAQUE, Form, parse
 from srt.answers.equivalence import decide
-from srt.answers.extract import EMPTY_BOX, EXTRACTORS, NO_BOX, OK, Extraction, boxed_authors, extract
+from srt.answers.extract import EXTRACTORS, NO_BOX, OK, Extraction, boxed_authors, extract
+from srt.answers.tally import Vote, authors_vote, clean_vote
 from srt.answers.workers import Pool
 from srt.errors import SrtError, nearest
 
 Preset = Literal["authors", "clean"]
-NO_LABEL, NO_ANSWER, TIMEOUT, NOT_IN_FORM = "no label", "no answer", "timeout", "not_in_task_form"
+NO_LABEL, NO_ANSWER, TIMEOUT = "no label", "no answer", "timeout"
 
 _CACHE_ENTRIES = 1 << 18  # verdicts kept; about 100 MB at most
-
-
-@dataclass(frozen=True)
-class Vote:
-    """The vote of one prompt's n responses.
-
-    `answers`, `reasons`, `classes` have n entries; a class of -1 does not vote, class 0 is the majority, later ones
-    have fewer votes. `majority` is None, `majority_class` -1 and `count` 0 when nothing could be read.
-    """
-
-    answers: tuple[str | None, ...]
-    reasons: tuple[str, ...]
-    classes: tuple[int, ...]
-    majority: str | None
-    majority_class: int
-    count: int
-    parsed: int
-
-    @property
-    def consistency(self) -> float:
-        """Majority count over parsed answers (the paper's and `main`'s denominator); 0 if nothing parsed."""
-        return self.count / self.parsed if self.parsed else 0.0
-
-    @property
-    def consistency_all(self) -> float:
-        """Majority count over all n responses (TTRL's majority ratio, and the reasoning_gym branch's)."""
-        return self.count / len(self.answers) if self.answers else 0.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +57,7 @@ class Grader:
     """Grades groups of responses; a context manager that owns its worker processes.
 
     `timeout_s` CPU seconds and `memory_mb` MiB bound one comparison. `counters` holds what happened so far:
-    `compared` (pairs sent to workers), `cache_hits`, `timeouts`, `memory_kills`, `crashes` (killed, all three reported as
+    `compared` (pairs sent to workers), `cache_hits`, `timeouts`, `memory_kills`, `crashes` (killed, all reported as
     "timeout"), `errors` (the libraries raised: not equal), `workers_started`, `worker_restarts`.
     """
 
@@ -102,7 +76,8 @@ class Grader:
             raise SrtError(f"unknown extractor '{extractor}'{nearest(extractor, EXTRACTORS)}")
         if timeout_s <= 0 or workers < 1 or memory_mb < 256:
             raise SrtError(
-                f"grading needs timeout_s > 0, workers >= 1 and memory_mb >= 256, not {timeout_s}, {workers}, {memory_mb}"
+                "grading needs timeout_s > 0, workers >= 1 and memory_mb >= 256, "
+                f"not {timeout_s}, {workers}, {memory_mb}"
             )
         self.preset, self.extractor, self.task = preset, extractor, task
         self._check_task(task)
@@ -138,7 +113,7 @@ class Grader:
         """
         kinds = self._tasks(groups, tasks)
         if self.preset == "authors":
-            return [_authors_vote(items, evaluation) for items in self._extract_all(groups)]
+            return [authors_vote(items, evaluation) for items in self._extract_all(groups)]
         extracted = self._extract_all(groups)
         forms = [
             [None if item.answer is None else self._form(item.answer, kind) for item in group]
@@ -149,7 +124,7 @@ class Grader:
         pairs = [_candidate_pairs(members) for members in distinct]
         equal = self._equal_forms([pair for group in pairs for pair in group])
         return [
-            _clean_vote(items, found, [p for p in group_pairs if equal[_pair_key(*p)] is True])
+            clean_vote(items, found, [p for p in group_pairs if equal[_pair_key(*p)] is True])
             for items, found, group_pairs in zip(extracted, forms, pairs, strict=True)
         ]
 
@@ -211,10 +186,7 @@ class Grader:
         for (g, r, _, _), verdict in zip(metrics, self._metric([(t, la) for _, _, t, la in metrics]), strict=True):
             answers[g][r] = verdict
         return [
-            [
-                _verdict(answer, item, label)
-                for answer, item in zip(group_answers, group_items, strict=True)
-            ]
+            [_verdict(answer, item, label) for answer, item in zip(group_answers, group_items, strict=True)]
             for group_answers, group_items, label in zip(answers, extracted, labels, strict=True)
         ]
 
@@ -305,7 +277,9 @@ class Grader:
 
     def _metric(self, items: Sequence[tuple[str, str]]) -> list[bool | str]:
         """Math-Verify on (whole response, label), each distinct pair once."""
-        keys = [("metric", hashlib.blake2b(text.encode("utf-8", "surrogatepass")).hexdigest(), la) for text, la in items]
+        keys = [
+            ("metric", hashlib.blake2b(text.encode("utf-8", "surrogatepass")).hexdigest(), la) for text, la in items
+        ]
         pending: dict[tuple[str, ...], list[Any]] = {}
         known: dict[tuple[str, ...], bool | str] = {}
         for key, (text, label) in zip(keys, items, strict=True):
@@ -360,66 +334,6 @@ def _candidate_pairs(members: list[Form]) -> list[tuple[Form, Form]]:
     pairs = [(a, b) for a in others for b in exact]
     pairs += [(a, b) for i, a in enumerate(others) for b in others[i + 1 :]]
     return pairs
-
-
-def _tie_rank(keys: list[str], key: str) -> bytes:
-    """A rank that depends on the set of answers only, and favours no kind of answer (short, small or early)."""
-    digest = hashlib.blake2b("\x1f".join(keys).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), key=digest, digest_size=16).digest()
-
-
-def _clean_vote(items: list[Extraction], forms: list[Form | None], equal: list[tuple[Form, Form]]) -> Vote:
-    """Count votes a class. Classes are the connected components of the equal pairs, hence an equivalence relation.
-
-    Ties are broken by `_tie_rank`; the majority's spelling is its most frequent one, then the shortest.
-    """
-    parent = {form.text: form.text for form in forms if form}
-
-    def root(text: str) -> str:
-        while parent[text] != text:
-            parent[text] = parent[parent[text]]
-            text = parent[text]
-        return text
-
-    for a, b in equal:
-        x, y = sorted((root(a.text), root(b.text)))
-        parent[y] = x
-    counts = Counter(root(form.text) for form in forms if form)
-    keys = sorted(counts)
-    order = sorted(keys, key=lambda k: (-counts[k], _tie_rank(keys, k)))
-    rank = {key: i for i, key in enumerate(order)}
-    classes = tuple(rank[root(form.text)] if form else -1 for form in forms)
-    spellings = Counter(item.answer for item, c in zip(items, classes, strict=True) if c == 0 and item.answer)
-    majority = min(spellings, key=lambda s: (-spellings[s], len(s), s)) if spellings else None
-    return Vote(
-        answers=tuple(item.answer if c >= 0 else None for item, c in zip(items, classes, strict=True)),
-        reasons=tuple(
-            NOT_IN_FORM if item.reason == OK and c < 0 else item.reason for item, c in zip(items, classes, strict=True)
-        ),
-        classes=classes,
-        majority=majority,
-        majority_class=0 if spellings else -1,
-        count=counts[order[0]] if order else 0,
-        parsed=sum(counts.values()),
-    )
-
-
-def _authors_vote(items: list[Extraction], drop_empty: bool) -> Vote:
-    """Counter over raw box contents; `most_common` keeps first-seen order among equals."""
-    if drop_empty:
-        items = [Extraction(None, EMPTY_BOX) if item.answer == "" else item for item in items]
-    counts = Counter(item.answer for item in items if item.answer is not None)
-    ranked = counts.most_common()
-    rank = {answer: i for i, (answer, _) in enumerate(ranked)}
-    return Vote(
-        answers=tuple(item.answer for item in items),
-        reasons=tuple(item.reason for item in items),
-        classes=tuple(-1 if item.answer is None else rank[item.answer] for item in items),
-        majority=ranked[0][0] if ranked else None,
-        majority_class=0 if ranked else -1,
-        count=ranked[0][1] if ranked else 0,
-        parsed=sum(counts.values()),
-    )
 
 
 def _boxed_integer_verdict(text: str, label: str) -> bool | None:

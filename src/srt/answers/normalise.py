@@ -5,6 +5,8 @@ what the pieces mean is decided in `canonical`. Every pass is one linear regular
 `MAX_ANSWER_CHARS` costs microseconds.
 """
 
+# ruff: noqa: RUF001 - the look-alike characters are the point
+
 from __future__ import annotations
 
 import re
@@ -61,14 +63,15 @@ _PERCENT = re.compile(
 _CURRENCY = re.compile(r"\\?\$|\\(?:pounds|euro)(?![A-Za-z])|[€£¥₹]")
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|sc)?|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname\*?|boldsymbol|bm)"
 _AND_OR = re.compile(rf",?\s*(?:{_TEXT}\{{\s*(?:and|or)\s*\}}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*,?")
-_UNIT_TEXT = re.compile(rf"(?<=[\w)}}\]|])\s*{_TEXT}\s*\{{[^{{}}]*\}}\s*(?:\^\s*(?:\d|\{{\s*-?\d\s*\}}))?\s*\.?$")
+_ITEM_END = r"(?=\s*\.?\s*(?:$|[,;)\]]|\\\}))"  # of the answer or of an item in a list
+_UNIT_TEXT = re.compile(rf"(?<=[\w)}}\]|])\s*{_TEXT}\s*\{{[^{{}}]*\}}\s*(?:\^\s*(?:\d|\{{\s*-?\d\s*\}}))?" + _ITEM_END)
 _UNIT_WORD = re.compile(
     r"(?<=[\d})])\s*(?:sq(?:uare)?\.?\s+|cu(?:bic)?\.?\s+)?(?:"
     r"units?|degrees?|radians?|dollars?|cents?|meters?|metres?|feet|foot|inch(?:es)?|yards?|miles?|"
     r"(?:centi|milli|kilo)met(?:er|re)s?|mm|cm|dm|km|ft|mph|kmh|km/h|m/s|kg|mg|grams?|pounds?|lbs?|ounces?|"
     r"seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|weeks?|months?|years?|lit(?:er|re)s?|ml|"
     r"people|students?|ways?|times|points?|square|cubic"
-    r")(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?\s*\.?$",
+    r")(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?" + _ITEM_END,
     re.IGNORECASE,
 )
 _UNWRAP = re.compile(rf"{_TEXT}\s*\{{([^{{}}]*)\}}")

@@ -119,10 +119,8 @@ class _Parser:
     def power(self) -> complex:
         value = self.atom()
         while self.peek()[1] in ("^", "!"):
-            if self.take()[1] == "!":
-                value = _factorial(value)
-            else:
-                value = _power(value, self.argument())
+            mark = self.take()[1]
+            value = _factorial(value) if mark == "!" else _power(value, self.argument())
         return value
 
     def argument(self) -> complex:

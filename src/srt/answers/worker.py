@@ -37,7 +37,7 @@ def confine_parsers() -> None:
     """Close every path from text to `eval`.
 
     sympy's `parse_expr` ends in eval; Math-Verify calls it on plain arithmetic, and sympy itself for each numeral
-    (`Number("2")`, a unit's name). Both get `parse_arithmetic` and plain symbols; what lies behind `parse_expr` refuses.
+    (`Number("2")`, a unit's name). Both get `parse_arithmetic` and plain symbols; what lies behind it refuses.
     """
     import math_verify.parser
     import sympy
@@ -103,9 +103,7 @@ def text_equal(
     if not reference:
         return None
     answer = parse(pred, [targets[t] for t in pred_types], parsing_timeout=None)
-    return verify(
-        reference, answer, float_rounding=precision, allow_set_relation_comp=relation, timeout_seconds=None
-    )
+    return verify(reference, answer, float_rounding=precision, allow_set_relation_comp=relation, timeout_seconds=None)
 
 
 def _run(op: str, a: str, b: str, options: list[Any]) -> bool | None:

@@ -36,7 +36,12 @@ class Pool:
         source = str(Path(__file__).resolve().parents[2])
         paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
         # Hash seed fixed: sympy orders some arguments by hash, and equal jobs must give equal verdicts.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
         self.counters["workers_started"] += 1
         return subprocess.Popen(
             [sys.executable, "-m", "srt.answers.worker", str(self.timeout_s), str(self.memory_mb)],
@@ -120,7 +125,7 @@ class Pool:
         _close_pipes(process)
         if failures[chunk] > 2:
             raise SrtError(
-                f"the grading worker died three times on one batch (exit code {code}): see its messages above, and check "
+                f"the grading worker died three times on one batch (exit code {code}): see its messages, and check "
                 "that math-verify is installed and that memory_mb fits the machine"
             )
         self.processes[index] = self._spawn()

@@ -100,7 +100,7 @@ class Config(Strict):
                 self.need("models", run.model, f"{where}: model")
             self.need("datasets", run.data, f"{where}: data")
             for suite in run.suites:
-                self.need("suites", suite, f"{where}: suites")
+                self.members(suite, f"{where}: suites")
             train = run.train
             if train.max_prompt_tokens + train.max_new_tokens > model.context:
                 raise SrtError(

@@ -178,8 +178,11 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> None:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        width = min(columns if figure.get_figwidth() > SINGLE else 2, len(handles))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width)
+        for width in range(min(columns, len(handles)), 0, -1):  # as many columns as fit into the figure
+            drawn = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width)
+            if width == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+                break
+            drawn.remove()
 
 
 def to_bytes(figure: Figure, title: str) -> dict[str, bytes]:

@@ -113,13 +113,16 @@ def choose(
         return tokens, torch.zeros_like(uniform, dtype=torch.float32)
     probabilities = (logits / temperature).softmax(-1)
     if top_p < 1.0:
-        ordered, index = probabilities.sort(-1, descending=True, stable=True)
+        ordered, index = probabilities.sort(dim=-1, descending=True, stable=True)
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter_(-1, index, ordered)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     cumulative = probabilities.cumsum(-1)
-    target = uniform.to(cumulative.dtype).unsqueeze(-1) * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, target, right=True).clamp_max_(logits.shape[-1] - 1)
+    total = cumulative[:, -1:]
+    target = uniform.to(cumulative.dtype).unsqueeze(-1) * total
+    # 1 - 2^-53 is 1 in float32: below the total, or the last token would be drawn, whatever its probability
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, target, right=True)
     return tokens[:, 0], probabilities.gather(-1, tokens)[:, 0].log()
 
 

@@ -1,0 +1,201 @@
+"""Training survives: chains of segments, kills, signals and time budgets end with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, train_spec
+
+from srt.errors import Interrupted, SrtError
+from srt.io import read_json, read_parquet, sha256_file
+from srt.problems import join_metrics, read_training_set
+from srt.state import check_state, exclusive
+from srt.trainer import Segment, run_segment
+
+
+def segment(folder: Path, base: Path, spec: dict, start: int, stop: int, **more: object) -> Segment:
+    place = folder / f"step-{stop}"
+    resume = folder / f"step-{start}" / "state" if start else None
+    values = {"save_every": 1, **more}
+    return Segment(spec, base, resume, start, stop, folder / "work" / f"step-{stop}", place / "model", place / "state",
+                   place / "metrics.parquet", **values)  # fmt: skip
+
+
+def train(folder: Path, base: Path, sums: Path, spec: dict, *cuts: int, **more: object) -> Path:
+    """Train through the checkpoints `cuts`, each in a segment of its own; return the last one's folder."""
+    data, truth = read_training_set(sums, spec["reward"])
+    for start, stop in zip((0, *cuts), cuts, strict=False):
+        run_segment(segment(folder, base, spec, start, stop, **more), data, truth)
+    return folder / f"step-{cuts[-1]}"
+
+
+def weights(step: Path) -> str:
+    return sha256_file(step / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_base, sums) -> Path:
+    """An undisturbed run of 8 steps; 24 prompts, 4 a step: it crosses the edge of an epoch."""
+    return train(tmp_path_factory.mktemp("whole"), tiny_base, sums, train_spec(), 8)
+
+
+def test_training_changes_the_weights_and_logs_every_step(whole, tiny_base):
+    frame = read_parquet(whole / "metrics.parquet").to_pandas()
+    assert frame["step"].tolist() == list(range(1, 9))
+    assert frame["kl"].iloc[0] == 0 and frame["kl"].iloc[-1] > 0
+    assert frame["reward"].between(0, 1).all() and frame["grad_norm"].gt(0).all()
+    assert weights(whole) != sha256_file(tiny_base / "model.safetensors")
+
+
+def test_a_chain_of_segments_is_one_long_run_bit_for_bit(whole, tmp_path, tiny_base, sums):
+    chain = train(tmp_path, tiny_base, sums, train_spec(), 3, 6, 8)
+    assert weights(chain) == weights(whole)
+    frame, _ = join_metrics([tmp_path / f"step-{n}" / "metrics.parquet" for n in (3, 6, 8)])
+    assert frame.equals(read_parquet(whole / "metrics.parquet").to_pandas())
+    ours, theirs = (read_json(x / "state" / "manifest.json") for x in (chain, whole))
+    assert {k: v for k, v in ours.items() if k.startswith("engine/")} == {
+        k: v for k, v in theirs.items() if k.startswith("engine/")
+    }
+
+
+def test_another_seed_gives_another_run(whole, tmp_path, tiny_base, sums):
+    other = train(tmp_path, tiny_base, sums, train_spec(seed=2), 1)
+    first = read_parquet(whole / "metrics.parquet").to_pandas().iloc[:1]
+    assert not read_parquet(other / "metrics.parquet").to_pandas().equals(first)
+
+
+def command(folder: Path, base: Path, sums: Path, spec: dict, stop: int, *more: str) -> list[str]:
+    place = folder / f"step-{stop}"
+    return [
+        sys.executable, str(ROOT / "scripts" / "train.py"), "--spec", json.dumps(spec), "--base", str(base),
+        "--problems", str(sums), "--start", "0", "--stop", str(stop), "--work", str(folder / "work" / f"step-{stop}"),
+        "--model-out", str(place / "model"), "--state-out", str(place / "state"),
+        "--metrics-out", str(place / "metrics.parquet"), "--save-every", "1", *more,
+    ]  # fmt: skip
+
+
+def wait_for_state(work: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not any((work / f"state-{n}").is_dir() for n in range(step, 9)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def start(args: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(args, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):
+    args = command(tmp_path, tiny_base, sums, train_spec(), 8)
+    work = tmp_path / "work" / "step-8"
+    for step, delay in ((1, 0.0), (3, 0.05), (5, 0.11)):
+        process = start(args)
+        wait_for_state(work, step, process)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    process = start(args)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "resuming at step" in stderr
+    assert weights(tmp_path / "step-8") == weights(whole)
+    assert (tmp_path / "step-8" / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
+    assert not [p for p in work.iterdir() if p.name.startswith("state")]
+
+
+def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, tiny_base, sums, whole):
+    args = command(tmp_path, tiny_base, sums, train_spec(), 8)
+    process = start(args)
+    wait_for_state(tmp_path / "work" / "step-8", 2, process)
+    process.terminate()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr
+    assert "SIGTERM: state saved at step" in stderr and "Traceback" not in stderr
+    assert not (tmp_path / "step-8").exists()
+    process = start(args)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert weights(tmp_path / "step-8") == weights(whole)
+
+
+def test_time_budget_saves_and_stops(tmp_path, tiny_base, sums, whole):
+    with pytest.raises(Interrupted, match="time budget"):
+        train(tmp_path, tiny_base, sums, train_spec(), 8, minutes=1e-4)
+    train(tmp_path, tiny_base, sums, train_spec(), 8)
+    assert weights(tmp_path / "step-8") == weights(whole)
+
+
+def test_a_second_process_on_one_segment_is_refused(tmp_path):
+    with exclusive(tmp_path), pytest.raises(SrtError, match=f"in use by process {os.getpid()} on"), exclusive(tmp_path):
+        pass
+    with exclusive(tmp_path):  # free again
+        pass
+
+
+def test_states_of_another_spec_torn_or_of_other_ranks_are_refused(whole, tmp_path):
+    state = whole / "state"
+    assert check_state(state, train_spec(), 1)["step"] == 8
+    with pytest.raises(SrtError, match="checkpoint of another spec"):
+        check_state(state, train_spec(learning_rate=2e-3), 1)
+    with pytest.raises(SrtError, match="written by 1 processes, this job has 2"):
+        check_state(state, train_spec(), 2)
+    import shutil
+
+    torn = tmp_path / "state"
+    shutil.copytree(state, torn)
+    file = next((torn / "engine").iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(SrtError, match="damaged or missing"):
+        check_state(torn, train_spec(), 1)
+
+
+def test_foreign_progress_is_left_out_of_account(tmp_path, tiny_base, sums, whole, capsys):
+    """Progress of the same segment under other hyperparameters does not leak into the run."""
+    work = tmp_path / "work" / "step-8"
+    with pytest.raises(Interrupted):
+        train(tmp_path, tiny_base, sums, train_spec(learning_rate=5e-3), 8, minutes=1e-4)
+    assert list(work.glob("state-*"))
+    train(tmp_path, tiny_base, sums, train_spec(), 8)
+    assert "not resuming" in capsys.readouterr().err
+    assert weights(tmp_path / "step-8") == weights(whole)
+
+
+def test_the_script_names_a_wrong_resume_state(tmp_path, tiny_base, sums, whole):
+    args = command(tmp_path, tiny_base, sums, train_spec(), 12)
+    args[args.index("--start") + 1] = "4"
+    for resume, text in ((whole / "state", "is the state of step 8, not of --start 4"), (tmp_path, "does not exist")):
+        process = start([*args, "--resume", str(resume)])
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 2 and text in stderr and "Traceback" not in stderr
+
+
+def test_states_are_read_without_unpickling_foreign_objects(whole, tmp_path):
+    """A file that pickles more than tensors and DeepSpeed's three own types is not loaded."""
+    import pickle
+    import shutil
+
+    import torch
+
+    from srt import engine
+
+    torn = tmp_path / "state"
+    shutil.copytree(whole / "state", torn)
+    file = next((torn / "engine").glob("*model_states.pt"))
+    torch.save({"module": os.system}, file)
+    world = engine.init_world()
+    options = {"learning_rate": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.0, "grad_clip": 1.0}
+    wrapped = engine.TrainEngine(torch.nn.Linear(2, 2), world, **options, zero_stage=1, dtype="float32")
+    with pytest.raises((pickle.UnpicklingError, SrtError)):
+        wrapped.load(torn)
+
+
+def test_signal_handler_is_restored_for_the_caller(whole):
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
