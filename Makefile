@@ -36,7 +36,9 @@ setup-cluster: ## setup-gpu on a login node, and check that SLURM's commands are
 
 smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figures, report
 	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES)
-	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES) --report results/smoke/report.html
+	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES) --report results/smoke/report.html \
+	  > results/smoke/logs/report.log 2>&1 || { cat results/smoke/logs/report.log >&2; exit 1; }
+	@$(BIN)/python scripts/summary.py --table results/smoke/tables/results.csv --require-gain gt_sums3-s1 sums3_test
 	@echo "report:  results/smoke/report.html"
 	@echo "figures: results/smoke/figures/"
 
@@ -56,7 +58,7 @@ format: setup ## let ruff and snakefmt rewrite the sources
 
 dag: setup ## the rule graph as docs/rulegraph.svg (needs graphviz' dot)
 	@command -v dot >/dev/null || { echo "dag: error: dot not found: install graphviz" >&2; exit 1; }
-	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --rulegraph dot > docs/rulegraph.dot
+	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --rulegraph dot 2>/dev/null | sed "s/graph\[/graph[rankdir=LR, /" > docs/rulegraph.dot
 	@dot -Tsvg docs/rulegraph.dot -o docs/rulegraph.svg && rm docs/rulegraph.dot && echo "docs/rulegraph.svg"
 
 clean: ## remove the smoke run's results and every cache, keep .venv

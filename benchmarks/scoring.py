@@ -56,6 +56,8 @@ def reference(rng: random.Random, i: int) -> str:
 
 def respelled(answer: str, rng: random.Random) -> str:
     """The same answer as another sample might write it."""
+    if answer.startswith("x^2+") and rng.random() < 0.3:
+        return "x^2+" + "+".join(reversed(answer[4:].split("+")))
     forms = [answer, answer, answer, f" {answer}", answer.replace("\\frac", "\\dfrac"), answer.replace(", ", ",")]
     return rng.choice(forms)
 
@@ -64,7 +66,9 @@ def wrong(answer: str, rng: random.Random) -> str:
     number = form_of(answer).value
     if number is not None:
         return str(int(number) + rng.choice([-7, -2, -1, 1, 2, 3, 10, 100]))
-    return rng.choice([f"{answer}+1", f"2({answer})" if "(" not in answer else "(0, 1)", str(rng.randint(1, 99))])
+    if answer.startswith("("):
+        return f"({rng.randint(0, 9)}, {rng.randint(-9, 9)})"
+    return rng.choice([f"{answer}+1", f"2({answer})", str(rng.randint(1, 99))])
 
 
 def grouped(problems: int, samples: int, seed: int = 0) -> tuple[list[list[str]], list[str]]:
@@ -116,7 +120,7 @@ def part(name: str, groups: list[list[str]], labels: list[str], workers: int, vo
     """Time both paths, list the differences, print and return the ratio."""
     total = sum(map(len, groups))
     with Grader(workers=workers) as grader:
-        grader.equal([(f"(x+{i})^2", f"x^2+{2 * i}x+{i * i}") for i in range(1, 33)])  # workers start warm as well
+        grader.equal([(f"\\sin(2x)+{i}", f"{i}+2\\sin(x)\\cos(x)") for i in range(1, 33)])  # workers start warm as well
         before = grader.counters
         start = time.perf_counter()
         if votes:

@@ -33,11 +33,7 @@ rule all_labels:
     """All offline labels and curricula that runs need."""
     input:
         sorted(
-            {
-                f"{RESULTS}/labels/{r.model}/{r.data}.parquet"
-                for r in CFG.runs.values()
-                if r.reward == "offline_labels"
-            }
+            {f"{RESULTS}/labels/{r.model}/{r.data}.parquet" for r in CFG.runs.values() if r.reward == "offline_labels"}
             | {
                 f"{RESULTS}/curriculum/{r.model}/{r.data}-{r.curriculum.by}-{r.curriculum.fraction:.4f}.parquet"
                 for r in CFG.runs.values()
@@ -71,22 +67,12 @@ rule all_tables:
         rules.all_train.input,
 
 
-for _name in CFG.figures:
-
-    rule:
-        name:
-            _name
-        localrule: True
-        input:
-            expand(f"{RESULTS}/figures/{_name}.{{suffix}}", suffix=["pdf", "png", "csv"]),
-
-
 for _name in RUNS:
 
     rule:
         name:
             _name.replace("-", "_")
-        localrule: True
         input:
             f"{RESULTS}/runs/{_name}/metrics.parquet",
             [f for row in evaluations(CFG) if row["run"] == _name for f in row["groups"]],
+        localrule: True

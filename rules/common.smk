@@ -7,23 +7,20 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
-# `python` in the rules is the one that runs Snakemake, unless a conda environment puts its own in front.
-os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-# One thread a process unless a script asks for more: results depend on it, and idle OpenMP threads spin.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 from srt.config import load_config
 from srt.config.spec import data_spec, model_spec, sample_spec, train_spec
 from srt.errors import SrtError, nearest
 from srt.io import canonical_json, write_text
-from srt.workflow import ResultsLock, evaluations, resolve_figure
+from srt.workflow import ResultsLock, evaluations, prepare_environment, resolve_figure
 
-ORIGIN = str(workflow.configfiles[-1]) if workflow.configfiles else "config/config.yaml"
+prepare_environment()
+
 try:
-    CFG = load_config(config, Path.cwd(), os.path.relpath(ORIGIN))
+    CFG = load_config(config, Path.cwd(), configfiles=workflow.configfiles)
 except SrtError as error:
-    raise WorkflowError(str(error)) from None
+    # one line and no more: a WorkflowError would add where in this file it was raised
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 RESULTS = CFG.results
 LOGS = f"{RESULTS}/logs"
@@ -71,6 +68,58 @@ def memory(model: str, kind: str) -> int:
     """Host memory in MB for a job on this model: its weights in float32, a few times over when training."""
     weights = CFG.models[model].parameters * 4 / 1e6
     return int(1200 + weights * (6 if kind == "train" else 2))
+
+
+def previous(wc) -> int:
+    """The step that a segment starts from; 0 is the base model."""
+    run = CFG.entry(wc.run)[1]
+    steps = [0, *run.checkpoints]
+    if int(wc.step) not in steps[1:]:
+        raise WorkflowError(
+            f"run {wc.run} has no checkpoint at step {wc.step}: its steps are {', '.join(map(str, steps[1:]))}"
+        )
+    return steps[steps.index(int(wc.step)) - 1]
+
+
+def segment_inputs(wc) -> dict:
+    """Base model, problems, and what the method needs: the last state, labels, a subset."""
+    run = CFG.entry(wc.run)[1]
+    inputs = {
+        "base": f"{RESULTS}/models/{run.model}",
+        "problems": f"{RESULTS}/data/{run.data}.parquet",
+    }
+    if previous(wc):
+        inputs["resume"] = f"{RESULTS}/runs/{wc.run}/step-{previous(wc)}/state"
+    if run.reward == "offline_labels":
+        inputs["labels"] = f"{RESULTS}/labels/{run.model}/{run.data}.parquet"
+    if run.curriculum:
+        part = f"{run.data}-{run.curriculum.by}-{run.curriculum.fraction:.4f}"
+        inputs["subset"] = f"{RESULTS}/curriculum/{run.model}/{part}.parquet"
+    return inputs
+
+
+def segment_options(wc, input) -> str:
+    """Command-line options for the inputs that only some methods have."""
+    return " ".join(f"--{k} {input[k]}" for k in ("resume", "labels", "subset") if k in input.keys())
+
+
+def train_gpus(wc) -> int:
+    """GPUs of a run's jobs."""
+    return CFG.models[CFG.entry(wc.run)[1].model].gpus_train
+
+
+def launcher(wc) -> str:
+    """python for one process, torchrun for several GPUs."""
+    gpus = train_gpus(wc)
+    return f"torchrun --standalone --nproc-per-node {gpus} --" if gpus > 1 else "python"
+
+
+def figure_caption(name: str) -> str:
+    """The caption file of a figure, for the report."""
+    caption = f"workflow/report/{name}.rst"
+    if not (ROOT / caption).is_file():
+        raise WorkflowError(f"figure '{name}' has no caption: write {caption}")
+    return f"../{caption}"
 
 
 LOCK = ResultsLock(Path(RESULTS))

@@ -6,20 +6,20 @@ rule data:
     output:
         problems=f"{RESULTS}/data/{{dataset}}.parquet",
         manifest=f"{RESULTS}/data/{{dataset}}.json",
-    params:
-        spec=lambda wc: data_spec(CFG, wc.dataset),
-        local_dir=f"--local-dir {CFG.local_dir}" if CFG.local_dir else "",
     log:
         f"{LOGS}/data/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/data/{{dataset}}.tsv"
-    message:
-        "Data set {wildcards.dataset}"
+    conda:
+        "../envs/workflow.yaml"
     resources:
         mem_mb=1500,
         runtime=60,
-    conda:
-        "../envs/workflow.yaml"
+    params:
+        spec=lambda wc: data_spec(CFG, wc.dataset),
+        local_dir=f"--local-dir {CFG.local_dir}" if CFG.local_dir else "",
+    message:
+        "Data set {wildcards.dataset}"
     shell:
         "python scripts/make_data.py --name {wildcards.dataset} --spec {params.spec:q} {params.local_dir}"
         " --out {output.problems} --manifest {output.manifest} > {log} 2>&1"

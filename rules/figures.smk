@@ -1,41 +1,45 @@
-# Figures and tables: one job a figure, PDF + PNG + CSV, from exactly the runs that it shows.
-FIGURE_SPECS = {name: resolve_figure(CFG, name) for name in CFG.figures}
+# Figures and tables: one rule a figure, named like it (`snakemake fig2`): PDF + PNG + CSV from the runs that it shows.
 
 
-rule figure:
-    """Draw one figure from the scored groups and metrics of its runs."""
-    input:
-        lambda wc: FIGURE_SPECS[wc.figure][1],
-    output:
-        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
-        png=report(
-            f"{RESULTS}/figures/{{figure}}.png",
-            caption="../workflow/report/{figure}.rst",
-            category="Figures",
-            labels={"figure": "{figure}", "format": "picture"},
-        ),
-        csv=report(
-            f"{RESULTS}/figures/{{figure}}.csv",
-            caption="../workflow/report/{figure}.rst",
-            category="Figures",
-            labels={"figure": "{figure}", "format": "numbers"},
-        ),
-    params:
-        spec=lambda wc: canonical_json(FIGURE_SPECS[wc.figure][0]),
-        prefix=lambda wc, output: output.pdf.removesuffix(".pdf"),
-    log:
-        f"{LOGS}/figures/{{figure}}.log",
-    benchmark:
-        f"{BENCHMARKS}/figures/{{figure}}.tsv"
-    message:
-        "Figure {wildcards.figure}"
-    resources:
-        mem_mb=1500,
-        runtime=15,
-    conda:
-        "../envs/figures.yaml"
-    shell:
-        "python scripts/figure.py --spec {params.spec:q} --out-prefix {params.prefix} > {log} 2>&1"
+for _name in CFG.figures:
+    _spec, _inputs = resolve_figure(CFG, _name)
+    _prefix = f"{RESULTS}/figures/{_name}"
+
+    rule:
+        name:
+            _name
+        input:
+            _inputs,
+        output:
+            pdf=f"{_prefix}.pdf",
+            png=report(
+                f"{_prefix}.png",
+                caption=figure_caption(_name),
+                category="Figures",
+                labels={"figure": _name, "format": "picture"},
+            ),
+            csv=report(
+                f"{_prefix}.csv",
+                caption=figure_caption(_name),
+                category="Figures",
+                labels={"figure": _name, "format": "numbers"},
+            ),
+        log:
+            f"{LOGS}/figures/{_name}.log",
+        benchmark:
+            f"{BENCHMARKS}/figures/{_name}.tsv"
+        conda:
+            "../envs/figures.yaml"
+        resources:
+            mem_mb=1500,
+            runtime=15,
+        params:
+            spec=canonical_json(_spec),
+            prefix=lambda wc, output: output.pdf.removesuffix(".pdf"),
+        message:
+            f"Figure {_name}: {CFG.figures[_name].title}"
+        shell:
+            "python scripts/figure.py --spec {params.spec:q} --out-prefix {params.prefix} > {log} 2>&1"
 
 
 rule results_table:
@@ -49,18 +53,18 @@ rule results_table:
             category="Tables",
             labels={"table": "all evaluations"},
         ),
-    params:
-        spec=canonical_json(evaluations(CFG)),
     log:
         f"{LOGS}/tables/results.log",
     benchmark:
         f"{BENCHMARKS}/tables/results.tsv"
-    message:
-        "Table of all evaluations"
+    conda:
+        "../envs/figures.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/figures.yaml"
+    params:
+        spec=canonical_json(evaluations(CFG)),
+    message:
+        "Table of all evaluations"
     shell:
         "python scripts/results_table.py --spec {params.spec:q} --out {output.csv} > {log} 2>&1"

@@ -11,13 +11,13 @@ rule labels:
         f"{LOGS}/labels/{{model}}/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/labels/{{model}}/{{dataset}}.tsv"
-    message:
-        "Offline labels of {wildcards.model} for {wildcards.dataset}"
+    conda:
+        "../envs/workflow.yaml"
     resources:
         mem_mb=1000,
         runtime=15,
-    conda:
-        "../envs/workflow.yaml"
+    message:
+        "Offline labels of {wildcards.model} for {wildcards.dataset}"
     shell:
         "python scripts/labels.py --groups {input.groups} --out {output.labels} > {log} 2>&1"
 
@@ -32,15 +32,15 @@ rule curriculum:
         f"{LOGS}/curriculum/{{model}}/{{dataset}}-{{metric}}-{{fraction}}.log",
     benchmark:
         f"{BENCHMARKS}/curriculum/{{model}}/{{dataset}}-{{metric}}-{{fraction}}.tsv"
-    message:
-        "Easiest {wildcards.fraction} of {wildcards.dataset} by {wildcards.metric}"
     wildcard_constraints:
         fraction=r"0\.\d+",
+    conda:
+        "../envs/workflow.yaml"
     resources:
         mem_mb=1000,
         runtime=15,
-    conda:
-        "../envs/workflow.yaml"
+    message:
+        "Easiest {wildcards.fraction} of {wildcards.dataset} by {wildcards.metric}"
     shell:
         "python scripts/curriculum.py --groups {input.groups} --by {wildcards.metric}"
         " --fraction {wildcards.fraction} --out {output.subset} > {log} 2>&1"

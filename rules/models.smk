@@ -5,20 +5,20 @@ rule base_model:
     """Make a base model in Hugging Face format, with a fingerprint of its files."""
     output:
         model=directory(f"{RESULTS}/models/{{model}}"),
-    params:
-        spec=lambda wc: model_spec(CFG, wc.model),
     log:
         f"{LOGS}/models/{{model}}.log",
     benchmark:
         f"{BENCHMARKS}/models/{{model}}.tsv"
-    message:
-        "Base model {wildcards.model}"
+    conda:
+        "../envs/train.yaml"
     threads: lambda wc: getattr(CFG.models[wc.model], "threads", 1)
     resources:
         mem_mb=lambda wc: memory(wc.model, "sample"),
         runtime=120,
-    conda:
-        "../envs/train.yaml"
+    params:
+        spec=lambda wc: model_spec(CFG, wc.model),
+    message:
+        "Base model {wildcards.model}"
     shell:
         "python scripts/make_base.py --name {wildcards.model} --spec {params.spec:q}"
         " --out {output.model} > {log} 2>&1"

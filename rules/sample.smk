@@ -8,21 +8,21 @@ rule sample:
         problems=lambda wc: problem_files(wc.suite),
     output:
         samples=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.samples.parquet",
-    params:
-        spec=lambda wc: sample_spec(CFG, checkpoint_model(wc.checkpoint)),
     log:
         f"{LOGS}/sample/{{checkpoint}}/{{suite}}.log",
     benchmark:
         f"{BENCHMARKS}/sample/{{checkpoint}}/{{suite}}.tsv"
-    message:
-        "Sample {wildcards.checkpoint} on {wildcards.suite}"
+    conda:
+        "../envs/sample.yaml"
     threads: CFG.sampling.threads
     resources:
         gpu=lambda wc: CFG.models[checkpoint_model(wc.checkpoint)].gpus_sample,
         mem_mb=lambda wc: memory(checkpoint_model(wc.checkpoint), "sample"),
         runtime=240,
-    conda:
-        "../envs/sample.yaml"
+    params:
+        spec=lambda wc: sample_spec(CFG, checkpoint_model(wc.checkpoint)),
+    message:
+        "Sample {wildcards.checkpoint} on {wildcards.suite}"
     shell:
         "exec python scripts/sample.py --spec {params.spec:q} --checkpoint {input.checkpoint}"
         " --problems {input.problems} --out {output.samples} > {log} 2>&1"
@@ -36,21 +36,21 @@ rule score:
     output:
         scores=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.scores.parquet",
         groups=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.groups.parquet",
-    params:
-        options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}"
-        f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}",
     log:
         f"{LOGS}/score/{{checkpoint}}/{{suite}}.log",
     benchmark:
         f"{BENCHMARKS}/score/{{checkpoint}}/{{suite}}.tsv"
-    message:
-        "Score {wildcards.checkpoint} on {wildcards.suite}"
+    conda:
+        "../envs/workflow.yaml"
     threads: CFG.scoring.workers  # changes no result, so it is no parameter that Snakemake compares
     resources:
         mem_mb=CFG.scoring.memory_mb,
         runtime=60,
-    conda:
-        "../envs/workflow.yaml"
+    params:
+        options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}"
+        f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}",
+    message:
+        "Score {wildcards.checkpoint} on {wildcards.suite}"
     shell:
         "python scripts/score.py --samples {input.samples} --problems {input.problems} {params.options}"
         " --workers {threads} --scores {output.scores} --groups {output.groups} > {log} 2>&1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import _bootstrap  # noqa: F401
@@ -18,9 +17,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="model folder to write")
     args = parser.parse_args()
 
+    from srt.io import parse_spec
+
+    spec = parse_spec(args.spec, ["source"])
     from srt.base_models import make
 
-    make(args.name, json.loads(args.spec), args.out)
+    make(args.name, spec, args.out)
 
 
 if __name__ == "__main__":

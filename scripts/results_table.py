@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import _bootstrap  # noqa: F401
@@ -17,11 +16,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()
 
-    from srt.io import write_csv
+    from srt.io import parse_spec, write_csv
     from srt.results_table import results_table
 
     text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec
-    write_csv(args.out, results_table(json.loads(text)))
+    write_csv(args.out, results_table(parse_spec(text, kind=list)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import _bootstrap  # noqa: F401
@@ -20,9 +19,10 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="raw samples to write (parquet)")
     args = parser.parse_args()
 
-    from srt.sampling import sample
+    from srt.io import parse_spec
+    from srt.sampling import SPEC, sample
 
-    counts = sample(json.loads(args.spec), args.checkpoint, args.problems, args.out)
+    counts = sample(parse_spec(args.spec, SPEC), args.checkpoint, args.problems, args.out)
     print(" ".join(f"{key}={value}" for key, value in counts.items()))
 
 

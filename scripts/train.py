@@ -1,13 +1,13 @@
 """Train one segment of a run: from a checkpoint (or the base model) to the next one.
 
 An interrupted call goes on from its own saved state when it is repeated. Exit codes: 0 done, 2 wrong input,
-75 stopped by SIGTERM or the time budget with the state saved. Several GPUs: start it with torchrun.
+75 stopped by SIGTERM or the time budget with the state saved. Several GPUs: start it with
+torchrun --standalone --nproc-per-node N -- scripts/train.py ... (without the -- torchrun takes --start for its own).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import _bootstrap  # noqa: F401
@@ -35,15 +35,16 @@ def main() -> None:
 
     from srt.engine import shutdown
     from srt.errors import SrtError
+    from srt.io import parse_spec
     from srt.problems import read_training_set
     from srt.state import check_state
-    from srt.trainer import Segment, run_segment
+    from srt.trainer import SPEC, Segment, run_segment
 
     if not 0 <= args.start < args.stop:
         raise SrtError(f"--start {args.start} must be at least 0 and below --stop {args.stop}")
     if (args.resume is None) != (args.start == 0):
         raise SrtError("--resume belongs to every --start but 0: give the state of that step")
-    spec = json.loads(args.spec)
+    spec = parse_spec(args.spec, SPEC)
     data, truth = read_training_set(args.problems, spec["reward"], args.subset, args.labels)
     if args.resume is not None:
         import os

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 
@@ -92,6 +93,70 @@ def test_canonical_form_of_the_longest_answers(piece):
     assert time.monotonic() - start < 1
 
 
+PIECES = [
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "1",
+    ",",
+    ".",
+    "/",
+    "-",
+    "+",
+    "\\frac",
+    "\\text{",
+    "a",
+    "=",
+    "<",
+    "\\le ",
+    "\\pm",
+    "\\{",
+    "'",
+    "\\\\",
+    " ",
+    "^",
+    "or ",
+    "x",
+    "$",
+    "%",
+    "_",
+    "\\begin",
+    "\\cup",
+    "sqrt(",
+    "!",
+    "|",
+    ":",
+    "~",
+    "\\,",
+    "cm",
+    "\\in ",
+    "sq ",
+    "percent",
+    "\\circ",
+    "\\times10^",
+    "\n",
+    "\\boxed",
+    "####",
+    "<answer>",
+]
+
+
+def test_random_repetitions_cost_little():
+    # Quadratic or exponential patterns show up when a short unit is repeated and the end does not fit.
+    rng = random.Random(0)
+    for _ in range(300):
+        unit = "".join(rng.choices(PIECES, k=rng.randint(1, 6)))
+        head, tail = ("".join(rng.choices(PIECES, k=2)) for _ in range(2))
+        start = time.monotonic()
+        canonical(head + (unit * 2000)[:1900] + tail)
+        for name in EXTRACTORS:
+            extract((unit * 50_000)[:50_000] + tail, name)
+        assert time.monotonic() - start < 1, unit
+
+
 def test_a_killed_item_is_a_timeout_and_its_neighbours_are_not():
     with Grader(timeout_s=0.5) as grader:
         responses = ["\\boxed{10^{10^{10}}}", "\\boxed{(x+1)^2}", "\\boxed{x^2+2x+1}"]
@@ -99,17 +164,17 @@ def test_a_killed_item_is_a_timeout_and_its_neighbours_are_not():
         assert [(v.correct, v.reason) for v in verdicts] == [(False, "timeout"), (True, "ok"), (True, "ok")]
         assert grader.counters["timeouts"] + grader.counters["memory_kills"] == 1
         grader.verify([responses], ["x^2+2x+1"])
-        assert grader.counters["cache_hits"] == 2  # what was compared is not compared again
+        assert grader.counters["cache_hits"] == 1  # what was compared is not compared again
         assert grader.counters["timeouts"] + grader.counters["memory_kills"] == 1
 
 
 def test_memory_limit_kills():
     pool = Pool(1, timeout_s=20.0, memory_mb=300)
     try:
-        # expands to 10^7 terms: memory runs out long before 20 CPU seconds
+        # a number of 2^33 bits is a gigabyte: memory runs out long before 20 CPU seconds
         start = time.monotonic()
         answers = pool.run([["metric", r"$\boxed{2^{2^{33}}}$", "x+1"], ["metric", "\\boxed{5}", "5"]])
-        assert answers[0] in ("memory", "timeout") and answers[1] is True
+        assert answers == ["memory", True] and pool.counters["memory_kills"] == 1
         assert time.monotonic() - start < 90
     finally:
         pool.close()
@@ -145,7 +210,7 @@ def test_works_in_a_thread():
 
 def test_no_process_is_left_behind():
     grader = Grader(timeout_s=5)
-    grader.equal([("(x+1)^2", "x^2+2x+1")])
+    assert grader.equal([("\\sin(2x)", "2\\sin(x)\\cos(x)")]) == [True]
     pids = [process.pid for process in grader._pool.processes]
     grader.close()
     assert pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids)

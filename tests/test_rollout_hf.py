@@ -55,7 +55,7 @@ def distribution(logits: torch.Tensor, temperature: float, top_p: float) -> torc
                 break
             kept.add(token)
             mass += p[token]
-        rows.append([math.log(x / mass) if i in kept else -math.inf for i, x in enumerate(p)])
+        rows.append([math.log(x / mass) if i in kept and x > 0 else -math.inf for i, x in enumerate(p)])
     return torch.tensor(rows)
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from srt.checkpoints import write_provenance
 from srt.config.models import HubModel, LocalModel, ModelConfig, TinyModel
@@ -20,7 +20,12 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # weights
 def make(name: str, spec: dict[str, Any], out: Path) -> None:
     """Write the model `name` of a spec (a models.yaml entry with `revision_of_code`) to `out`, whole or not at all."""
     entry = {k: v for k, v in spec.items() if k != "revision_of_code"}
-    model: HubModel | LocalModel | TinyModel = TypeAdapter(ModelConfig).validate_python(entry)
+    try:
+        model: HubModel | LocalModel | TinyModel = TypeAdapter(ModelConfig).validate_python(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the entry"
+        raise SrtError(f"models: {name}: {where}: {first['msg']}: see config/README.md") from None
     with atomic_dir(out) as folder:
         info: dict[str, Any] = {}
         if isinstance(model, TinyModel):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srt.errors import SrtError
+from srt.errors import SrtError, nearest
 from srt.io import canonical_json, read_json, sha256_bytes, sha256_file, write_json
 
 PROVENANCE = "srt.json"
+DTYPES = ("float32", "bfloat16")
 
 
 def write_provenance(folder: Path, **fields: Any) -> str:
@@ -25,7 +26,10 @@ def fingerprint(folder: str | Path) -> str:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise SrtError(f"{folder} is not a model in Hugging Face format (no config.json): run the rule that makes it")
-    return str(read_json(folder / PROVENANCE)["fingerprint"])
+    provenance = read_json(folder / PROVENANCE)
+    if not isinstance(provenance, dict) or "fingerprint" not in provenance:
+        raise SrtError(f"{folder / PROVENANCE} names no fingerprint: delete {folder} and rerun the rule that makes it")
+    return str(provenance["fingerprint"])
 
 
 def end_tokens(model_config: Any, generation_config: Any, tokenizer: Any) -> list[int]:
@@ -42,14 +46,25 @@ def end_tokens(model_config: Any, generation_config: Any, tokenizer: Any) -> lis
 def load_model(folder: str | Path, dtype: str, device: Any = "cpu") -> tuple[Any, Any, list[int]]:
     """Model (evaluation mode), tokenizer and end tokens of a folder; no code from the folder is run."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     fingerprint(folder)  # a clear sentence before a long traceback
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
-    ).to(device)
-    model.eval()
+    if dtype not in DTYPES:
+        raise SrtError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SrtError(
+            f"{folder} cannot be read as a model ({first}): delete it and rerun the rule that makes it"
+        ) from error
+    model.to(device).eval()
     return model, tokenizer, end_tokens(model.config, model.generation_config, tokenizer)

@@ -92,7 +92,7 @@ class TrainEngine:
     """A model with its AdamW under DeepSpeed ZeRO 0, 1 or 2.
 
     Args:
-        model: float32 or bfloat16 causal language model; bfloat16 gets float32 masters.
+        model: float32 or bfloat16 causal language model; bfloat16 gets float32 masters (not at stage 0: refused).
         world: from `init_world`.
     """
 
@@ -110,6 +110,8 @@ class TrainEngine:
     ) -> None:
         import deepspeed
 
+        if zero_stage == 0 and dtype == "bfloat16":
+            raise SrtError("zero_stage 0 keeps no float32 masters of bfloat16 weights: use zero_stage 1 or 2, or float32")
         config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -124,6 +126,7 @@ class TrainEngine:
             model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, foreach=True
         )
         self.world = world
+        self.plain = zero_stage == 0 and dtype == "float32"
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
@@ -141,8 +144,11 @@ class TrainEngine:
 
     def step(self) -> float:
         """Clip, update, zero the gradients; return the gradient norm before clipping."""
+        norm = None
+        if self.plain:  # DeepSpeed reports no norm of a plain float32 optimizer
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
+        norm = self.engine.get_global_grad_norm() if norm is None else norm
         return float("nan") if norm is None else float(norm)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -15,6 +15,11 @@ from difflib import get_close_matches
 EXIT_USAGE = 2
 EXIT_RESUME = 75  # EX_TEMPFAIL: state is saved, run the same command again
 EXIT_INTERRUPTED = 130
+# what a person can mend; any other number keeps its traceback
+ENVIRONMENT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 class SrtError(Exception):
@@ -37,13 +42,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def describe_os_error(error: OSError) -> str:
     """One sentence for the operating-system errors that users meet."""
-    where = error.filename if error.filename is not None else "the output"
-    if error.errno == errno.ENOSPC:
+    names = [name for name in (error.filename2, error.filename) if name is not None]  # the second is a destination
+    where = names[0] if names else "the output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"disk full while writing {where}: free space or point `results` to another disk, then rerun; nothing half-written was kept"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for {where}: make it accessible (chmod or chown) or point `results` elsewhere, then rerun"
     if error.errno == errno.ENOENT:
         return f"{where} does not exist: check the path, or run the rule that makes it"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{where}, or a folder above it, is a file where a folder is needed: move it away or choose another path"
+    if error.errno == errno.EISDIR:
+        return f"{where} is a folder where a file is needed: move it away or choose another path"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{where}: the name is too long for this file system: choose a shorter one"
     return f"{os.strerror(error.errno) if error.errno else error}: {where}"
 
 
@@ -51,6 +63,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Run a script's main and exit: 0 done, 2 wrong input, 75 saved and to be resumed, 130 Ctrl-C."""
     try:
         code = main() or 0
+        sys.stdout.flush()
     except SrtError as error:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_USAGE
@@ -61,10 +74,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print("interrupted: nothing half-written was kept; run the same command to go on", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        if error.errno in ENVIRONMENT:
             print(f"error: {describe_os_error(error)}", file=sys.stderr)
             code = EXIT_USAGE
         else:
             raise
-    sys.stdout.flush()
     sys.exit(code)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,31 @@ from srt.errors import SrtError
 METADATA_KEY = b"srt"
 
 
+_FULL = ("(os error 28)", "(os error 122)", "[Errno 28]", "[Errno 122]", "unexpected pos")  # the last one is torch's
+
+
+@contextlib.contextmanager
+def naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Let errors of writing name `path`: not its temporary name, not the source of a copy, not nothing.
+
+    A full disk is an OSError with its number here, also where safetensors, tokenizers, torch and shutil say it in
+    exceptions of their own.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if error.errno is not None and (full or str(error.filename).startswith(str(temporary))):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        if error.errno is None and any(sign in str(error) for sign in _FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    except Exception as error:
+        if any(sign in str(error) for sign in _FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed."""
@@ -27,10 +53,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            yield temporary
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,16 +69,17 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -82,6 +110,20 @@ def read_json(path: str | Path) -> Any:
         raise SrtError(f"{path} is not JSON ({error}): delete it and rerun the rule that makes it") from None
 
 
+def parse_spec(text: str, needs: Iterable[str] = (), kind: type = dict) -> Any:
+    """The value of a `--spec` option: JSON text of a `kind`, an object with the keys `needs`; else a `SrtError`."""
+    try:
+        spec = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SrtError(f"--spec is not JSON ({error}): quote it as one argument") from None
+    if not isinstance(spec, kind):
+        raise SrtError(f"--spec is a JSON {type(spec).__name__}, not a {kind.__name__}: see --help")
+    missing = [key for key in needs if key not in spec]
+    if missing:
+        raise SrtError(f"--spec lacks the key '{missing[0]}' (it needs: {', '.join(needs)})")
+    return spec
+
+
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV, atomically; floats with 10 significant digits, so equal numbers give equal bytes."""
     write_text(path, frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
@@ -93,18 +135,24 @@ def write_parquet(path: str | Path, table: pa.Table | pd.DataFrame, metadata: di
         table = pa.Table.from_pandas(table, preserve_index=False)
     table = table.replace_schema_metadata({METADATA_KEY: canonical_json(metadata or {}).encode()})
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:
     """Open a parquet file; a missing or broken one is a `SrtError` that names it."""
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise SrtError(f"{path} does not exist: run the rule that makes it, or correct the path") from None
     except (pa.ArrowInvalid, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise SrtError(f"{path} is not a readable parquet file ({first}): delete it and make it again") from None
+        if isinstance(error, OSError) and error.errno is not None:  # no permission, …: not the file's fault
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str | Path, error: Exception) -> SrtError:
+    first = str(error).splitlines()[0]
+    return SrtError(f"{path} is not a readable parquet file ({first}): delete it and make it again")
 
 
 def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:
@@ -113,7 +161,10 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
         missing = [c for c in columns or [] if c not in file.schema_arrow.names]
         if missing:
             raise SrtError(f"{path} lacks the column '{missing[0]}' (it has: {', '.join(file.schema_arrow.names)})")
-        return file.read(columns=columns)
+        try:
+            return file.read(columns=columns)
+        except (pa.ArrowException, OSError) as error:  # a damaged page
+            raise _unreadable(path, error) from None
 
 
 def parquet_metadata(path: str | Path) -> dict[str, Any]:

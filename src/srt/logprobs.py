@@ -36,7 +36,8 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float() / temperature
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     logp = logits.log_softmax(-1)
     entropy = -(logp.exp() * logp).sum(-1)
     return torch.stack([logp.gather(-1, target[:, None])[:, 0], entropy])

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from srt.errors import SrtError
+from srt.errors import SrtError, nearest
 from srt.io import parquet_metadata, read_parquet
 
+REWARDS = ("ground_truth", "majority", "offline_labels")
 METRICS = (
     "step", "reward", "true_accuracy", "reward_accuracy", "label_accuracy", "majority_ratio", "parsed_rate",
     "kl", "entropy", "response_length", "truncated_rate", "kept_rate", "loss", "grad_norm",
@@ -44,6 +45,8 @@ def read_training_set(
     The column `answer` becomes a label only for `ground_truth`. It may be absent otherwise: then the monitors know
     nothing and the training is the same. `subset` (column problem_id) keeps those problems, in the order of the table.
     """
+    if reward not in REWARDS:
+        raise SrtError(f"unknown reward '{reward}'{nearest(reward, REWARDS)}")
     table = read_parquet(problems, ["id", "problem", "task"]).to_pandas()
     truth = _column(problems, "answer")
     if subset is not None:
@@ -79,6 +82,8 @@ def training_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def join_metrics(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The segments of one run as one table; a gap or overlap in the steps is an error."""
+    for path in paths:
+        read_parquet(path, ["step"])  # a sentence for what is not a metrics table
     frame = pd.concat([read_parquet(p).to_pandas() for p in paths], ignore_index=True)
     steps = frame["step"].tolist()
     if steps != list(range(1, len(steps) + 1)):

@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from srt.errors import SrtError
 from srt.io import read_parquet
 from srt.statistics import bootstrap_mean, paired_difference
+
+ENTRY = ("run", "label", "method", "seed", "step", "groups")
+COLUMNS = [
+    "dataset", "problem_id", "n", "parsed", "majority_correct", "consistency_all", "pass_rate", "mean_length",
+]  # fmt: skip
 
 
 def results_table(evaluations: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -19,19 +25,24 @@ def results_table(evaluations: Iterable[dict[str, Any]]) -> pd.DataFrame:
     avg, maj: means over problems of avg@n and maj@n, with 95 % bootstrap intervals over problems. gain: avg minus the
     base model's on the same problems, with the paired interval. parsed: share of responses with an answer.
     """
-    rows: list[dict[str, Any]] = []
     cache: dict[str, pd.DataFrame] = {}
     base: dict[tuple[str, str], pd.Series] = {}
+    parts: list[tuple[dict[str, Any], str, pd.DataFrame, pd.Series]] = []
     for entry in evaluations:
+        missing = [key for key in ENTRY if key not in entry]
+        if missing:
+            raise SrtError(f"an evaluation lacks the key '{missing[0]}' (needed: {', '.join(ENTRY)}): see --help")
         for path in entry["groups"]:
             if path not in cache:
-                cache[path] = read_parquet(Path(path)).to_pandas()
+                cache[path] = read_parquet(Path(path), COLUMNS).to_pandas()
             for dataset, part in cache[path].groupby("dataset", sort=False):
                 rate = part.set_index("problem_id")["pass_rate"].astype(float)
                 if entry["step"] == 0:
                     base[(entry["run"], str(dataset))] = rate
-                rows.append({**_row(entry, str(dataset), part), **_gain(base.get((entry["run"], str(dataset))), rate)})
-    return pd.DataFrame(rows)
+                parts.append((entry, str(dataset), part, rate))
+    return pd.DataFrame(
+        [{**_row(entry, name, part), **_gain(base.get((entry["run"], name)), rate)} for entry, name, part, rate in parts]
+    )
 
 
 def _row(entry: dict[str, Any], dataset: str, part: pd.DataFrame) -> dict[str, Any]:

@@ -10,11 +10,16 @@ import pyarrow as pa
 
 from srt.checkpoints import fingerprint, load_model
 from srt.data import read_problems
+from srt.errors import SrtError, nearest
 from srt.io import parquet_metadata, write_parquet
 from srt.progress import log
 from srt.prompts import render_all
 from srt.rollout import Engine, Rollout, Sampling, sample_key
 
+SPEC = (
+    "n", "temperature", "top_p", "max_prompt_tokens", "max_new_tokens", "engine", "dtype", "seed", "threads",
+    "prompt_suffix",
+)  # fmt: skip
 SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
@@ -41,6 +46,8 @@ def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[in
             dtype=spec["dtype"],
             eos_ids=eos,
         )
+    if spec["engine"] != "transformers":
+        raise SrtError(f"unknown engine '{spec['engine']}'{nearest(spec['engine'], ('transformers', 'vllm'))}")
     from srt.rollout.hf import HfEngine
 
     return HfEngine(model, eos, progress=True)

@@ -43,6 +43,8 @@ def easiest(groups: pd.DataFrame, by: str, fraction: float) -> pd.DataFrame:
 
     Returns problem_id and the metric, easiest first.
     """
+    if not 0 < fraction <= 1:
+        raise SrtError(f"curriculum fraction {fraction} must be above 0 and at most 1: it is the share that is kept")
     column = CURRICULUM_METRICS[by]
     if groups[column].isna().any():
         row = groups.loc[groups[column].isna(), "problem_id"].iloc[0]

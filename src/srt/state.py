@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.errors import SrtError
-from srt.io import read_json, sha256_file, spec_hash, write_json
+from srt.io import naming, read_json, sha256_file, spec_hash, write_json
 from srt.progress import log
 
 STATE = re.compile(r"^state-(\d+)$")
@@ -53,7 +53,13 @@ def write_state(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     barrier()
-    save(temporary)
+    try:
+        with naming(final, temporary):
+            save(temporary)
+    except BaseException:
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
     barrier()
     if main:
         write_json(

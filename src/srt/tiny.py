@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -72,9 +72,13 @@ def problems(model: TinyModel, seed: int) -> Iterator[tuple[str, str]]:
 
 def build_tokenizer(suffix: str) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: every text can be encoded, digits are single tokens, and the few phrases that every
-    prompt and trace repeats are one token each, so that a sum takes some 15 tokens and its solution some 25."""
+    prompt and trace repeats are one token each, so that a sum takes some 15 tokens and its solution some 25.
+
+    Text is put into Unicode's form NFC first: transformers does so for every Qwen2 model, whatever its files say.
+    """
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(bytes_)}, merges=[]))
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     phrases = [f"{suffix.lstrip()}\n", QUESTION, *PHRASES]

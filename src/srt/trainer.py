@@ -40,6 +40,9 @@ from srt.rollout import STOP, Engine, Rollout, Sampling
 from srt.state import exclusive, find_state, states, write_state
 
 
+SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # what a run's spec needs
+
+
 @dataclass(frozen=True)
 class Segment:
     """One job: train `spec` from step `start` to `stop`.
@@ -63,8 +66,13 @@ class Segment:
 
 
 def rank_share(items: list[Any], world: World) -> list[Any]:
-    """This rank's prompts of a step: whole groups, so votes and baselines never cross ranks."""
-    return items[world.rank :: world.size]
+    """This rank's prompts of a step: whole groups, so votes and baselines never cross ranks.
+
+    The shares are runs of the batch: one rank after the other they are the batch in its order, on which the
+    micro-batch means of `token_mean_micro` depend. They differ by at most one prompt.
+    """
+    first, last = (len(items) * (world.rank + k) // world.size for k in (0, 1))
+    return items[first:last]
 
 
 def gather(values: list[Any], world: World) -> list[Any]:
@@ -99,6 +107,11 @@ class Trainer:
     def __init__(self, segment: Segment, data: TrainingSet, world: World, truth: dict[str, str]) -> None:
         self.spec, self.train, self.world, self.data = segment.spec, segment.spec["train"], world, data
         train = self.train
+        if world.size > train["prompts_per_step"]:
+            raise SrtError(
+                f"runs: {self.spec['run']}: {world.size} processes for prompts_per_step={train['prompts_per_step']}: "
+                "each needs a prompt; use fewer GPUs or raise prompts_per_step"
+            )
         model, self.tokenizer, eos = load_model(segment.base, train["dtype"], world.device)
         self.reference, *_ = load_model(segment.base, train["dtype"], world.device)
         self.reference.requires_grad_(False)
@@ -175,6 +188,9 @@ class Trainer:
         kept = labelled if train["unparsable_groups"] == "drop" else torch.ones_like(labelled)
         batches = micro_batches([len(p) + len(r.token_ids) for p, r in zip(prompts, flat, strict=True)],
                                 train["micro_batch_tokens"])  # fmt: skip
+        real = len(batches)
+        if train["zero_stage"] == 2:  # it reduces in every backward pass: as many on every rank, the rest of weight 0
+            batches += [batches[-1][-1:]] * (max(gather([real], world)) - real)
 
         # -- gradient pass first (its graph is kept), then the reference ------------------------------------------
         passes = []
@@ -212,7 +228,7 @@ class Trainer:
         for number, (rows, logp, entropy, mask) in enumerate(passes, start=1):
             loss = policy_loss(
                 logp, logp.detach(),
-                advantage[rows].to(logp), weights[rows].to(logp), mask,
+                advantage[rows].to(logp), weights[rows].to(logp) * (number <= real), mask,
                 entropy, train["entropy_coefficient"],
             )  # fmt: skip
             loss_total += float(loss.detach())

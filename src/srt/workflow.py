@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from srt.config.root import Config, Figure
 from srt.state import exclusive
+
+
+def prepare_environment() -> None:
+    """Set what every job inherits.
+
+    `python` in the rules is the one that runs Snakemake, unless a conda environment puts its own in front. One thread
+    a process unless a script asks for more: results depend on it, and idle OpenMP threads spin.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class ResultsLock:

@@ -61,7 +61,9 @@ _RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|[<>]")
 _VARIABLE = re.compile(r"(?:[A-Za-z]|\\[a-z]{2,8})(?:_(?:\w|\{\w{1,10}\}))?'*", re.ASCII)
 _SUBSCRIPT = re.compile(r"_(?:\w|\{[^{}]*\})")
 _ASSIGN = re.compile(r":=|=|\\approx(?![A-Za-z])|\\in(?![A-Za-z])|\\equiv(?![A-Za-z])")
-_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’.\-, ]|\d(?=\w*[^\W\d_]))*")
+# Words: letters, full stops and apostrophes; a hyphen only inside a word (p - q is a difference).
+_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’. \-])*")
+_LOOSE_HYPHEN = re.compile(r"(?<![^\W\d_][^\W\d_])-|-(?![^\W\d_][^\W\d_])")
 _CHOICE = re.compile(r"\(\s*([A-J])\s*\)\s*[A-Za-z][A-Za-z ,.'-]*")  # "(C) Plane": the letter is the answer
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|mod)")
 _PLAIN_COMMAND = re.compile(r"\\([A-Za-z]+)\s+(?=[^A-Za-z])")
@@ -262,11 +264,17 @@ def _thousands(text: str) -> list[str] | None:
     return None
 
 
+def _is_wordy(words: str, is_text: bool) -> bool:
+    r"""Whether letters are words and no product of symbols: `\mathrm{e} x` and `k x` are products."""
+    longest = max(map(len, words.split()))
+    if is_text:
+        return longest > 1
+    return longest > 2 and len(words) > 3 and not _FUNCTION.match(words)
+
+
 def _formula(text: str, is_text: bool, name: str = "") -> Form:
     words = text.strip()
-    letters = words.replace(" ", "")
-    wordy = len(letters) > 1 if is_text else (" " in words or len(letters) > 3) and not _FUNCTION.match(letters)
-    if wordy and _WORDS.fullmatch(words):
+    if _WORDS.fullmatch(words) and not _LOOSE_HYPHEN.search(words) and _is_wordy(words, is_text):
         return Form(WORDS, re.sub(r"[\s.,'’\-]+", " ", words).strip().lower())
     compact = _PLAIN_COMMAND.sub(r"\\\1", text)
     compact = re.sub(r"(?<![A-Za-z])\s+|\s+(?![A-Za-z])", "", compact)
@@ -286,15 +294,13 @@ def _parse(text: str, is_text: bool, depth: int, inside: bool = False) -> Form:
         return Form(OPAQUE, "")
     if text[0] == "{" and text[-1] == "}" and _braces_enclose(text):
         return _parse(text[1:-1], is_text, depth + 1)
-    if is_text and _WORDS.fullmatch(text) and "," not in text:
-        return _formula(text, is_text)
     choice = _CHOICE.fullmatch(text)
     if choice:
         return Form(FORMULA, choice[1])
     parts = split_top(text)
     if parts is None:
         return Form(OPAQUE, text)
-    if len(parts) > 1 and not (is_text and _WORDS.fullmatch(text)):
+    if len(parts) > 1:
         parts = [part for part in (_thousands(text) or parts) if part.strip()]
         if len(parts) > _MAX_ITEMS:
             return Form(OPAQUE, text)

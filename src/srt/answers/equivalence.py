@@ -55,7 +55,7 @@ def _formulas(a: Form, b: Form, leaf: Leaf) -> bool | None:
     if x is not None and y is not None:
         if numeric.differ(x, y):
             return False
-        exact = all(not f.approximate and (f.kind == NUMBER or numeric.is_closed(f.text)) for f in (a, b))
+        exact = all(not f.approximate and (f.kind == NUMBER or numeric.is_decisive(f.text)) for f in (a, b))
         if exact and numeric.agree(x, y):
             return True
     return leaf(a, b)

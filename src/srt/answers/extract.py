@@ -62,20 +62,27 @@ def match_brace(text: str, start: int) -> int:
     return -1
 
 
+def _rfind_command(text: str, name: str) -> re.Match[str] | None:
+    position = text.rfind(name)
+    while position >= 0:
+        command = _BOX.match(text, position)
+        if command:
+            return command
+        position = text.rfind(name, 0, position)
+    return None
+
+
 def boxed(text: str) -> Extraction:
     r"""The content of the last `\boxed{…}` or `\fbox{…}`, of nested ones the innermost.
 
     >>> boxed(r"so \boxed{\frac{1}{2}} and \boxed{3}, done")
     Extraction(answer='3', reason='ok')
     """
-    position = len(text)
-    while True:
-        position = max(text.rfind("\\boxed", 0, position), text.rfind("\\fbox", 0, position))
-        if position < 0:
-            return Extraction(None, NO_BOX)
-        command = _BOX.match(text, position)
-        if command:
-            break
+    # Each name is searched on its own, so that many false hits of one do not rescan the text for the other.
+    found = [_rfind_command(text, name) for name in ("\\boxed", "\\fbox")]
+    command = max((c for c in found if c), key=lambda c: c.start(), default=None)
+    if command is None:
+        return Extraction(None, NO_BOX)
     start = command.end()
     if start >= len(text):
         return Extraction(None, UNCLOSED_BOX)

@@ -64,7 +64,9 @@ _CURRENCY = re.compile(r"\\?\$|\\(?:pounds|euro)(?![A-Za-z])|[€£¥₹]")
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|sc)?|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname\*?|boldsymbol|bm)"
 _AND_OR = re.compile(rf",?\s*(?:{_TEXT}\{{\s*(?:and|or)\s*\}}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*,?")
 _ITEM_END = r"(?=\s*\.?\s*(?:$|[,;)\]]|\\\}))"  # of the answer or of an item in a list
-_UNIT_TEXT = re.compile(rf"(?<=[\w)}}\]|])\s*{_TEXT}\s*\{{[^{{}}]*\}}\s*(?:\^\s*(?:\d|\{{\s*-?\d\s*\}}))?" + _ITEM_END)
+_UNIT_TEXT = re.compile(
+    rf"(?<=[\w)}}\]|])(?:\s|\\[,;: ]|~)*{_TEXT}\s*\{{[^{{}}]*\}}\s*(?:\^\s*(?:\d|\{{\s*-?\d\s*\}}))?" + _ITEM_END
+)
 _UNIT_WORD = re.compile(
     r"(?<=[\d})])\s*(?:sq(?:uare)?\.?\s+|cu(?:bic)?\.?\s+)?(?:"
     r"units?|degrees?|radians?|dollars?|cents?|meters?|metres?|feet|foot|inch(?:es)?|yards?|miles?|"
@@ -140,7 +142,7 @@ def normalise(answer: str) -> tuple[str, bool]:
     >>> normalise(r"$\dfrac12\text{ cm}^2$")
     ('\\frac{1}{2}', False)
     """
-    text = strip_maths(answer.translate(_TABLE))
+    text = strip_maths(" ".join(answer.translate(_TABLE).split()))
     if "\\\\" in text and "matrix" not in text and "array" not in text and "cases" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)
     for pattern, replacement in _RENAME:

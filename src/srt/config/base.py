@@ -1,11 +1,75 @@
-"""The base of every config model: unknown keys are refused, values are frozen."""
+"""The base of every config model: unknown keys are refused, values are frozen, true is no number and 1 no truth."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import types
+import typing
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Strict(BaseModel):
-    """A config section. Extra keys are an error; `srt.config.loading` names the nearest known one."""
+    """A config section. Extra keys are an error; `srt.config.explain` names the nearest known one.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    Numbers in quotes are accepted where a number is due: YAML 1.1 reads `1e-6` (no point) as text, and Snakemake's
+    `--config 'sampling={n: 8}'` hands over nothing but text. `.inf` and `.nan` are refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        # by model and not by field: pydantic allows no such validator on the field that tells a union's members apart
+        values, errors = {}, []
+        for key, value in data.items():
+            known = cls.model_fields.get(key) if isinstance(key, str) else None
+            try:
+                values[key] = _plain(known.annotation, value) if known else value
+            except ValueError as error:
+                fault = PydanticCustomError("value_error", "{text}", {"text": str(error)})
+                errors.append(InitErrorDetails(type=fault, loc=(key,), input=value))
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return values
+
+
+def unwrap(annotation: Any) -> list[Any]:
+    """The members of a type: `Annotated` and unions taken apart, None left out."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return unwrap(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [m for a in typing.get_args(annotation) if a is not type(None) for m in unwrap(a)]
+    return [annotation]
+
+
+def literals(annotation: Any) -> list[Any]:
+    """The allowed values of a `Literal` type, else nothing."""
+    return [v for m in unwrap(annotation) if typing.get_origin(m) is Literal for v in typing.get_args(m)]
+
+
+def _plain(annotation: Any, value: Any) -> Any:
+    members = unwrap(annotation)
+    if isinstance(value, list):
+        items = [typing.get_args(m)[0] for m in members if typing.get_origin(m) in (list, tuple) and typing.get_args(m)]
+        return [_plain(items[0], v) for v in value] if items else value
+    values = literals(annotation)
+    kinds = {type(v) for v in values} | {m for m in members if m in (bool, int, float, str)}
+    numbers = kinds & {int, float}
+    if isinstance(value, bool) and numbers and bool not in kinds:
+        what = "a number" if float in kinds else "a whole number"
+        raise ValueError(f"must be {what}, not {str(value).lower()}")
+    if kinds == {bool} and not isinstance(value, bool) and value is not None:
+        if value in ("true", "false"):  # from Snakemake's --config
+            return value == "true"
+        raise ValueError(f"must be true or false, not {value!r}")
+    if values and numbers and isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value

@@ -2,175 +2,227 @@
 
 from __future__ import annotations
 
-import typing
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from srt.config.datasets import parse_dataset
-from srt.config.root import Config
+from srt.config.explain import first_problem, show
+from srt.config.root import Config, ConfigError
 from srt.config.runs import Train
 from srt.errors import SrtError, nearest
 
 SECTIONS = ("models", "datasets", "suites", "runs", "figures")
 DEFAULT = "config/config.yaml"
+_MERGE = "tag:yaml.org,2002:merge"
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """A loader for which a repeated key is an error, not a silent replacement."""
 
 
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
+class _RepeatedKey(yaml.YAMLError):
+    """A key that stands twice in one mapping."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            line = key_node.start_mark.line + 1
-            raise SrtError(f"{loader.name}: line {line}: key '{key}' is there twice: rename or remove one")
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+        if key_node.tag == _MERGE:
+            continue
+        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        if isinstance(key, Hashable) and key in seen:
+            raise _RepeatedKey(
+                f"line {line}: key '{key}' is there twice (first in line {seen[key]}): rename or remove one"
+            )
+        if isinstance(key, Hashable):
+            seen[key] = line
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
 
 
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda l, n: _mapping(l, n, True))
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; a missing, broken or other file is a `SrtError`."""
+def read_yaml(path: Path, shown: str | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file ({} if it is empty); a missing, broken or other file is a `SrtError`.
+
+    Args:
+        path: the file.
+        shown: its name in messages; default: the path itself.
+    """
+    name = shown or str(path)
     try:
-        with open(path, encoding="utf-8") as handle:
-            loader = _UniqueKeys(handle)
-            loader.name = str(path)
-            try:
-                data = loader.get_single_data()
-            finally:
-                loader.dispose()
+        text = path.read_text(encoding="utf-8")
+        data = yaml.load(text, _UniqueKeys)  # a SafeLoader: builds no objects
     except FileNotFoundError:
-        raise SrtError(f"{path} does not exist: correct the path under `files` in the config") from None
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise SrtError(f"{name} does not exist: correct the path{near}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise SrtError(f"{name} cannot be read ({error.strerror}): name a readable YAML file") from None
+    except UnicodeDecodeError as error:
+        raise SrtError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    except _RepeatedKey as error:
+        raise SrtError(f"{name}: {error}") from None
     except yaml.YAMLError as error:
-        raise SrtError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise SrtError(f"{name}: {_yaml_fault(error, text)}") from None
+    except RecursionError:
+        raise SrtError(f"{name}: is nested too deeply: flatten it") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise SrtError(f"{path}: the top level must be a mapping of keys, not a {type(data).__name__}")
+        raise SrtError(f"{name}: the top level must be a mapping of keys, not {show(data)}: write `key: value` lines")
     return data
 
 
-def load_config(raw: dict[str, Any], root: Path, origin: str = DEFAULT) -> Config:
-    """Put the configuration together and validate it.
+def _yaml_fault(error: yaml.YAMLError, text: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"is not valid YAML ({' '.join(str(error).split())}): correct it"
+    line, lines = mark.line + 1, text.splitlines()
+    for number in {line, max(1, line - 1)}:
+        if (
+            number <= len(lines)
+            and "\t" in lines[number - 1][: len(lines[number - 1]) - len(lines[number - 1].lstrip())]
+        ):
+            return f"line {number}: is not valid YAML: it is indented with a tab: use spaces"
+    problem = f"{error.problem}" + (f" {error.context}" if getattr(error, "context", None) else "")
+    return f"line {line}: is not valid YAML ({problem}): correct that line or the one above it"
+
+
+def load_config(
+    raw: dict[str, Any], root: Path, origin: str = DEFAULT, configfiles: Sequence[str | Path] = ()
+) -> Config:
+    """Put the configuration together and validate it; the first mistake is a `SrtError` of one line.
 
     Args:
         raw: the main config (Snakemake's merged `config`), with `files` naming one YAML file a section.
         root: the folder that relative paths in `files` start from.
         origin: the main file's name, for messages.
+        configfiles: the files that `raw` was merged from, if Snakemake read them: they are read again for repeated
+            keys, which its own loader lets pass, and to tell what came from `--config` instead.
     """
-    merged = {k: v for k, v in raw.items() if k != "files"}
-    sources = dict.fromkeys(SECTIONS, origin)
-    files = raw.get("files") or {}
-    for section, path in files.items():
-        if section not in SECTIONS:
-            raise SrtError(f"{origin}: files: unknown section '{section}'{nearest(section, SECTIONS)}")
-        if section in raw:
-            raise SrtError(f"{origin}: '{section}' is given here and as files: {section}: keep one")
-        merged[section] = read_yaml(root / path)
-        sources[section] = str(path)
-    _inherit_defaults(merged, origin, sources["runs"])
-    for name, entry in (merged.get("datasets") or {}).items():
-        try:
-            parse_dataset(str(name), entry)
-        except SrtError as error:
-            raise SrtError(f"{sources['datasets']}: {error}") from None
     try:
-        return Config.model_validate(merged)
-    except ValidationError as error:
-        raise SrtError(explain(error, sources, origin)) from None
+        return _Loader(raw, root, origin, configfiles).load()
     except SrtError as error:
-        section = str(error).partition(":")[0]
-        raise SrtError(f"{sources.get(section, origin)}: {error}") from None
+        raise SrtError(" ".join(str(error).split())) from None
 
 
-def _inherit_defaults(merged: dict[str, Any], origin: str, runs_file: str) -> None:
-    defaults = merged.get("train_defaults") or {}
-    if not isinstance(defaults, dict):
-        raise SrtError(f"{origin}: train_defaults: must be a mapping")
-    for key in defaults:
-        if key not in Train.model_fields:
-            raise SrtError(f"{origin}: train_defaults: unknown key '{key}'{nearest(key, Train.model_fields)}")
-    runs = merged.get("runs")
-    if not isinstance(runs, dict):
-        return
-    merged["runs"] = {}
-    for name, entry in runs.items():
-        if isinstance(entry, dict):
-            own = entry.get("train") or {}
-            if not isinstance(own, dict):
-                raise SrtError(f"{runs_file}: {name}: train: must be a mapping")
-            train = {**defaults, **own}
-            entry = {**entry, "train": train}
-        merged["runs"][name] = entry
+class _Loader:
+    """One load: the merged mapping, and the file that each top-level key came from."""
+
+    def __init__(self, raw: dict[str, Any], root: Path, origin: str, configfiles: Sequence[str | Path]) -> None:
+        self.raw, self.root, self.origin = raw, root, origin
+        self.files: dict[str, str] = {}  # sections that have a file of their own
+        self.contents: list[tuple[str, Any]] = []  # main files by name, for `at`
+        for file in configfiles:
+            self.origin = _shown(Path(file), root)
+            self.contents.append((self.origin, read_yaml(root / file, self.origin)))
+
+    def load(self) -> Config:
+        # a top-level key whose lines are all commented out is as good as absent
+        merged = {str(k): v for k, v in self.raw.items() if k != "files" and v is not None}
+        files = self.raw.get("files")
+        if files is not None and not isinstance(files, dict):
+            raise SrtError(
+                f"{self.at(['files'])}: must be a mapping of keys, not {show(files)}: write `models: FILE` lines"
+            )
+        for section, path in (files or {}).items():
+            merged[section] = self.section(section, path)
+        self.inherit_defaults(merged)
+        try:
+            return Config.model_validate(merged)
+        except ValidationError as error:
+            problem = first_problem(Config, error)
+            path, message = problem.path, problem.message
+        except ConfigError as error:
+            path, message = error.path, error.message
+        if len(path) == 1 and path[0] in SECTIONS and message.startswith("is missing"):
+            message = f"is missing: write it here, or name its file under files: {path[0]}"
+        if not path and message.startswith("unknown key '"):
+            raise SrtError(f"{self.main_file([message.split(chr(39))[1]])}: {message}")
+        raise SrtError(f"{self.at(path)}: {message}")
+
+    def at(self, path: Sequence[str]) -> str:
+        """File and keys, as a person would look them up."""
+        if path and path[0] in self.files:
+            return ": ".join([self.files[path[0]], *path[1:]])
+        return ": ".join([self.main_file(path), *path])
+
+    def main_file(self, path: Sequence[str]) -> str:
+        """The main file that has the value under these keys, or `--config` if none has."""
+        keys = list(path)
+        while keys and _look_up(self.raw, keys) is None:
+            keys.pop()
+        value = _look_up(self.raw, keys)
+        holders = [name for name, data in self.contents if _look_up(data, keys) == value]
+        if not self.contents or not keys:
+            return self.origin
+        return holders[-1] if holders else "--config"
+
+    def section(self, section: str, path: Any) -> Any:
+        """The mapping of a section in a file of its own."""
+        where = self.at(["files"])
+        if section not in SECTIONS:
+            raise SrtError(f"{where}: unknown section '{section}'{nearest(str(section), SECTIONS)}")
+        if not isinstance(path, str) or not path:
+            raise SrtError(f"{where}: {section}: must be the path of a YAML file, not {show(path)}")
+        if self.raw.get(section) is not None:
+            raise SrtError(f"{self.at([section])}: is given here and in {path} (files: {section}): keep one of them")
+        if not (self.root / path).exists():
+            folder = (self.root / path).parent
+            near = nearest(Path(path).name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else ""
+            raise SrtError(
+                f"{where}: {section}: {path} does not exist: correct the path, which starts from the folder that "
+                f"snakemake runs in{near}"
+            )
+        data = read_yaml(self.root / path, path)
+        self.files[section] = path
+        if list(data) == [section] and isinstance(data[section], dict):
+            raise SrtError(f"{path}: {section}: the file is this section: remove the line '{section}:' and the indent")
+        return data
+
+    def inherit_defaults(self, merged: dict[str, Any]) -> None:
+        """Give every run the keys of `train_defaults` that it does not set itself."""
+        defaults = merged.get("train_defaults", {})
+        where = self.at(["train_defaults"])
+        if not isinstance(defaults, dict):
+            raise SrtError(f"{where}: must be a mapping of keys, not {show(defaults)}: write `key: value` lines")
+        try:  # by themselves first, so that a mistake is not blamed on a run
+            Train.model_validate(defaults)
+        except ValidationError as error:
+            raise SrtError(f"{where}: {first_problem(Train, error)}") from None
+        runs = merged.get("runs")
+        if not isinstance(runs, dict):
+            return
+        merged["runs"] = {name: _with_defaults(entry, defaults) for name, entry in runs.items()}
 
 
-def explain(error: ValidationError, sources: dict[str, str], origin: str) -> str:
-    """One sentence for the first problem: file, key, what is wrong, the nearest known key."""
-    # a misspelt key is named before the required one that it leaves missing
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    location = [str(part) for part in first["loc"]]
-    model, path, fields = _walk(Config, location)
-    section = path[0] if path else ""
-    file = sources.get(section, origin)
-    if file != origin and section in sources:
-        path = path[1:]
-    where = f"{file}: {': '.join(path)}" if path else file
-    kind = first["type"]
-    if kind == "extra_forbidden":
-        parent = ": ".join(path[:-1])
-        return f"{file}: {parent + ': ' if parent else ''}unknown key '{path[-1]}'{nearest(path[-1], fields)}"
-    if kind == "missing":
-        return f"{where}: is missing: add it"
-    if kind == "union_tag_not_found":
-        return f"{where}: source: is missing: set hub, local or tiny"
-    if kind == "union_tag_invalid":
-        tag = first["ctx"]["tag"]
-        return f"{where}: source: unknown '{tag}'{nearest(tag, ['hub', 'local', 'tiny'])}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+def _with_defaults(entry: Any, defaults: dict[str, Any]) -> Any:
+    if not isinstance(entry, dict):
+        return entry  # refused by the model
+    own = entry.get("train")
+    if own is not None and not isinstance(own, dict):
+        return entry
+    return {**entry, "train": {**defaults, **(own or {})}}
 
 
-def _walk(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], list[str], list[str]]:
-    """Follow an error's location through the models: the innermost model, the keys as a user wrote them, its fields."""
-    path: list[str] = []
-    current: Any = model
-    for part in location:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            path.append(part)
-            field = current.model_fields.get(part)
-            if field is None:
-                return current, path, list(current.model_fields)
-            current = field.annotation
-            continue
-        origin = typing.get_origin(current)
-        arguments = typing.get_args(current)
-        if origin in (dict, list):
-            path.append(part)
-            current = arguments[-1]
-            continue
-        members = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)]
-        if hasattr(current, "__metadata__"):  # Annotated union: the tag is part of the location, not of the file
-            members = [a for a in typing.get_args(arguments[0]) if isinstance(a, type)]
-        tagged = [m for m in members if part in typing.get_args(m.model_fields["source"].annotation)] if len(members) > 1 else []
-        if tagged:
-            current = tagged[0]
-            continue
-        if len(members) == 1:
-            current = members[0]
-            path.append(part)
-            field = current.model_fields.get(part)
-            if field is None:
-                return current, path, list(current.model_fields)
-            current = field.annotation
-            continue
-        path.append(part)
-    return model, path, []
+def _look_up(data: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        if isinstance(data, list) and key.startswith("item ") and int(key[5:]) <= len(data):
+            data = data[int(key[5:]) - 1]
+        elif isinstance(data, dict):
+            data = data.get(key)
+        else:
+            return None
+    return data
+
+
+def _shown(path: Path, root: Path) -> str:
+    """A path as in the working folder, else in full."""
+    try:
+        return str((root / path).relative_to(root))
+    except ValueError:
+        return str(path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from srt.config.base import Strict
+from srt.config.base import Seed, Strict
 
 BOXED_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
 
@@ -20,9 +21,9 @@ class ModelBase(Strict):
         "(examples/data_preprocess/dapo.py).",
     )
     parameters: float = Field(
-        7e9, gt=0, description="Number of parameters; sets memory and run-time requests, never a result."
+        7e9, gt=0, description="Number of parameters; sets the memory that jobs ask for, never a result."
     )
-    gpus_train: int = Field(8, ge=0, description="GPUs of a training job (0: CPU).")
+    gpus_train: int = Field(8, ge=0, description="GPUs of a training job (0: CPU, one process).")
     gpus_sample: int = Field(1, ge=0, description="GPUs of a sampling or evaluation job (0: CPU).")
     context: int = Field(4096, gt=0, description="Longest prompt plus response, in tokens.")
 
@@ -30,25 +31,38 @@ class ModelBase(Strict):
 class HubModel(ModelBase):
     """A model of the Hugging Face hub at a pinned revision."""
 
-    source: Literal["hub"]
-    repo: str = Field(description="Repository, as owner/name.")
+    source: Literal["hub"] = Field(description="From the Hugging Face hub.")
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Repository of the hub, as `owner/name`.")
     revision: str = Field(
-        pattern=r"^[0-9a-f]{40}$", description="Commit hash (40 hex digits): branches move, so they are refused."
+        description="Commit hash of 40 hex digits: branches and tags move, so they are refused.",
+        json_schema_extra={"pattern": "^[0-9a-f]{40}$"},
     )
+
+    @field_validator("revision")
+    @classmethod
+    def _revision_is_pinned(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{40}", value):
+            raise ValueError(f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves)")
+        return value
 
 
 class LocalModel(ModelBase):
     """A folder in Hugging Face format."""
 
-    source: Literal["local"]
-    path: str = Field(description="Folder with config.json, model.safetensors and tokenizer files.")
+    source: Literal["local"] = Field(description="A folder.")
+    path: str = Field(
+        min_length=1,
+        description="Folder with `config.json`, `*.safetensors` and tokenizer files; never pickled weights.",
+    )
 
 
 class PretrainPart(Strict):
     """One family of problems in the tiny model's pretraining mix."""
 
-    params: dict[str, Any] = Field(description="Parameters of Reasoning Gym's chain_sum.")
-    weight: float = Field(1.0, gt=0, description="Share of this part in the mix.")
+    params: dict[str, Any] = Field(
+        description="Parameters of Reasoning Gym's `chain_sum`, e.g. `{min_terms: 3, max_terms: 3}`."
+    )
+    weight: float = Field(1.0, gt=0, description="Share of this part in the mix: weight / sum of weights.")
 
 
 class TinyModel(ModelBase):
@@ -59,31 +73,36 @@ class TinyModel(ModelBase):
     self-training feeds on.
     """
 
-    source: Literal["tiny"]
-    context: int = Field(160, gt=0, description="Longest prompt plus response, in tokens.")
-    parameters: float = Field(4e5, gt=0, description="Number of parameters, for resource requests only.")
+    source: Literal["tiny"] = Field(description="Trained from scratch by the workflow.")
+    context: int = Field(160, gt=0, description="Longest prompt plus response, in tokens; part of the architecture.")
+    parameters: float = Field(
+        4e5, gt=0, description="Number of parameters; sets the memory that jobs ask for, never a result."
+    )
     gpus_train: int = Field(0, ge=0, description="GPUs of a training job (0: CPU).")
     gpus_sample: int = Field(0, ge=0, description="GPUs of a sampling or evaluation job (0: CPU).")
-    hidden_size: int = Field(96, gt=0)
-    layers: int = Field(3, gt=0)
-    heads: int = Field(4, gt=0)
-    kv_heads: int = Field(2, gt=0)
-    intermediate_size: int = Field(256, gt=0)
+    hidden_size: int = Field(96, gt=0, description="Width of the residual stream; a multiple of `heads`.")
+    layers: int = Field(3, gt=0, description="Transformer layers.")
+    heads: int = Field(4, gt=0, description="Attention heads; a multiple of `kv_heads`.")
+    kv_heads: int = Field(2, gt=0, description="Key-value heads (grouped-query attention).")
+    intermediate_size: int = Field(256, gt=0, description="Width of the feed-forward layers.")
     parts: list[PretrainPart] = Field(min_length=1, description="The pretraining mix.")
-    steps: int = Field(1000, gt=0, description="Optimizer steps.")
+    steps: int = Field(1000, gt=0, description="Optimizer steps of the pretraining.")
     batch_size: int = Field(64, gt=0, description="Traces a step.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate (linear warm-up, cosine decay).")
     corruption: float = Field(0.15, ge=0, lt=1, description="Share of steps in a trace that carry a wrong number.")
     corrupt_from: float = Field(
         0.6, ge=0, le=1, description="Fraction of the training after which traces are corrupted."
     )
-    seed: int = Field(0, ge=0)
+    seed: Seed = Field(0, description="Seed of the weights and of the traces.")
     threads: int = Field(2, ge=1, description="CPU threads; part of the result, since sums depend on it.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyModel:
         if self.hidden_size % self.heads or self.heads % self.kv_heads:
-            raise ValueError("hidden_size must be a multiple of heads, and heads a multiple of kv_heads")
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of heads ({self.heads}), "
+                f"and heads of kv_heads ({self.kv_heads}): change one of them"
+            )
         return self
 
 

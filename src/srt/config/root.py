@@ -2,151 +2,227 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from srt.config.base import Strict
+from srt.config.base import Seed, Strict
 from srt.config.datasets import DatasetConfig
+from srt.config.figures import Figure, Panel
 from srt.config.models import ModelConfig
 from srt.config.runs import Run
 from srt.errors import SrtError, nearest
 
-ID = re.compile(r"^[a-z0-9][a-z0-9_]*$")
+__all__ = ["Config", "ConfigError", "Figure", "Panel", "SamplingConfig", "ScoringConfig"]
+
+ID = re.compile(r"[a-z0-9][a-z0-9_]*")
+# Figures and runs are targets by their ids, so these names are taken (a test compares them with the rules).
+TARGETS = ("data", "models", "samples", "labels", "train", "eval", "figures", "tables")
+RULES = frozenset(
+    {"all", *(f"all_{target}" for target in TARGETS)}
+    | {"data", "base_model", "sample", "score", "labels", "curriculum", "train", "train_last"}
+    | {"run_metrics", "figure", "results_table"}
+)
+# Paths go into the shell commands of the rules, unquoted.
+_PATH = re.compile(r"[A-Za-z0-9_./+@][A-Za-z0-9_./+@-]*")
+
+
+class ConfigError(SrtError):
+    """A mistake that crosses sections: the path of keys, and the sentence."""
+
+    def __init__(self, path: Sequence[str], message: str) -> None:
+        self.path, self.message = list(path), message
+        super().__init__(": ".join([*path, message]))
 
 
 class SamplingConfig(Strict):
     """How checkpoints are sampled for evaluation, labels and curriculum (authors: n = 32, T = 1, no top-p)."""
 
     n: int = Field(32, gt=0, description="Responses a problem; avg@n and maj@n come from them.")
-    temperature: float = Field(1.0, ge=0, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_prompt_tokens: int = Field(1024, gt=0, description="Longer prompts are left out and counted.")
-    max_new_tokens: int = Field(3072, gt=0)
-    engine: Literal["transformers", "vllm"] = Field("vllm", description="Who samples.")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16")
-    seed: int = Field(0, ge=0)
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 is none.")
+    max_prompt_tokens: int = Field(1024, gt=0, description="Longest prompt in tokens; longer ones are left out.")
+    max_new_tokens: int = Field(3072, gt=0, description="A response is cut after so many tokens.")
+    engine: Literal["transformers", "vllm"] = Field("vllm", description="Engine that samples.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Precision of weights and activations.")
+    seed: Seed = Field(0, description="Seed of all samples.")
     threads: int = Field(1, gt=0, description="CPU threads of a sampling process; sums depend on it.")
 
 
 class ScoringConfig(Strict):
     """How responses are graded; changing this never samples again."""
 
-    preset: Literal["clean", "authors"] = Field("clean", description="Equivalence classes, or raw-string votes.")
-    extractor: str = Field("boxed", description="How an answer is found in a response (docs/answers.md).")
+    preset: Literal["clean", "authors"] = Field("clean", description="Votes by equivalence class, or by raw string.")
+    extractor: Literal["boxed", "boxed_or_last_number", "reasoning_gym", "gsm8k_hash"] = Field(
+        "boxed", description="How an answer is found in a response (docs/answers.md); training runs use it too."
+    )
     timeout_s: float = Field(5.0, gt=0, description="Seconds for one comparison, then it counts as `timeout`.")
-    memory_mb: int = Field(2048, gt=0, description="Memory of one grading process.")
-    workers: int = Field(2, gt=0, description="Grading processes of one job.")
-
-
-class Panel(Strict):
-    """One panel of a figure: the runs (all their seeds) that are drawn together."""
-
-    title: str = Field("", description="Heading of the panel.")
-    runs: list[str] = Field(min_length=1, description="Keys of experiments.yaml.")
-    datasets: list[str] | None = Field(None, description="Test sets of this panel alone, instead of the figure's.")
-
-
-class Figure(Strict):
-    """One figure: a target by its name (`snakemake fig2`)."""
-
-    kind: Literal["curves", "dynamics", "bars", "gap", "examples"] = Field(description="How it is drawn.")
-    title: str = Field(description="Short title; the caption is workflow/report/{id}.rst.")
-    metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n.")
-    datasets: list[str] = Field(min_length=1, description="Test sets.")
-    average: bool = Field(True, description="The mean over the data sets, or a panel for each.")
-    panels: list[Panel] = Field(default_factory=list, description="Runs by panel; not for kind gap.")
-    model: str | None = Field(None, description="Base model, for kind gap.")
-    suite: str = Field(description="Suite (or data set) whose samples hold `datasets`.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the kind (docs/figures.md).")
+    memory_mb: int = Field(2048, gt=0, description="Memory of one grading process, in MB.")
+    workers: int = Field(2, gt=0, description="Grading processes of one job; changes no result.")
 
 
 class Config(Strict):
     """Everything that a workflow run is made of."""
 
-    results: str = Field("results/full", description="Folder of all results of this configuration.")
-    local_dir: str | None = Field(None, description="Folder of local data files (`source: local`, or a hub mirror).")
+    results: str = Field(
+        "results/full", min_length=1, description="Folder of all results; letters, digits and `_ . / + @ -` only."
+    )
+    local_dir: str | None = Field(
+        None, min_length=1, description="Folder that `path` of local data sets starts from (or a mirror of the hub)."
+    )
     keep_states: Literal["last", "all"] = Field(
-        "last", description="Optimizer states kept: of a run's last checkpoint (it can be extended), or of all."
+        "last",
+        description="Optimizer states that stay: of a run's last checkpoint (it can be extended), or of every one.",
     )
-    save_every: int = Field(10, gt=0, description="Steps between two saves inside a segment: what a kill can cost.")
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    save_every: int = Field(
+        10, gt=0, description="Steps between two saves inside a segment: what a kill can cost; changes no result."
+    )
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How checkpoints are sampled.")
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How responses are graded.")
     train_defaults: dict[str, Any] = Field(
-        default_factory=dict, description="Values of `train` that every run starts from; an entry's own win."
+        default_factory=dict, description="Keys of `train` that every run starts from; an entry's own win."
     )
-    models: dict[str, ModelConfig] = Field(min_length=1)
-    datasets: dict[str, DatasetConfig] = Field(min_length=1)
-    suites: dict[str, list[str]] = Field(min_length=1, description="Test sets that one job samples together.")
-    runs: dict[str, Run] = Field(min_length=1)
-    figures: dict[str, Figure] = Field(default_factory=dict)
+    models: dict[str, ModelConfig] = Field(min_length=1, description="Base models by id.")
+    datasets: dict[str, DatasetConfig] = Field(min_length=1, description="Training and test sets by id.")
+    suites: dict[str, list[str]] = Field(
+        min_length=1, description="Data sets that one job samples together, by the suite's id."
+    )
+    runs: dict[str, Run] = Field(min_length=1, description="Training runs by id.")
+    figures: dict[str, Figure] = Field(default_factory=dict, description="Figures by id.")
+
+    @field_validator("results", "local_dir")
+    @classmethod
+    def _fits_a_shell_command(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not _PATH.fullmatch(value):
+            raise ValueError(f"{value!r} has a character other than letters, digits and _ . / + @ -: rename the folder")
+        return os.path.normpath(value)
 
     @model_validator(mode="after")
     def _references_exist(self) -> Config:
         for section in ("models", "datasets", "suites", "runs", "figures"):
             for key in getattr(self, section):
-                if not ID.match(key):
-                    raise SrtError(f"{section}: id '{key}' must be lower-case letters, digits and _ (it is a file name)")
+                if not ID.fullmatch(key):
+                    fixed = re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_") or "name"
+                    raise ConfigError(
+                        [section],
+                        f"id '{key}' must be lower-case letters, digits and _ (it names files): write '{fixed}'",
+                    )
         for name, members in self.suites.items():
-            if name in self.datasets:
-                raise SrtError(f"suites: '{name}' is also a data set: rename the suite (a data set is a suite of itself)")
-            for member in members:
-                self.need("datasets", member, f"suites: {name}")
+            self._check_suite(name, members)
         for name, run in self.runs.items():
-            where = f"runs: {name}"
-            model = self.models.get(run.model)
-            if model is None:
-                self.need("models", run.model, f"{where}: model")
-            self.need("datasets", run.data, f"{where}: data")
-            for suite in run.suites:
-                self.members(suite, f"{where}: suites")
-            train = run.train
-            if train.max_prompt_tokens + train.max_new_tokens > model.context:
-                raise SrtError(
-                    f"{where}: train: max_prompt_tokens + max_new_tokens = "
-                    f"{train.max_prompt_tokens + train.max_new_tokens} is over the context of model "
-                    f"'{run.model}' ({model.context}): lower one of them"
-                )
+            self._check_run(name, run)
         for name, figure in self.figures.items():
             self._check_figure(name, figure)
+        self._check_targets()
         return self
 
-    def _check_figure(self, name: str, figure: Figure) -> None:
-        where = f"figures: {name}"
-        members = self.members(figure.suite, f"{where}: suite")
-        for dataset in figure.datasets:
-            self.need("datasets", dataset, f"{where}: datasets")
-            if dataset not in members:
-                raise SrtError(f"{where}: data set '{dataset}' is not in suite '{figure.suite}' ({', '.join(members)})")
-        if figure.kind == "gap":
-            if figure.model is None:
-                raise SrtError(f"{where}: kind gap needs `model`, the base model whose samples it shows")
-            self.need("models", figure.model, f"{where}: model")
-        elif not figure.panels:
-            raise SrtError(f"{where}: kind {figure.kind} needs `panels` with runs")
-        for panel in figure.panels:
-            for dataset in panel.datasets or []:
-                if dataset not in members:
-                    raise SrtError(f"{where}: panels: data set '{dataset}' is not in suite '{figure.suite}'")
-            for run in panel.runs:
-                self.need("runs", run, f"{where}: panels: runs")
-                if figure.suite not in self.runs[run].suites:
-                    raise SrtError(f"{where}: run '{run}' is not evaluated on suite '{figure.suite}': add it to its suites")
+    def _check_suite(self, name: str, members: list[str]) -> None:
+        where = ["suites", name]
+        if name in self.datasets:
+            raise ConfigError(where, "is also the id of a data set: rename the suite (a data set is a suite of itself)")
+        if not members:
+            raise ConfigError(where, "is empty: give at least one data set")
+        for i, member in enumerate(members):
+            self.need("datasets", member, where)
+            if member in members[:i]:
+                raise ConfigError(where, f"data set '{member}' is there twice: remove one")
 
-    def need(self, section: str, key: str, where: str) -> None:
-        """Raise a sentence unless `key` is in `section`."""
+    def _check_run(self, name: str, run: Run) -> None:
+        where = ["runs", name]
+        self.need("models", run.model, [*where, "model"])
+        self.need("datasets", run.data, [*where, "data"])
+        for suite in run.suites:
+            self.members(suite, [*where, "suites"])
+        train, context = run.train, self.models[run.model].context
+        for path, source in (([*where, "train"], train), (["sampling"], self.sampling)):
+            prompt, response = source.max_prompt_tokens, source.max_new_tokens
+            if prompt + response > context:
+                raise ConfigError(
+                    path,
+                    f"max_prompt_tokens ({prompt}) + max_new_tokens ({response}) = {prompt + response} "
+                    f"is over the context of model '{run.model}' ({context}): lower one of them",
+                )
+
+    def _check_figure(self, name: str, figure: Figure) -> None:
+        where = ["figures", name]
+        members = self.members(figure.suite, [*where, "suite"])
+
+        def drawn(datasets: Sequence[str], path: list[str]) -> None:
+            for i, dataset in enumerate(datasets):
+                self.need("datasets", dataset, path)
+                if dataset not in members:
+                    known = ", ".join(members)
+                    raise ConfigError(path, f"data set '{dataset}' is not in suite '{figure.suite}' (it has: {known})")
+                if dataset in datasets[:i]:
+                    raise ConfigError(path, f"data set '{dataset}' is there twice: remove one")
+
+        drawn(figure.datasets, [*where, "datasets"])
+        validation = figure.options.get("validation_dataset")
+        drawn([validation] if validation else [], [*where, "options", "validation_dataset"])
+        for dataset in figure.options.get("names", {}):
+            self.need("datasets", dataset, [*where, "options", "names"])
+        if figure.kind == "gap":
+            self.need("models", str(figure.model), [*where, "model"])
+        for number, panel in enumerate(figure.panels, start=1):
+            path = [*where, "panels", f"item {number}"]
+            drawn(panel.datasets or [], [*path, "datasets"])
+            for i, run in enumerate(panel.runs):
+                self.need("runs", run, [*path, "runs"])
+                if run in panel.runs[:i]:
+                    raise ConfigError([*path, "runs"], f"run '{run}' is there twice: remove one")
+                if figure.suite not in self.runs[run].suites:
+                    raise ConfigError(
+                        [*path, "runs"],
+                        f"run '{run}' is not evaluated on suite '{figure.suite}': add it to the run's suites",
+                    )
+            self._check_labels(path, panel, figure.options.get("validation_series"))
+
+    def _check_labels(self, path: list[str], panel: Panel, wanted: str | None) -> None:
+        labels: dict[str, str] = {}
+        for run in panel.runs:
+            label = self.runs[run].label
+            other = labels.setdefault(label, run)
+            if other != run:
+                raise ConfigError(
+                    [*path, "runs"],
+                    f"'{other}' and '{run}' have one label, '{label}', and would be drawn as seeds of one run: "
+                    "give each its own label",
+                )
+        if wanted is not None and wanted not in labels:
+            raise ConfigError(
+                [*path[:2], "options", "validation_series"],
+                f"no run has the label '{wanted}'{nearest(wanted, labels)}",
+            )
+
+    def _check_targets(self) -> None:
+        runs = {instance.replace("-", "_") for run in self.runs for instance in self.instances(run)}
+        for section, names in (("figures", list(self.figures)), ("runs", sorted(runs))):
+            for name in names:
+                if name in RULES:
+                    raise ConfigError([section], f"'{name}' is the name of a rule: choose another id")
+        for name in self.figures:
+            if name in runs:
+                raise ConfigError(["figures", name], "is also the target of a run and its seed: choose another id")
+
+    def need(self, section: str, key: str, where: Sequence[str]) -> None:
+        """Raise a sentence unless `key` is in `section`; `where` is the path of keys that names it."""
         known = getattr(self, section)
         if key not in known:
-            raise SrtError(f"{where}: unknown {section[:-1]} '{key}'{nearest(key, known)}")
+            what = {"datasets": "data set"}.get(section, section[:-1])
+            raise ConfigError(where, f"unknown {what} '{key}'{nearest(key, known)}")
 
-    def members(self, suite: str, where: str = "suite") -> list[str]:
+    def members(self, suite: str, where: Sequence[str] = ("suite",)) -> list[str]:
         """The data sets of a suite; a data set is a suite of itself."""
         if suite in self.suites:
             return list(self.suites[suite])
         if suite in self.datasets:
             return [suite]
-        raise SrtError(f"{where}: unknown suite '{suite}'{nearest(suite, [*self.suites, *self.datasets])}")
+        raise ConfigError(where, f"unknown suite '{suite}'{nearest(suite, [*self.suites, *self.datasets])}")
 
     def instances(self, run: str) -> list[str]:
         """The runs of an entry, one a seed: `{id}-s{seed}`."""

@@ -29,9 +29,7 @@ def model_spec(config: Config, model: str) -> str:
     # the prompt suffix changes prompts, not the weights of a model that is only fetched
     if not isinstance(entry, TinyModel):
         spared = spared | {"prompt_suffix"}
-    return canonical_json(
-        {**entry.model_dump(mode="json", exclude=spared), "revision_of_code": REVISION["model"]}
-    )
+    return canonical_json({**entry.model_dump(mode="json", exclude=spared), "revision_of_code": REVISION["model"]})
 
 
 def _prompting(model: ModelBase) -> dict[str, Any]:

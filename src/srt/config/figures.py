@@ -1,0 +1,160 @@
+"""The entries of `figures.yaml`: which runs a figure shows, and the options of each kind of figure.
+
+The options' names and values repeat what `srt.figures` accepts, so that a wrong one is refused before a run and not
+after it; a test keeps the two in step. matplotlib is not imported here: rules are parsed in every job.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from srt.config.base import Strict
+from srt.config.explain import first_problem
+
+Quantity = Literal[
+    "accuracy", "reward", "kl", "entropy", "true_accuracy", "label_accuracy", "reward_accuracy", "majority_ratio",
+    "parsed_rate", "truncated_rate", "response_length", "grad_norm",
+]  # fmt: skip
+
+
+class Options(Strict):
+    """Options that every kind has."""
+
+    names: dict[str, str] = Field(default_factory=dict, description="Names of data sets in the figure, `{id: name}`.")
+
+
+class Mark(Strict):
+    """A stated fact in a figure of curves: a line at a step, or a span."""
+
+    step: int = Field(ge=0, description="Where the line stands, or the span begins.")
+    to: int | None = Field(None, gt=0, description="Where the span ends; without it, a line.")
+    label: str = Field(min_length=1, description="Text in the legend.")
+    panel: str | None = Field(None, description="Title of the panel; without it, all panels.")
+
+
+class CurvesOptions(Options):
+    """Options of kind `curves`: accuracy against the RL step."""
+
+    validation_dataset: str | None = Field(
+        None, description="Dashed line at the step where this data set of the suite is best (early stopping)."
+    )
+    validation_series: str | None = Field(
+        None, description="Label of the run whose best step that is; default: the panel's first."
+    )
+    marks: list[Mark] = Field(default_factory=list, description="Stated facts: lines and spans.")
+
+
+class DynamicsOptions(Options):
+    """Options of kind `dynamics`: accuracy, training reward and KL of the same runs."""
+
+    quantities: list[Quantity] = Field(
+        default_factory=lambda: ["accuracy", "reward", "kl"], min_length=1, description="Columns of panels, in order."
+    )
+    smooth: int | None = Field(
+        None, ge=1, description="Window of the running mean, odd; default: 1 up to 100 steps, then about a fiftieth."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DynamicsOptions:
+        if len(set(self.quantities)) != len(self.quantities):
+            raise ValueError("quantities: one is there twice: remove it")
+        if self.smooth is not None and self.smooth % 2 == 0:
+            raise ValueError(f"smooth: {self.smooth} is even: set {self.smooth + 1}")
+        return self
+
+
+class BarsOptions(Options):
+    """Options of kind `bars`: base model against trained model."""
+
+    base_label: str = Field("Base model", min_length=1, description="Label of the base model's bar.")
+
+
+class GapOptions(Options):
+    """Options of kind `gap`: accuracy against the consistency threshold."""
+
+    step: float = Field(0.05, ge=0.001, le=0.5, description="Distance of the thresholds.")
+    share: Literal["all", "parsed"] = Field(
+        "all", description="Denominator of the share of prompts: all responses, or those with an answer."
+    )
+
+
+class ExamplesOptions(Options):
+    """Options of kind `examples`: responses to the same prompts before and after training."""
+
+    rows: int = Field(3, ge=1, description="Prompts.")
+    lines: int = Field(14, ge=1, description="Most lines of one cell in the picture; the CSV has the full text.")
+
+
+OPTIONS: dict[str, type[Options]] = {
+    "curves": CurvesOptions,
+    "dynamics": DynamicsOptions,
+    "bars": BarsOptions,
+    "gap": GapOptions,
+    "examples": ExamplesOptions,
+}
+
+
+class Panel(Strict):
+    """One panel of a figure: the runs (all their seeds) that are drawn together."""
+
+    title: str = Field("", description="Heading of the panel.")
+    runs: list[str] = Field(min_length=1, description="Ids of runs, without the seed.")
+    datasets: list[str] | None = Field(
+        None, min_length=1, description="Test sets of this panel alone; null: the figure's."
+    )
+
+
+class Figure(Strict):
+    """One figure: a target by its name (`snakemake fig2`)."""
+
+    kind: Literal["curves", "dynamics", "bars", "gap", "examples"] = Field(
+        description="How it is drawn: accuracy by step, training dynamics, base against trained, "
+        "generation-verification gap, table of responses."
+    )
+    title: str = Field(
+        min_length=1, description="Short title; the caption in the report is `workflow/report/{id}.rst`."
+    )
+    metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n.")
+    datasets: list[str] = Field(min_length=1, description="Test sets of `suite` that are drawn.")
+    average: bool = Field(True, description="true: the mean over the data sets; false: a panel for each.")
+    panels: list[Panel] = Field(default_factory=list, description="Runs by panel; not for kind `gap`.")
+    model: str | None = Field(None, description="Id of the base model, for kind `gap` alone.")
+    suite: str = Field(description="Suite (or data set) whose samples hold `datasets`; the runs are evaluated on it.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the kind, below.")
+
+    @field_validator("options")
+    @classmethod
+    def _options_of_the_kind(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        kind = info.data.get("kind")
+        if kind is None:  # is refused by itself
+            return value
+        try:
+            return OPTIONS[kind].model_validate(value).model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        except ValidationError as error:
+            problem = first_problem(OPTIONS[kind], error)
+            if not problem.path and problem.message.startswith("unknown key"):
+                problem.message = problem.message.replace("unknown key", f"kind {kind} has no option", 1)
+            raise ValueError(str(problem)) from None
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Figure:
+        if self.kind == "gap":
+            if self.model is None:
+                raise ValueError("kind gap needs model: name the base model whose samples it shows")
+            if self.panels:
+                raise ValueError("panels: kind gap shows a base model and no runs: remove panels")
+            return self
+        if self.model is not None:
+            raise ValueError(f"model: only kind gap has it, not {self.kind}: remove it, the runs name their models")
+        if not self.panels:
+            raise ValueError(f"kind {self.kind} needs panels: add at least one with its runs")
+        if self.kind == "examples" and (len(self.panels) > 1 or len(self.panels[0].runs) > 1):
+            raise ValueError("panels: kind examples shows one run: keep one panel with one run")
+        titles = [panel.title for panel in self.panels]
+        for mark in self.options.get("marks", []):
+            if mark.get("panel") is not None and mark["panel"] not in titles:
+                known = ", ".join(f"'{t}'" for t in titles)
+                raise ValueError(f"options: marks: no panel is titled '{mark['panel']}' (known: {known})")
+        return self

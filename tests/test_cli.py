@@ -1,0 +1,286 @@
+"""The scripts by hand: --help, one sentence for each bad input, a full disk, Ctrl-C; nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import ROOT, train_spec
+
+from srt.io import read_parquet, write_parquet
+
+SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("[a-z]*.py"))
+TINY = {
+    "source": "tiny", "hidden_size": 32, "layers": 1, "intermediate_size": 64, "steps": 10**6, "batch_size": 4,
+    "threads": 1, "parts": [{"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}],
+    "revision_of_code": 1,
+}  # fmt: skip
+SAMPLE = {
+    "n": 2, "temperature": 1.0, "top_p": 1.0, "max_prompt_tokens": 40, "max_new_tokens": 8, "engine": "transformers",
+    "dtype": "float32", "seed": 5, "threads": 1, "prompt_suffix": "",
+}  # fmt: skip
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def command(script: str, **options: Any) -> list[str]:
+    """A command line; lists become several words, dicts JSON."""
+    words = [sys.executable, str(ROOT / "scripts" / script)]
+    for name, value in options.items():
+        words.append("--" + name.replace("_", "-"))
+        values = value if isinstance(value, list) and name != "spec" else [value]
+        words += [json.dumps(v) if isinstance(v, dict | list) else str(v) for v in values]
+    return words
+
+
+def run(script: str, **options: Any) -> subprocess.CompletedProcess:
+    return subprocess.run(command(script, **options), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+def refused(result: subprocess.CompletedProcess, expected: str) -> None:
+    """Exit code 2 and one line on stderr that says `expected`."""
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in result.stderr and len(errors) == 1, result.stderr
+    assert result.stderr.endswith(errors[0] + "\n") and re.search(expected, errors[0]), result.stderr
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_quick_and_names_every_option(script):
+    began = time.monotonic()
+    result = subprocess.run(command(script, help="")[:-1], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and result.stderr == "" and time.monotonic() - began < 3
+    source = (ROOT / "scripts" / script).read_text(encoding="utf-8")
+    options = set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source))
+    assert len(options) >= 2
+    for option in options:
+        assert re.search(rf"{option}\b", result.stdout), option
+    described = re.findall(r"^  (--[\w-]+).*?(?=^  --|\Z)", result.stdout, re.M | re.S)
+    assert options <= set(described)
+
+
+@pytest.fixture
+def tables(tmp_path) -> Path:
+    """A folder with a groups table, a table of something else, a file that is no parquet."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    groups = pd.DataFrame(
+        {
+            "dataset": "d", "problem_id": list("abc"), "majority": ["1", None, "3"], "n": 4, "parsed": [4, 0, 2],
+            "majority_correct": [True, False, False], "consistency_all": [1.0, 0.0, 0.5],
+            "pass_rate": [1.0, 0.0, 0.25], "mean_length": 5.0,
+        }
+    )  # fmt: skip
+    write_parquet(folder / "groups.parquet", groups)
+    write_parquet(folder / "other.parquet", pd.DataFrame({"a": [1]}))
+    write_parquet(folder / "metrics.parquet", pd.DataFrame({"step": [1, 2], "reward": [0.1, 0.2]}), {"run": "r"})
+    (folder / "text.parquet").write_text("not a table")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("labels.py", {"groups": "FILE"}),
+        ("curriculum.py", {"groups": "FILE", "by": "pass_rate"}),
+        ("join_metrics.py", {"segments": ["FILE"]}),
+        ("results_table.py", {"spec": [{"run": "r", "label": "l", "method": "m", "seed": 1, "step": 0,
+                                        "groups": ["FILE"]}]}),
+    ],
+)  # fmt: skip
+def test_tables_missing_foreign_broken_and_in_the_way(tmp_path, tables, script, options):
+    def with_file(value: Any, name: str) -> Any:
+        return json.loads(json.dumps(value).replace('"FILE"', json.dumps(str(tables / name))))
+
+    good = "metrics.parquet" if script == "join_metrics.py" else "groups.parquet"
+    for name, expected in (
+        ("none.parquet", "none.parquet does not exist"),
+        ("other.parquet", "other.parquet lacks the column"),
+        ("text.parquet", "text.parquet is not a readable parquet file"),
+    ):
+        refused(run(script, **with_file(options, name), out=tmp_path / "out" / "x.parquet"), expected)
+    assert listing(tmp_path) == sorted(["in", *(f"in/{p}" for p in listing(tables))])
+    refused(
+        run(script, **with_file(options, good), out=tables / "text.parquet" / "x.parquet"),
+        "text.parquet, or a folder above it, is a file where a folder is needed",
+    )
+    result = run(script, **with_file(options, good), out=tmp_path / "out" / "x.parquet")
+    assert result.returncode == 0, result.stderr
+    assert "x.parquet" in listing(tmp_path / "out") and not [p for p in listing(tmp_path / "out") if "tmp" in p]
+
+
+def test_labels_and_curriculum_write_what_they_say(tmp_path, tables):
+    result = run("labels.py", groups=tables / "groups.parquet", out=tmp_path / "labels")
+    assert result.stdout == "2 labels, 1 problems without an answer, 0.500 of the labels are right\n"
+    result = run("curriculum.py", groups=tables / "groups.parquet", by="majority_frequency", out=tmp_path / "easy")
+    assert result.stdout == "1 of 3 problems, majority_frequency from 1.000 to 1.000\n"
+    assert read_parquet(tmp_path / "easy")["problem_id"].to_pylist() == ["a"]
+    refused(
+        run("curriculum.py", groups=tables / "groups.parquet", by="pass_rate", fraction=2, out=tmp_path / "x"),
+        "fraction 2.0 must be above 0 and at most 1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [("{", "--spec is not JSON"), ("[]", "--spec is a JSON list"), ("{}", "--spec lacks the key")],
+)
+@pytest.mark.parametrize("script", ["sample.py", "make_base.py", "results_table.py"])
+def test_wrong_specs(tmp_path, script, spec, expected):
+    options: dict[str, Any] = {"out": tmp_path / "x"}
+    if script == "sample.py":
+        options |= {"checkpoint": tmp_path, "problems": tmp_path}
+    if script == "make_base.py":
+        options["name"] = "m"
+    if script == "results_table.py":
+        spec, expected = {"[]": ('[{"run": 1}]', "lacks the key"), "{}": ("{}", "not a list")}.get(spec, (spec, expected))
+    words = [*command(script, **options), "--spec", spec]
+    refused(subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=60), expected)
+    assert listing(tmp_path) == []
+
+
+def test_wrong_models(tmp_path):
+    for change, expected in (
+        ({"hidden": 3}, "models: m: "),
+        ({"parts": [{"params": {"min_terms": 0}}]}, "chain_sum refuses these params"),
+    ):
+        refused(run("make_base.py", name="m", spec=TINY | change, out=tmp_path / "m"), expected)
+    local = {"source": "local", "path": str(tmp_path / "none")}
+    refused(run("make_base.py", name="m", spec=local, out=tmp_path / "m"), "none holds no config.json")
+    assert listing(tmp_path) == []
+
+
+def broken_models(base: Path, folder: Path) -> dict[str, tuple[Path, str]]:
+    """Folders that are no checkpoint, or no longer one."""
+    found: dict[str, tuple[Path, str]] = {}
+    for name, expected in (
+        ("empty", "is not a model in Hugging Face format"),
+        ("foreign", "srt.json does not exist"),
+        ("torn", "torn cannot be read as a model"),
+        ("no_weights", "no_weights cannot be read as a model"),
+        ("no_config", "no_config cannot be read as a model"),
+    ):
+        shutil.copytree(base, folder / name)
+        found[name] = (folder / name, expected)
+    (folder / "empty" / "config.json").unlink()
+    (folder / "foreign" / "srt.json").unlink()
+    weights = folder / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (folder / "no_weights" / "model.safetensors").unlink()
+    (folder / "no_config" / "config.json").write_text("{}")
+    return found
+
+
+def test_wrong_checkpoints_for_sample_and_train(tmp_path, tiny_base, sums, capsys):
+    """In process, since each start costs seconds; the scripts only pass on what the library raises."""
+    from srt.checkpoints import load_model
+    from srt.errors import SrtError
+
+    for folder, expected in broken_models(tiny_base, tmp_path).values():
+        with pytest.raises(SrtError, match=expected) as caught:
+            load_model(folder, "float32")
+        assert "\n" not in str(caught.value)
+    torn = tmp_path / "torn"
+    refused(run("sample.py", spec=SAMPLE, checkpoint=torn, problems=sums, out=tmp_path / "x"), "torn cannot be read")
+    assert not (tmp_path / "x").exists()
+
+
+def train_options(folder: Path, base: Path, sums: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "spec": train_spec(), "base": base, "problems": sums, "start": 0, "stop": 1, "work": folder / "work",
+        "model_out": folder / "model", "state_out": folder / "state", "metrics_out": folder / "metrics", **changes,
+    }  # fmt: skip
+
+
+def test_wrong_training_inputs(tmp_path, tables, tiny_base, sums):
+    for changes, expected in (
+        ({"problems": tables / "other.parquet"}, "other.parquet lacks the column 'id'"),
+        ({"spec": train_spec(reward="majorty")}, "unknown reward 'majorty' .did you mean 'majority'"),
+        ({"stop": 0}, "--start 0 must be at least 0 and below --stop 0"),
+        ({"base": tmp_path / "none"}, "none is not a model in Hugging Face format"),
+    ):
+        refused(run("train.py", **train_options(tmp_path, tiny_base, sums, **changes)), expected)
+    assert {p.split("/")[0] for p in listing(tmp_path)} <= {"in", "work"}
+
+
+# -- a full disk --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs privileges")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_while_a_model_is_made(small_disk):
+    spec = TINY | {"steps": 2, "hidden_size": 64}
+    refused(run("make_base.py", name="m", spec=spec, out=small_disk / "m"), r"disk full while writing \S*disk/m:")
+    assert listing(small_disk) == []
+
+
+def test_full_disk_while_sampling(small_disk, tiny_base, sums):
+    spec = SAMPLE | {"n": 256, "max_new_tokens": 24}
+    result = run("sample.py", spec=spec, checkpoint=tiny_base, problems=sums, out=small_disk / "x.parquet")
+    refused(result, r"disk full while writing \S*disk/x.parquet:")
+    assert listing(small_disk) == []
+
+
+def test_full_disk_while_a_state_is_saved(small_disk, tmp_path, tiny_base, sums):
+    """DeepSpeed and torch hide it in errors of their own; the earlier states and outputs stay as they were."""
+    options = train_options(tmp_path / "runs", tiny_base, sums, work=small_disk / "work")
+    refused(run("train.py", **options), r"disk full while writing \S*work/state-1:")
+    assert listing(small_disk) == ["work", "work/lock"] and not (tmp_path / "runs").exists()
+
+
+# -- Ctrl-C -------------------------------------------------------------------------------------------------------
+
+
+def interrupt(words: list[str], ready: str) -> tuple[int, str]:
+    """Start, wait for `ready` on stderr, send SIGINT half a second later; exit code and stderr."""
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    seen = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        seen += line
+        if ready in line:
+            break
+    assert process.poll() is None, seen
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    return process.returncode, seen + rest
+
+
+def test_interrupt_while_a_model_is_made(tmp_path):
+    code, stderr = interrupt(command("make_base.py", name="m", spec=TINY, out=tmp_path / "out" / "m"), "base model:")
+    assert code == 130 and "Traceback" not in stderr, stderr
+    assert stderr.endswith("interrupted: nothing half-written was kept; run the same command to go on\n")
+    assert listing(tmp_path) == ["out"]
+
+
+def test_interrupt_while_sampling(tmp_path, tiny_base, sums):
+    out = tmp_path / "out" / "x.parquet"
+    words = command("sample.py", spec=SAMPLE | {"n": 20000}, checkpoint=tiny_base, problems=sums, out=out)
+    code, stderr = interrupt(words, "sampling:")
+    assert code == 130 and "Traceback" not in stderr, stderr
+    assert "interrupted: nothing half-written" in stderr and listing(tmp_path) == []

@@ -1,0 +1,194 @@
+"""Specs: what retrains and resamples, and what does not; presets; numbers in other spellings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_files import change, write
+
+from srt.config import Config, load_config, read_yaml
+from srt.config.runs import PRESETS, Run, Train
+from srt.config.spec import data_spec, model_spec, sample_spec, train_spec
+
+MAIN, MODELS, DATASETS, RUNS, FIGURES = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml", "figures.yaml"
+
+
+def load(folder: Path) -> Config:
+    return load_config(read_yaml(folder / MAIN), folder, MAIN, [folder / MAIN])
+
+
+def specs(config: Config) -> dict[str, str]:
+    """Every spec of a configuration by what it is of; run `srt` has two seeds."""
+    return {
+        **{f"data {name}": data_spec(config, name) for name in config.datasets},
+        **{f"model {name}": model_spec(config, name) for name in config.models},
+        **{f"sample {name}": sample_spec(config, name) for name in config.models},
+        **{f"train {i}": train_spec(config, i) for run in config.runs for i in config.instances(run)},
+    }
+
+
+def changed(folder: Path, file: str, old: str, new: str) -> set[str]:
+    """The specs that another text in a file changes, adds or takes away."""
+    write(folder)
+    before = specs(load(folder))
+    change(folder, file, old, new)
+    after = specs(load(folder))
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (RUNS, "label: SRT", "label: Self-training"),
+        (RUNS, "method: srt", "method: test_time"),
+        (RUNS, "steps: 12\n  segment: 6\n  suites: [tests, far_test]", "steps: 24\n  segment: 6\n  suites: [tests]"),
+        (RUNS, "# nothing", "# nothing"),
+        (MODELS, "context: 128", "context: 128\n  gpus_train: 2\n  gpus_sample: 4\n  parameters: 1.0e+6"),
+        (MODELS, "repo: Qwen", "context: 8192\n  gpus_train: 4\n  repo: Qwen"),
+        (FIGURES, "title: Curves", "title: Other curves\n  average: false\n  metric: maj"),
+        (FIGURES, "datasets: [sums_test, more_test]", "datasets: [sums_test]"),
+        (MAIN, "save_every: 5", "save_every: 7\nkeep_states: all"),
+        (MAIN, "results: results/test", "results: elsewhere"),
+        (MAIN, "preset: clean", "preset: authors\n  timeout_s: 9\n  workers: 1\n  memory_mb: 900"),
+        (MAIN, "[far_test]", "[far_test, more_test]"),
+        (MAIN, "1.0e-4", "1e-4"),  # another spelling of the same number
+        (MAIN, "1.0e-4", "0.0001"),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: '0.01'"),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, preset: clean, kl_clamp: null"),  # the defaults, said
+    ],
+)
+def test_what_changes_no_spec(file: str, old: str, new: str, tmp_path: Path) -> None:
+    if old == "# nothing":
+        old, new = "gt:\n", "# a comment\ngt: # another\n"
+    assert changed(tmp_path, file, old, new) == set()
+
+
+RUN_SRT, RUN_GT = {"train srt-s1", "train srt-s2"}, {"train gt-s1"}
+ALL_OF_TINY = {"model tiny", "sample tiny"} | RUN_SRT | RUN_GT
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        (MAIN, "1.0e-4", "2.0e-4", RUN_GT | RUN_SRT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, learning_rate: 3.0e-4", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, preset: authors", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, dtype: float32", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, threads: 2", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, kl_clamp: 5", RUN_GT),
+        (RUNS, "reward: majority", "reward: offline_labels", RUN_SRT),
+        (RUNS, "data: sums\n  reward: majority", "data: sums_test\n  reward: majority", RUN_SRT),
+        (RUNS, "curriculum: {by: pass_rate}", "curriculum: {by: majority_frequency}", RUN_SRT),
+        (RUNS, "curriculum: {by: pass_rate}", "curriculum: {by: pass_rate, fraction: 0.5}", RUN_SRT),
+        (RUNS, "seeds: [1, 2]", "seeds: [1, 3]", {"train srt-s2", "train srt-s3"}),  # seed 1 stays
+        (RUNS, "seeds: [1, 2]", "seeds: [1, 2, 3]", {"train srt-s3"}),
+        (MAIN, "preset: clean", "extractor: boxed_or_last_number", RUN_GT | RUN_SRT),
+        (MAIN, "n: 8", "n: 9", {"sample tiny", "sample hub7b"}),
+        (MAIN, "n: 8", "n: 8\n  dtype: float32", {"sample tiny", "sample hub7b"}),
+        (MAIN, "n: 8", "n: 8\n  threads: 2", {"sample tiny", "sample hub7b"}),
+        (MAIN, "n: 8", "n: 8\n  seed: 1", {"sample tiny", "sample hub7b"}),
+        (MODELS, "context: 128", "context: 128\n  prompt_suffix: ' Go.'", ALL_OF_TINY),
+        (MODELS, "repo: Qwen", "prompt_suffix: ' Go.'\n  repo: Qwen", {"sample hub7b"}),
+        (MODELS, "context: 128", "context: 144", {"model tiny"}),
+        (MODELS, "context: 128", "context: 128\n  threads: 1", {"model tiny"}),
+        (MODELS, "b101308f", "c101308f", {"model hub7b"}),
+        (DATASETS, "size: 32", "size: 33", {"data sums"}),
+        (DATASETS, "more.jsonl", "more.jsonl\n  take: 5", {"data more_test"}),
+    ],
+)  # fmt: skip
+def test_what_changes_which_specs(file: str, old: str, new: str, expected: set[str], tmp_path: Path) -> None:
+    assert changed(tmp_path, file, old, new) == expected
+
+
+def test_swapping_two_values_changes_the_spec(tmp_path: Path) -> None:
+    old = "kl_coefficient: 0.01"
+    write(tmp_path)
+    change(tmp_path, RUNS, old, "kl_coefficient: 0.01, learning_rate: 0.001")
+    one = train_spec(load(tmp_path), "gt-s1")
+    change(tmp_path, RUNS, "kl_coefficient: 0.01, learning_rate: 0.001", "kl_coefficient: 0.001, learning_rate: 0.01")
+    other = train_spec(load(tmp_path), "gt-s1")
+    assert one != other and sorted(one) == sorted(other)
+
+
+def test_specs_are_stable_strings(tmp_path: Path) -> None:
+    write(tmp_path)
+    first = specs(load(tmp_path))
+    text = (tmp_path / RUNS).read_text()
+    entries = text.partition("srt:\n")
+    lines = [line for line in entries[2].splitlines() if line]
+    (tmp_path / RUNS).write_text("srt:\n" + "\n".join(reversed(lines)) + "\n" + entries[0])  # another order of keys
+    assert specs(load(tmp_path)) == first
+    for spec in first.values():
+        assert "\n" not in spec
+        assert spec == json.dumps(json.loads(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
+    write(tmp_path)
+    spec = json.loads(train_spec(load(tmp_path), "srt-s2"))
+    assert set(spec["train"]) == set(Train.model_fields) and spec["seed"] == 2 and spec["run"] == "srt-s2"
+    left_out = {"label", "method", "seeds", "steps", "segment", "suites"}
+    assert set(Run.model_fields) - left_out <= set(spec)
+
+
+def test_presets_are_what_the_documents_say() -> None:
+    clean, authors = Train(preset="clean").resolved(), Train(preset="authors").resolved()
+    assert (clean.entropy_coefficient, clean.aggregation, clean.kl_clamp, clean.unparsable_groups, clean.votes) == (
+        0.0, "token_mean", None, "drop", "clean",
+    )  # fmt: skip
+    assert (authors.entropy_coefficient, authors.aggregation, authors.kl_clamp, authors.unparsable_groups) == (
+        0.001, "token_mean_micro", 10.0, "keep",
+    )  # fmt: skip
+    assert authors.votes == "authors"
+    assert Train(preset="authors", kl_clamp=3.0).resolved().kl_clamp == 3.0
+    for preset in PRESETS.values():  # a preset sets exactly what has no default of its own
+        assert set(preset) == {k for k, v in Train.model_fields.items() if v.default is None}
+
+
+def test_an_entry_wins_over_train_defaults_and_they_over_the_preset(tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, MAIN, "learning_rate: 1.0e-4", "learning_rate: 1.0e-4\n  preset: authors\n  kl_clamp: 2")
+    change(tmp_path, RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, learning_rate: 5.0e-5")
+    config = load(tmp_path)
+    gt, srt = config.runs["gt"].train.resolved(), config.runs["srt"].train.resolved()
+    assert (gt.learning_rate, srt.learning_rate) == (5e-5, 1e-4)
+    assert gt.kl_clamp == srt.kl_clamp == 2.0 and gt.aggregation == "token_mean_micro"
+
+
+@pytest.mark.parametrize("spelling", ["1e-6", "'1e-6'", "1.0e-6", "0.000001", "1E-06"])
+def test_spellings_of_a_small_number(spelling: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, MAIN, "1.0e-4", spelling)
+    assert load(tmp_path).runs["srt"].train.learning_rate == 1e-6
+
+
+@pytest.mark.parametrize("spelling", ["", "{}", "null"])
+def test_a_section_with_all_lines_commented_out_is_the_default(spelling: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, MAIN, "scoring:\n  preset: clean", f"scoring: {spelling}")
+    change(tmp_path, RUNS, "train: {kl_coefficient: 0.01}", f"train: {spelling}")
+    assert load(tmp_path).runs["gt"].train.learning_rate == 1e-4
+
+
+def test_anchors_and_merge_keys_are_not_repeated_keys(tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, RUNS, "gt:\n", "gt: &gt\n")
+    (tmp_path / RUNS).open("a").write("copy:\n  <<: *gt\n  label: Copy\n")
+    config = load(tmp_path)
+    assert config.runs["copy"].label == "Copy" and config.runs["copy"].train == config.runs["gt"].train
+
+
+@pytest.mark.parametrize("file", ["config/smoke.yaml", "config/config.yaml"])
+def test_the_shipped_configurations_are_valid(file: str, root: Path) -> None:
+    config = load_config(read_yaml(root / file), root, file, [file])
+    made: dict[str, Any] = specs(config)
+    assert len(set(made.values())) > len(config.runs)
+
+
+def test_results_folder_is_normalised(tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, MAIN, "results/test", "./results//test/")
+    assert load(tmp_path).results == "results/test"

@@ -1,0 +1,253 @@
+"""DeepSpeed against plain AdamW, two processes against one, checkpoints of two processes.
+
+Under torchrun this file is the worker: it trains real segments in both processes and leaves their outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, train_spec
+from safetensors.torch import load_file
+
+from srt.engine import TrainEngine, World, init_world, shutdown
+from srt.errors import SrtError
+from srt.io import read_json, read_parquet, sha256_file
+from srt.problems import read_training_set
+from srt.trainer import Segment, run_segment
+
+# A name, the changes to the spec, and the checkpoints of the chain (their last step is 3).
+RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
+    ("zero0", {"zero_stage": 0}, [1, 3]),
+    ("zero1", {"zero_stage": 1}, [1, 3]),
+    ("zero2", {"zero_stage": 2}, [1, 3]),
+    ("authors", {"preset": "authors", "micro_batch_sequences": 6, "zero_stage": 1}, [3]),
+    ("whole", {"zero_stage": 1}, [3]),
+]
+# Three prompts on two ranks: unequal shares, and as many micro-batches as rows: unequal numbers of them.
+COMMON = {"prompts_per_step": 3, "learning_rate": 2e-4, "micro_batch_tokens": 1}
+
+
+def train_all(folder: Path, base: Path, problems: Path) -> None:
+    """Train `RUNS` under `folder`, as however many processes there are."""
+    for name, changes, cuts in RUNS:
+        spec = train_spec(**COMMON, **changes)
+        data, truth = read_training_set(problems, spec["reward"])
+        for start, stop in zip([0, *cuts], cuts, strict=False):
+            place = folder / name
+            resume = place / str(start) / "state" if start else None
+            run_segment(
+                Segment(spec, base, resume, start, stop, place / "work", place / str(stop) / "model",
+                        place / str(stop) / "state", place / str(stop) / "metrics.parquet", save_every=1),
+                data, truth,
+            )  # fmt: skip
+
+
+def rule_launcher() -> list[str]:
+    """The command by which the train rule starts several processes, with two of them."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "rules").glob("*.smk")))
+    found = re.findall(r'f"(torchrun [^"]*)"', text)
+    assert len(found) == 1, "the rules start torchrun in one place"
+    return found[0].replace("{gpus}", "2").split()[1:]
+
+
+def torchrun(*args: str, timeout: float = 150) -> subprocess.CompletedProcess:
+    """Run a script as the train rule does, as two processes on this machine over gloo."""
+    path = os.pathsep.join(str(ROOT / part) for part in ("src", "scripts", "tests"))
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "torch.distributed.run", *rule_launcher(), *args]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, tiny_base, sums) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    train_all(folder, tiny_base, sums)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, tiny_base, sums) -> Path:
+    folder = tmp_path_factory.mktemp("together")
+    result = torchrun(__file__, str(folder), str(tiny_base), str(sums))
+    assert result.returncode == 0, result.stderr[-4000:]
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "authors"])
+def test_two_processes_are_one(alone, together, tiny_base, name):
+    """The same weights to 1e-5 after one step and after three; AdamW forgets the scale, the logged norm does not."""
+    base = load_file(tiny_base / "model.safetensors")
+    for step in {n: cuts for n, _, cuts in RUNS}[name]:
+        ours, theirs = alone / name / str(step), together / name / str(step)
+        assert distance(weights(ours), weights(theirs)) < 1e-5
+        assert distance(weights(ours), base) > 1e-4
+        one, two = (read_parquet(x / "metrics.parquet").to_pandas() for x in (ours, theirs))
+        assert one["grad_norm"].gt(1e-3).all() and one["reward"].gt(0).all()
+        torch.testing.assert_close(
+            torch.tensor(one.to_numpy(float)), torch.tensor(two.to_numpy(float)), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero2"])
+def test_stages_are_one_another(alone, name):
+    assert distance(weights(alone / name / "3"), weights(alone / "zero1" / "3")) < 1e-5
+
+
+def test_resume_with_two_processes_is_bitwise(together):
+    """A chain of two segments is one segment of three steps: weights, metrics, and each rank's optimizer state."""
+    chain, whole = together / "zero1" / "3", together / "whole" / "3"
+    assert sha256_file(chain / "model/model.safetensors") == sha256_file(whole / "model/model.safetensors")
+    second, three = (read_parquet(x / "metrics.parquet").to_pandas() for x in (chain, whole))
+    assert second.equals(three.iloc[1:].reset_index(drop=True))
+    ours, theirs = (
+        {k: v for k, v in read_json(x / "state" / "manifest.json").items() if k.startswith("engine/")}
+        for x in (chain, whole)
+    )
+    assert ours == theirs
+    assert sum("rank_" in name and "optim" in name for name in ours) == 2
+
+
+def script(folder: Path, base: Path, sums: Path, stop: int, *more: str) -> list[str]:
+    place = folder / f"step-{stop}"
+    spec = train_spec(**COMMON)
+    return [
+        str(ROOT / "scripts" / "train.py"), "--spec", json.dumps(spec), "--base", str(base), "--problems", str(sums),
+        "--stop", str(stop), "--work", str(folder / "work"), "--model-out", str(place / "model"),
+        "--state-out", str(place / "state"), "--metrics-out", str(place / "metrics.parquet"), *more,
+    ]  # fmt: skip
+
+
+def test_the_script_under_torchrun_goes_on_from_a_state_of_two(tmp_path, tiny_base, sums, together):
+    """As the train rule starts it (torchrun takes `--start` for its own without a `--`): bitwise one long call."""
+    resume = together / "zero1" / "1" / "state"
+    result = torchrun(*script(tmp_path, tiny_base, sums, 3, "--start", "1", "--resume", str(resume)))
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert sha256_file(tmp_path / "step-3/model/model.safetensors") == sha256_file(
+        together / "whole/3/model/model.safetensors"
+    )
+    assert not list((tmp_path / "work").glob("*state-*"))
+
+
+def test_a_state_of_two_is_refused_by_one(tmp_path, tiny_base, sums, together):
+    resume = together / "zero1" / "1" / "state"
+    command = [sys.executable, *script(tmp_path, tiny_base, sums, 3, "--start", "1", "--resume", str(resume))]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and "was written by 2 processes, this job has 1" in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "step-3").exists()
+
+
+# -- one process against plain torch -----------------------------------------------------------------------------
+
+
+def toy() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Embedding(11, 8), torch.nn.Linear(8, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+
+
+OPTIONS: dict[str, Any] = {"learning_rate": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1, "grad_clip": 0.5}
+
+
+def losses(step: int) -> list[tuple[torch.Tensor, float]]:
+    """Two micro-batches of ids with scales that make some steps clip and others not."""
+    generator = torch.Generator().manual_seed(step)
+    return [(torch.randint(11, (5,), generator=generator), 10.0 ** (step % 3 - 2) * factor) for factor in (1.0, -3.0)]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_deepspeed_is_plain_adamw(zero_stage):
+    """Several backward passes a step, sums not means, clipping by the norm of all of them, decoupled decay."""
+    model, plain = toy(), toy()
+    engine = TrainEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="float32")
+    optimizer = torch.optim.AdamW(
+        plain.parameters(), lr=OPTIONS["learning_rate"], betas=OPTIONS["betas"], weight_decay=OPTIONS["weight_decay"]
+    )
+    clipped = 0
+    for step in range(6):
+        parts = losses(step)
+        for number, (ids, scale) in enumerate(parts, start=1):
+            engine.backward(scale * engine.model(ids).square().sum(), last=number == len(parts))
+            (scale * plain(ids).square().sum()).backward()
+        expected = float(torch.nn.utils.clip_grad_norm_(plain.parameters(), OPTIONS["grad_clip"]))
+        assert engine.step() == pytest.approx(expected, rel=1e-4)
+        clipped += expected > OPTIONS["grad_clip"]
+        optimizer.step()
+        optimizer.zero_grad()
+        for (name, ours), theirs in zip(engine.weights(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs.data, atol=1e-5, rtol=0, msg=f"{name} at step {step}")
+    assert 0 < clipped < 6
+
+
+def test_bfloat16_without_masters_is_refused():
+    with pytest.raises(SrtError, match="zero_stage 0 keeps no float32 masters"):
+        TrainEngine(toy().bfloat16(), init_world(), **OPTIONS, zero_stage=0, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_bfloat16_has_float32_masters(zero_stage):
+    """220 steps of 1e-5, each far below bfloat16's spacing of 4e-3 below 1, add up to more than half of it."""
+    options = OPTIONS | {"learning_rate": 1e-5, "weight_decay": 0.0}
+    model = torch.nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
+    torch.nn.init.ones_(model.weight)
+    engine = TrainEngine(model, init_world(), **options, zero_stage=zero_stage, dtype="bfloat16")
+    for _ in range(220):
+        engine.backward(engine.model(torch.ones(1, 4, dtype=torch.bfloat16)).float().sum(), last=True)
+        assert engine.step() == pytest.approx(4.0, rel=1e-2)
+    assert (dict(engine.weights())["weight"] == 1 - 2.0**-8).all()
+
+
+def test_a_checkpoint_holds_weights_and_moments(tmp_path):
+    engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+
+    def one(target: TrainEngine, step: int) -> None:
+        target.backward(target.model(losses(step)[0][0]).square().sum(), last=True)
+        target.step()
+
+    for step in range(3):
+        one(engine, step)
+    (tmp_path / "state").mkdir()
+    engine.save(tmp_path / "state")
+    other = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+    other.load(tmp_path / "state")
+    for target in (engine, other):
+        one(target, 3)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(engine.weights(), other.weights(), strict=True))
+
+
+def test_a_state_of_another_model_is_a_sentence(tmp_path):
+    engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+    with pytest.raises(SrtError, match="holds no training state|not a training state"):
+        engine.load(tmp_path)
+    engine.save(tmp_path)
+    other = TrainEngine(torch.nn.Linear(2, 2), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+    with pytest.raises(SrtError, match="not a training state of this model"):
+        other.load(tmp_path)
+
+
+def test_the_world_of_one_process():
+    assert init_world() == World(0, 1, torch.device("cpu")) and init_world().main
+
+
+if __name__ == "__main__":
+    try:
+        train_all(*map(Path, sys.argv[1:4]))
+    finally:
+        shutdown()

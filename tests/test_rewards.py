@@ -1,0 +1,103 @@
+"""Rewards and monitors by groups small enough to count by hand; what is in reach of which."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from srt.answers import Grader
+from srt.rewards import Monitor, training_rewards
+
+# Four responses each. By hand: majority 7 (2 of 3 parsed); tie of 2 and 3; no answer; unanimous 5 though 6 is right;
+# 1/2 written in three ways.
+GROUPS = [
+    ["\\boxed{7}", "it is \\boxed{8}", "\\boxed{7}", "no answer"],
+    ["\\boxed{2}", "\\boxed{3}", "\\boxed{3}", "\\boxed{2}"],
+    ["7", "\\boxed{", "", "the answer is 9"],
+    ["\\boxed{5}"] * 4,
+    ["\\boxed{\\frac{1}{2}}", "\\boxed{0.5}", "\\boxed{3}", "\\boxed{1/2}"],
+]
+IDS = ["a", "b", "c", "d", "e"]
+TASKS = ["math"] * 5
+TRUTH = {"a": "7", "b": "3", "c": "9", "d": "6", "e": "0.5"}
+
+
+@pytest.fixture(scope="module")
+def grader() -> Grader:
+    return Grader()
+
+
+def test_majority_rewards_by_hand(grader):
+    given = training_rewards("majority", grader, GROUPS, None, TASKS)
+    assert given.rewards.dtype == np.float64 and given.rewards.shape == (5, 4)
+    assert given.rewards.tolist() == [[1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
+    assert given.labelled.tolist() == [True, True, False, True, True]
+    assert given.labels[:4] == ["7", "2", None, "5"] and given.labels[4] is not None
+
+
+def test_raw_string_votes_of_the_authors():
+    """One half in three spellings has one vote each: the first seen is the label, and its equals are rewarded."""
+    given = training_rewards("majority", Grader(preset="authors"), GROUPS, None, TASKS)
+    assert given.labels[:4] == ["7", "2", None, "5"] and given.labels[4] == "\\frac{1}{2}"
+    assert given.rewards.tolist() == [[1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
+
+
+@pytest.mark.parametrize("kind", ["ground_truth", "offline_labels"])
+def test_given_labels_by_hand(grader, kind):
+    given = training_rewards(kind, grader, GROUPS, ["8", "3", "9", None, "1/2"], TASKS)
+    assert given.rewards.tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
+    assert given.labelled.tolist() == [True, True, True, False, True]  # by the label, not by what was parsed
+    assert given.labels == ["8", "3", "9", None, "1/2"]
+    assert [v.majority for v in given.votes][:4] == ["7", "2", None, "5"]
+
+
+def test_majority_refuses_labels_and_the_others_need_them(grader):
+    with pytest.raises(ValueError, match="must not be handed labels"):
+        training_rewards("majority", grader, GROUPS, ["7"] * 5, TASKS)
+    for kind in ("ground_truth", "offline_labels"):
+        with pytest.raises(ValueError, match="needs labels"):
+            training_rewards(kind, grader, GROUPS, None, TASKS)
+
+
+def test_monitors_by_hand(grader):
+    given = training_rewards("majority", grader, GROUPS, None, TASKS)
+    rows = Monitor(grader, TRUTH).observe(IDS, GROUPS, given, TASKS)
+    expected = {  # group a: 7 is right; b: 3 is right, 2 was voted; c: nothing to read; d: all wrong; e: right
+        "reward": [0.5, 0.5, 0.0, 1.0, 0.75],
+        "true_accuracy": [0.5, 0.5, 0.0, 0.0, 0.75],
+        "reward_accuracy": [1.0, 0.0, 1.0, 0.0, 1.0],
+        "label_accuracy": [1.0, 0.0, 0.0, 0.0, 1.0],
+        "majority_ratio": [0.5, 0.5, 0.0, 1.0, 0.75],
+        "parsed_rate": [0.75, 1.0, 0.0, 1.0, 1.0],
+    }
+    assert {key: [row[key] for row in rows] for key in rows[0]} == expected
+
+
+def test_monitors_know_what_they_are_told(grader):
+    """A true answer for one problem only: the others' accuracies are nan, what needs no truth stays."""
+    given = training_rewards("majority", grader, GROUPS, None, TASKS)
+    rows = Monitor(grader, {"d": "6"}).observe(IDS, GROUPS, given, TASKS)
+    full = Monitor(grader, TRUTH).observe(IDS, GROUPS, given, TASKS)
+    for i, (row, known) in enumerate(zip(rows, full, strict=True)):
+        for key in ("true_accuracy", "reward_accuracy", "label_accuracy"):
+            assert (row[key] == known[key]) if i == 3 else math.isnan(row[key])
+        for key in ("reward", "majority_ratio", "parsed_rate"):
+            assert row[key] == known[key]
+
+
+def test_monitors_of_ground_truth_training(grader):
+    """The reward is the truth, so they agree; the majority is watched all the same."""
+    given = training_rewards("ground_truth", grader, GROUPS, [TRUTH[i] for i in IDS], TASKS)
+    rows = Monitor(grader, TRUTH).observe(IDS, GROUPS, given, TASKS)
+    assert [row["reward_accuracy"] for row in rows] == [1.0] * 5
+    assert [row["reward"] for row in rows] == [row["true_accuracy"] for row in rows]
+    assert [row["label_accuracy"] for row in rows] == [1.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_rewards_do_not_depend_on_the_order_of_groups(grader):
+    order = [3, 1, 4, 0, 2]
+    given = training_rewards("majority", grader, GROUPS, None, TASKS)
+    moved = training_rewards("majority", Grader(), [GROUPS[i] for i in order], None, TASKS)
+    assert (moved.rewards == given.rewards[order]).all()

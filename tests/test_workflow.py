@@ -1,0 +1,206 @@
+"""The workflow as a user runs it: dry-runs of every profile, a whole small DAG, reruns, kills."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+MICRO = ["--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2"]
+
+
+def copy_of_the_tree(target: Path) -> Path:
+    """What a clone holds: tracked files, and new ones that git does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        source, place = ROOT / name, target / name
+        if source.is_symlink() or source.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, place, follow_symlinks=False)
+    return target
+
+
+def snakemake(folder: Path, *args: str, code: int = 0) -> str:
+    """Run Snakemake in `folder` and return all that it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output
+    return output
+
+
+def jobs(output: str) -> dict[str, int]:
+    """The table of jobs that a dry-run prints."""
+    table = output.split("Job stats:")[-1]
+    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.MULTILINE)} if "Job stats:" in output else {}
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every result that must be the same in two clones: tables, figures, metrics, raw samples, weights."""
+    root = folder / "results" / "micro"
+    kinds = ("tables/*.csv", "figures/*", "runs/*/metrics.*", "eval/**/*.parquet", "**/model.safetensors", "labels/**/*.parquet",
+             "curriculum/**/*.parquet", "data/*")  # fmt: skip
+    return {str(p.relative_to(root)): p.read_bytes() for kind in kinds for p in sorted(root.glob(kind)) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A copy of the tree in which the micro DAG has run."""
+    folder = copy_of_the_tree(tmp_path_factory.mktemp("clone"))
+    snakemake(folder, *MICRO)
+    return folder
+
+
+@pytest.mark.parametrize("profile", ["slurm", "workflow/profiles/local", "workflow/profiles/smoke"])
+def test_every_profile_plans_in_a_fresh_clone(tmp_path, profile):
+    folder = copy_of_the_tree(tmp_path)
+    assert (folder / "slurm").is_symlink()
+    planned = jobs(snakemake(folder, "--profile", profile, "-n"))
+    assert planned["train"] + planned["train_last"] > 10 and planned["fig2"] == 1 and planned["results_table"] == 1
+    assert not (folder / "results").exists() or not any((folder / "results").glob("*/"))
+
+
+def test_the_dag_makes_every_declared_result(clone):
+    made = results(clone)
+    for name in ("figures/fig2.pdf", "figures/fig2.png", "figures/fig2.csv", "tables/results.csv",
+                 "runs/gt-s1/metrics.csv", "runs/gt-s1/step-4/model/model.safetensors"):  # fmt: skip
+        assert made[name], name
+    root = clone / "results" / "micro"
+    assert (root / "logs/train/gt-s1/step-2.log").read_text()
+    assert (root / "benchmarks/train/gt-s1/step-2.tsv").read_text().startswith("s\t")
+    # keep_states: last: the state that a later step started from is gone, the last one stays and can be extended
+    assert not (root / "runs/gt-s1/step-2/state").exists() and (root / "runs/gt-s1/step-4/state").is_dir()
+    assert not list((root / "work").rglob("state-*"))
+
+
+def test_nothing_to_do_after_a_run_nor_after_touching_or_commenting_code(clone):
+    assert "Nothing to be done" in snakemake(clone, *MICRO, "-n")
+    for file in [*clone.glob("scripts/*.py"), *clone.glob("src/srt/**/*.py"), *clone.glob("rules/*.smk")]:
+        with open(file, "a", encoding="utf-8") as handle:
+            handle.write("\n# a comment\n")
+    assert "Nothing to be done" in snakemake(clone, *MICRO, "-n")
+
+
+def changed(clone: Path, tmp_path: Path, file: str, old: str, new: str) -> Path:
+    """A copy of the clone with its results, and one change in a config file."""
+    folder = tmp_path / "changed"
+    shutil.copytree(clone, folder, symlinks=True)
+    path = folder / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return folder
+
+
+def test_a_learning_rate_reruns_its_run_and_what_depends_on_it(clone, tmp_path):
+    file = "tests/micro/experiments.yaml"
+    folder = changed(clone, tmp_path, file, "steps: 4, segment: 2", "steps: 4, segment: 2, train: {learning_rate: 2.0e-3}")
+    output = snakemake(folder, *MICRO, "-n")
+    assert jobs(output) == {
+        "train": 1, "train_last": 1, "sample": 2, "score": 2, "run_metrics": 1, "fig2": 1, "results_table": 1, "all": 1, "total": 10,
+    }  # fmt: skip
+    assert "offline_easy-s1 to step" not in output
+
+
+def test_a_label_redraws_figures_only(clone, tmp_path):
+    folder = changed(clone, tmp_path, "tests/micro/experiments.yaml", "label: Ground truth", "label: GT")
+    assert jobs(snakemake(folder, *MICRO, "-n")) == {"fig2": 1, "results_table": 1, "all": 1, "total": 3}
+
+
+def test_extending_a_run_trains_the_new_segment_only(clone, tmp_path):
+    folder = changed(clone, tmp_path, "tests/micro/experiments.yaml", "steps: 4, segment: 2", "steps: 6, segment: 2")
+    planned = jobs(snakemake(folder, *MICRO, "-n"))
+    assert "train" not in planned and planned["train_last"] == planned["sample"] == 1
+
+
+def test_grading_changes_never_sample_again(clone, tmp_path):
+    folder = changed(clone, tmp_path, "tests/micro/config.yaml", "scoring: {workers: 1}", "scoring: {workers: 1, preset: authors}")
+    output = snakemake(folder, *MICRO, "-n")
+    assert jobs(output)["score"] == 5
+    # the labels come from grading, so the run that learns from them is made again; nothing else is sampled
+    assert re.findall(r"Job \d+: Sample (\S+)", output) == ["offline_easy-s1/step-2"]
+
+
+def test_one_figure_plans_only_what_it_needs(tmp_path):
+    folder = copy_of_the_tree(tmp_path)
+    planned = jobs(snakemake(folder, *MICRO, "-n", "fig9"))
+    assert planned == {"data": 1, "base_model": 1, "sample": 1, "score": 1, "fig9": 1, "total": 5}
+
+
+def test_unknown_targets_name_what_there_is(clone):
+    output = snakemake(clone, *MICRO, "-n", "results/micro/runs/gt-s1/step-3/metrics.parquet", code=1)
+    assert "run gt-s1 has no checkpoint at step 3: its steps are 2, 4" in output
+
+
+def test_two_workflows_in_one_folder_are_refused(clone):
+    from srt.state import exclusive
+
+    with exclusive(clone / "results/micro/.lock"):
+        output = snakemake(clone, *MICRO, "-R", "fig9", code=1)
+    assert f"is in use by process {os.getpid()} on" in output
+
+
+def wait_until(process: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "the workflow ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sigkill_of_everything_then_the_same_command_gives_the_same_bytes(clone, tmp_path):
+    folder = copy_of_the_tree(tmp_path)
+    root = folder / "results" / "micro"
+    moments = (
+        lambda: (root / "logs/models/micro.log").exists(),
+        lambda: any(root.glob("work/gt-s1/step-*/state-*")),
+        lambda: (root / "logs/train/offline_easy-s1/step-2.log").exists(),
+        lambda: any(root.glob("eval/gt-s1/step-*/*.samples.parquet")),
+    )
+    for moment in moments:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *MICRO], cwd=folder, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        wait_until(process, moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    snakemake(folder, *MICRO)
+    ours, theirs = results(folder), results(clone)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert "Nothing to be done" in snakemake(folder, *MICRO, "-n")
+
+
+def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(tmp_path):
+    folder = copy_of_the_tree(tmp_path)
+    root = folder / "results" / "micro"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *MICRO, "all_models"], cwd=folder, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    wait_until(process, lambda: (root / "logs/models/micro.log").exists())
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    assert not (root / "models/micro").exists()
+    snakemake(folder, *MICRO, "all_models")
+    assert (root / "models/micro/model.safetensors").is_file()
+
+
+def test_a_failed_job_names_its_log_and_leaves_no_output(clone, tmp_path):
+    folder = changed(clone, tmp_path, "tests/micro/datasets.yaml", "size: 24", "size: 4000")
+    output = snakemake(folder, *MICRO, "all_data", code=1)
+    assert "sums" in output and "results/micro/logs/data/sums.log" in output
+    assert "Traceback" not in (folder / "results/micro/logs/data/sums.log").read_text()
+    assert not (folder / "results/micro/data/sums.parquet").exists()
