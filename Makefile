@@ -45,7 +45,8 @@ smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figure
 test: setup ## the tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: setup ## ruff, snakefmt and snakemake --lint, changing nothing
+lint: setup ## ruff, snakefmt, snakemake --lint and generated documents, changing nothing
+	@$(BIN)/python scripts/config_docs.py --check
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m snakefmt --check Snakefile rules

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 from srt.config import load_config
-from srt.config.spec import data_spec, model_spec, sample_spec, train_spec
+from srt.config.spec import REVISION, data_spec, model_spec, sample_spec, train_spec
 from srt.errors import SrtError, nearest
 from srt.io import canonical_json, write_text
 from srt.workflow import ResultsLock, evaluations, prepare_environment, resolve_figure
@@ -96,6 +96,12 @@ def segment_inputs(wc) -> dict:
         part = f"{run.data}-{run.curriculum.by}-{run.curriculum.fraction:.4f}"
         inputs["subset"] = f"{RESULTS}/curriculum/{run.model}/{part}.parquet"
     return inputs
+
+
+def exact_fraction(wc) -> float:
+    """The curriculum fraction that a file name rounds to four digits."""
+    given = {r.curriculum.fraction for r in CFG.runs.values() if r.curriculum}
+    return next((f for f in sorted(given) if f"{f:.4f}" == wc.fraction), float(wc.fraction))
 
 
 def segment_options(wc, input) -> str:

@@ -39,8 +39,10 @@ rule curriculum:
     resources:
         mem_mb=1000,
         runtime=15,
+    params:
+        fraction=exact_fraction,
     message:
         "Easiest {wildcards.fraction} of {wildcards.dataset} by {wildcards.metric}"
     shell:
         "python scripts/curriculum.py --groups {input.groups} --by {wildcards.metric}"
-        " --fraction {wildcards.fraction} --out {output.subset} > {log} 2>&1"
+        " --fraction {params.fraction} --out {output.subset} > {log} 2>&1"

@@ -47,6 +47,7 @@ rule score:
         mem_mb=CFG.scoring.memory_mb,
         runtime=60,
     params:
+        revision=REVISION["score"],
         options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}"
         f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}",
     message:

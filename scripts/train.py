@@ -31,14 +31,13 @@ def main() -> None:
     parser.add_argument("--metrics-out", required=True, type=Path, help="metrics of the segment to write (parquet)")
     parser.add_argument("--save-every", type=int, default=10, help="steps between two saves of the state")
     parser.add_argument("--minutes", type=float, help="time budget; near its end the state is saved and 75 returned")
+    parser.add_argument("--vllm-memory", type=float, default=0.3, help="vLLM's share of GPU memory (default 0.3)")
     args = parser.parse_args()
 
-    from srt.engine import shutdown
     from srt.errors import SrtError
     from srt.io import parse_spec
-    from srt.problems import read_training_set
+    from srt.problems import SPEC, read_training_set
     from srt.state import check_state
-    from srt.trainer import SPEC, Segment, run_segment
 
     if not 0 <= args.start < args.stop:
         raise SrtError(f"--start {args.start} must be at least 0 and below --stop {args.stop}")
@@ -52,9 +51,14 @@ def main() -> None:
         found = check_state(args.resume, spec, int(os.environ.get("WORLD_SIZE", 1)))
         if found["step"] != args.start:
             raise SrtError(f"{args.resume} is the state of step {found['step']}, not of --start {args.start}")
+
+    from srt.engine import shutdown  # after the checks: torch and DeepSpeed take seconds
+    from srt.trainer import Segment, run_segment
+
     segment = Segment(
         spec, args.base, args.resume, args.start, args.stop, args.work,
         args.model_out, args.state_out, args.metrics_out, args.save_every, args.minutes,
+        args.vllm_memory,
     )  # fmt: skip
     try:
         run_segment(segment, data, truth)

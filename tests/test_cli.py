@@ -147,18 +147,15 @@ def test_wrong_specs(tmp_path, script, spec, expected):
     if script == "make_base.py":
         options["name"] = "m"
     if script == "results_table.py":
-        spec, expected = {"[]": ('[{"run": 1}]', "lacks the key"), "{}": ("{}", "not a list")}.get(spec, (spec, expected))
+        lists = {"[]": ('[{"run": 1}]', "lacks the key"), "{}": ("{}", "not a list")}
+        spec, expected = lists.get(spec, (spec, expected))
     words = [*command(script, **options), "--spec", spec]
     refused(subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=60), expected)
     assert listing(tmp_path) == []
 
 
 def test_wrong_models(tmp_path):
-    for change, expected in (
-        ({"hidden": 3}, "models: m: "),
-        ({"parts": [{"params": {"min_terms": 0}}]}, "chain_sum refuses these params"),
-    ):
-        refused(run("make_base.py", name="m", spec=TINY | change, out=tmp_path / "m"), expected)
+    """Wrong entries and parameters are in test_tiny, in process."""
     local = {"source": "local", "path": str(tmp_path / "none")}
     refused(run("make_base.py", name="m", spec=local, out=tmp_path / "m"), "none holds no config.json")
     assert listing(tmp_path) == []
@@ -199,17 +196,20 @@ def test_wrong_checkpoints_for_sample_and_train(tmp_path, tiny_base, sums, capsy
     assert not (tmp_path / "x").exists()
 
 
-def train_options(folder: Path, base: Path, sums: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "spec": train_spec(), "base": base, "problems": sums, "start": 0, "stop": 1, "work": folder / "work",
-        "model_out": folder / "model", "state_out": folder / "state", "metrics_out": folder / "metrics", **changes,
+def train_options(folder: Path, model: Path, sums: Path, **changes: Any) -> dict[str, Any]:
+    """Options of a segment of one step."""
+    options = {
+        "spec": train_spec(), "base": model, "problems": sums, "start": 0, "stop": 1, "work": folder / "work",
+        "model_out": folder / "model", "state_out": folder / "state", "metrics_out": folder / "metrics",
     }  # fmt: skip
+    return options | changes
 
 
 def test_wrong_training_inputs(tmp_path, tables, tiny_base, sums):
     for changes, expected in (
         ({"problems": tables / "other.parquet"}, "other.parquet lacks the column 'id'"),
         ({"spec": train_spec(reward="majorty")}, "unknown reward 'majorty' .did you mean 'majority'"),
+        ({"spec": {"run": "r"}}, "--spec lacks the key 'seed'"),
         ({"stop": 0}, "--start 0 must be at least 0 and below --stop 0"),
         ({"base": tmp_path / "none"}, "none is not a model in Hugging Face format"),
     ):

@@ -234,7 +234,7 @@ def test_a_checkpoint_holds_weights_and_moments(tmp_path):
 
 def test_a_state_of_another_model_is_a_sentence(tmp_path):
     engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
-    with pytest.raises(SrtError, match="holds no training state|not a training state"):
+    with pytest.raises(SrtError, match=r"holds no training state|not a training state"):
         engine.load(tmp_path)
     engine.save(tmp_path)
     other = TrainEngine(torch.nn.Linear(2, 2), init_world(), **OPTIONS, zero_stage=1, dtype="float32")

@@ -258,11 +258,11 @@ def test_broken_parquet_is_a_sentence(tmp_path):
 
 def test_broken_json_is_a_sentence(tmp_path):
     path = tmp_path / "x.json"
-    with pytest.raises(SrtError, match="x.json does not exist"):
+    with pytest.raises(SrtError, match=r"x\.json does not exist"):
         io.read_json(path)
     for text in (b"", b"{", b"\xff\xfe"):
         path.write_bytes(text)
-        with pytest.raises(SrtError, match="x.json is not JSON"):
+        with pytest.raises(SrtError, match=r"x\.json is not JSON"):
             io.read_json(path)
 
 

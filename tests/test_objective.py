@@ -147,9 +147,7 @@ def test_expected_gradient_is_the_policy_gradient_of_a_toy_policy():
         tokens = torch.tensor(pair)
         lp = theta.log_softmax(0)[tokens]
         adv = advantages(value[tokens], torch.zeros(2, dtype=torch.long))
-        loss = policy_loss(
-            lp[:, None], lp.detach()[:, None], adv, sequence_weights(torch.ones(2)), torch.ones(2, 1)
-        )
+        loss = policy_loss(lp[:, None], lp.detach()[:, None], adv, sequence_weights(torch.ones(2)), torch.ones(2, 1))
         probability = float(theta.detach().softmax(0)[tokens].prod())
         mean -= probability * torch.autograd.grad(loss, theta)[0]
     torch.testing.assert_close(mean, exact)

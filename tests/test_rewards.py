@@ -13,7 +13,7 @@ from srt.rewards import Monitor, training_rewards
 # Four responses each. By hand: majority 7 (2 of 3 parsed); tie of 2 and 3; no answer; unanimous 5 though 6 is right;
 # 1/2 written in three ways.
 GROUPS = [
-    ["\\boxed{7}", "it is \\boxed{8}", "\\boxed{7}", "no answer"],
+    ["it is \\boxed{8}", "\\boxed{7}", "\\boxed{7}", "no answer"],
     ["\\boxed{2}", "\\boxed{3}", "\\boxed{3}", "\\boxed{2}"],
     ["7", "\\boxed{", "", "the answer is 9"],
     ["\\boxed{5}"] * 4,
@@ -32,7 +32,7 @@ def grader() -> Grader:
 def test_majority_rewards_by_hand(grader):
     given = training_rewards("majority", grader, GROUPS, None, TASKS)
     assert given.rewards.dtype == np.float64 and given.rewards.shape == (5, 4)
-    assert given.rewards.tolist() == [[1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
+    assert given.rewards.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
     assert given.labelled.tolist() == [True, True, False, True, True]
     assert given.labels[:4] == ["7", "2", None, "5"] and given.labels[4] is not None
 
@@ -41,13 +41,13 @@ def test_raw_string_votes_of_the_authors():
     """One half in three spellings has one vote each: the first seen is the label, and its equals are rewarded."""
     given = training_rewards("majority", Grader(preset="authors"), GROUPS, None, TASKS)
     assert given.labels[:4] == ["7", "2", None, "5"] and given.labels[4] == "\\frac{1}{2}"
-    assert given.rewards.tolist() == [[1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
+    assert given.rewards.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
 
 
 @pytest.mark.parametrize("kind", ["ground_truth", "offline_labels"])
 def test_given_labels_by_hand(grader, kind):
     given = training_rewards(kind, grader, GROUPS, ["8", "3", "9", None, "1/2"], TASKS)
-    assert given.rewards.tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
+    assert given.rewards.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
     assert given.labelled.tolist() == [True, True, True, False, True]  # by the label, not by what was parsed
     assert given.labels == ["8", "3", "9", None, "1/2"]
     assert [v.majority for v in given.votes][:4] == ["7", "2", None, "5"]

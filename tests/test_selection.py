@@ -54,11 +54,13 @@ def test_the_easiest_part(by, fraction, expected):
     assert chosen.columns.tolist() == ["problem_id", by] and chosen[by].is_monotonic_decreasing
 
 
-def test_a_third_of_a_multiple_of_three_is_exact():
-    """1/3 of 9 rows is 3, not 4, although 9 * (1/3) may exceed 3 in floating point for other sizes."""
-    for size in range(3, 3000, 3):
+@pytest.mark.parametrize("parts", [3, 10, 100])
+def test_a_share_that_is_whole_is_exact(parts):
+    """0.07 of 100 rows are 7, not 8, although 0.07 * 100 is 7.000000000000001; a third of 90 is 30."""
+    for size in range(parts, 400, parts):
         frame = pd.DataFrame({"problem_id": range(size), "pass_rate": 0.5})
-        assert len(easiest(frame, "pass_rate", 1 / 3)) == size // 3
+        for part in range(1, parts):
+            assert len(easiest(frame, "pass_rate", part / parts)) == size // parts * part
 
 
 def test_curriculum_without_truth_is_a_sentence():

@@ -145,7 +145,7 @@ def test_wrong_chain_sum_params_are_a_sentence(tmp_path, params):
     ("change", "expected"),
     [
         ({"stepz": 3}, "models: m: .*stepz"),
-        ({"hidden_size": 15}, "hidden_size must be a multiple"),
+        ({"hidden_size": 15}, "models: m: tiny: hidden_size .*must be a multiple"),
         ({"source": "clod"}, "models: m: .*"),
         ({"steps": 0}, "models: m: .*steps"),
     ],

@@ -43,7 +43,9 @@ def snakemake(folder: Path, *args: str, code: int = 0) -> str:
 def jobs(output: str) -> dict[str, int]:
     """The table of jobs that a dry-run prints."""
     table = output.split("Job stats:")[-1]
-    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.MULTILINE)} if "Job stats:" in output else {}
+    return (
+        {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.MULTILINE)} if "Job stats:" in output else {}
+    )
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -105,7 +107,9 @@ def changed(clone: Path, tmp_path: Path, file: str, old: str, new: str) -> Path:
 
 def test_a_learning_rate_reruns_its_run_and_what_depends_on_it(clone, tmp_path):
     file = "tests/micro/experiments.yaml"
-    folder = changed(clone, tmp_path, file, "steps: 4, segment: 2", "steps: 4, segment: 2, train: {learning_rate: 2.0e-3}")
+    folder = changed(
+        clone, tmp_path, file, "steps: 4, segment: 2", "steps: 4, segment: 2, train: {learning_rate: 2.0e-3}"
+    )
     output = snakemake(folder, *MICRO, "-n")
     assert jobs(output) == {
         "train": 1, "train_last": 1, "sample": 2, "score": 2, "run_metrics": 1, "fig2": 1, "results_table": 1, "all": 1, "total": 10,
@@ -125,7 +129,9 @@ def test_extending_a_run_trains_the_new_segment_only(clone, tmp_path):
 
 
 def test_grading_changes_never_sample_again(clone, tmp_path):
-    folder = changed(clone, tmp_path, "tests/micro/config.yaml", "scoring: {workers: 1}", "scoring: {workers: 1, preset: authors}")
+    folder = changed(
+        clone, tmp_path, "tests/micro/config.yaml", "scoring: {workers: 1}", "scoring: {workers: 1, preset: authors}"
+    )
     output = snakemake(folder, *MICRO, "-n")
     assert jobs(output)["score"] == 5
     # the labels come from grading, so the run that learns from them is made again; nothing else is sampled

@@ -25,7 +25,9 @@ def make(name: str, spec: dict[str, Any], out: Path) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
-        raise SrtError(f"models: {name}: {where}: {first['msg']}: see config/README.md") from None
+        raise SrtError(
+            f"models: {name}: {where}: {first['msg'].removeprefix('Value error, ')}: see config/README.md"
+        ) from None
     with atomic_dir(out) as folder:
         info: dict[str, Any] = {}
         if isinstance(model, TinyModel):
@@ -45,7 +47,9 @@ def _copy(name: str, source: Path, folder: Path) -> None:
         raise SrtError(f"models: {name}: path: {source} holds no config.json: name a folder in Hugging Face format")
     files = [p for pattern in PATTERNS for p in sorted(source.glob(pattern))]
     if not any(p.suffix == ".safetensors" for p in files):
-        raise SrtError(f"models: {name}: path: {source} holds no .safetensors: convert it (pickled weights are refused)")
+        raise SrtError(
+            f"models: {name}: path: {source} holds no .safetensors: convert it (pickled weights are refused)"
+        )
     for file in files:
         shutil.copyfile(file, folder / file.name)
 

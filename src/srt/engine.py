@@ -111,7 +111,9 @@ class TrainEngine:
         import deepspeed
 
         if zero_stage == 0 and dtype == "bfloat16":
-            raise SrtError("zero_stage 0 keeps no float32 masters of bfloat16 weights: use zero_stage 1 or 2, or float32")
+            raise SrtError(
+                "zero_stage 0 keeps no float32 masters of bfloat16 weights: use zero_stage 1 or 2, or float32"
+            )
         config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,

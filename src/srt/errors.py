@@ -45,9 +45,14 @@ def describe_os_error(error: OSError) -> str:
     names = [name for name in (error.filename2, error.filename) if name is not None]  # the second is a destination
     where = names[0] if names else "the output"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"disk full while writing {where}: free space or point `results` to another disk, then rerun; nothing half-written was kept"
+        return (
+            f"disk full while writing {where}: free space or point `results` to another disk, then rerun; "
+            "nothing half-written was kept"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission for {where}: make it accessible (chmod or chown) or point `results` elsewhere, then rerun"
+        return (
+            f"no permission for {where}: make it accessible (chmod or chown) or point `results` elsewhere, then rerun"
+        )
     if error.errno == errno.ENOENT:
         return f"{where} does not exist: check the path, or run the rule that makes it"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):

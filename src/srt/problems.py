@@ -12,6 +12,7 @@ import pandas as pd
 from srt.errors import SrtError, nearest
 from srt.io import parquet_metadata, read_parquet
 
+SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # what a run's spec needs
 REWARDS = ("ground_truth", "majority", "offline_labels")
 METRICS = (
     "step", "reward", "true_accuracy", "reward_accuracy", "label_accuracy", "majority_ratio", "parsed_rate",

@@ -31,6 +31,7 @@ def render_all(
         prompts.append(tokens)
     if len(too_long) == len(prompts) and prompts:
         raise SrtError(
-            f"every one of the {len(prompts)} prompts is longer than max_prompt_tokens={max_prompt_tokens}: raise it in the config"
+            f"every one of the {len(prompts)} prompts is longer than max_prompt_tokens={max_prompt_tokens}: "
+            "raise it in the config"
         )
     return prompts, too_long

@@ -41,7 +41,10 @@ def results_table(evaluations: Iterable[dict[str, Any]]) -> pd.DataFrame:
                     base[(entry["run"], str(dataset))] = rate
                 parts.append((entry, str(dataset), part, rate))
     return pd.DataFrame(
-        [{**_row(entry, name, part), **_gain(base.get((entry["run"], name)), rate)} for entry, name, part, rate in parts]
+        [
+            {**_row(entry, name, part), **_gain(base.get((entry["run"], name)), rate)}
+            for entry, name, part, rate in parts
+        ]
     )
 
 

@@ -41,10 +41,11 @@ def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[in
 
         return VllmEngine(
             checkpoint,
+            eos,
             max_model_len=spec["max_prompt_tokens"] + spec["max_new_tokens"],
             seed=spec["seed"],
             dtype=spec["dtype"],
-            eos_ids=eos,
+            progress=True,
         )
     if spec["engine"] != "transformers":
         raise SrtError(f"unknown engine '{spec['engine']}'{nearest(spec['engine'], ('transformers', 'vllm'))}")

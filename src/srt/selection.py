@@ -18,7 +18,9 @@ def read_groups(path: Path) -> pd.DataFrame:
     frame = read_parquet(path).to_pandas()
     missing = {"dataset", "problem_id", "majority", "consistency_all", "pass_rate"} - set(frame)
     if missing:
-        raise SrtError(f"{path} lacks the column '{sorted(missing)[0]}': it is not a groups table; rerun the score rule")
+        raise SrtError(
+            f"{path} lacks the column '{sorted(missing)[0]}': it is not a groups table; rerun the score rule"
+        )
     return frame
 
 

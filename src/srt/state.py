@@ -90,7 +90,9 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int) -> dict[str, 
     for name, expected in manifest.items():
         file = path / name
         if not file.is_file() or sha256_file(file) != expected:
-            raise SrtError(f"{file} is damaged or missing: delete {path} and run the same command to train that part again")
+            raise SrtError(
+                f"{file} is damaged or missing: delete {path} and run the same command to train that part again"
+            )
     progress = read_json(path / "progress.json")
     if progress["spec"] != spec_hash(spec):
         raise SrtError(
@@ -106,7 +108,7 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int) -> dict[str, 
 
 
 def find_state(folder: Path, spec: dict[str, Any], world_size: int, main: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The newest usable state of an interrupted segment, or None. Unusable ones are reported and left out of account."""
+    """The newest usable state of an interrupted segment, or None. Unusable ones are reported and passed over."""
     for path in reversed(states(folder)):
         try:
             return path, check_state(path, spec, world_size)

@@ -31,7 +31,7 @@ PHRASES = (" + ", " - ", " = ", "; ", "\\boxed{")
 
 
 def trace(expression: str, rng: random.Random, corruption: float) -> str:
-    """A worked solution of a sum such as '12 + 34 - 5', one step a line part, with each step wrong at rate `corruption`.
+    """A worked solution of a sum such as '12 + 34 - 5', step by step, with each step wrong at rate `corruption`.
 
     >>> trace('12 + 34 - 5', random.Random(0), 0.0)
     '12 + 34 = 46; 46 - 5 = 41; \\\\boxed{41}'
@@ -60,7 +60,9 @@ def problems(model: TinyModel, seed: int) -> Iterator[tuple[str, str]]:
             for i, part in enumerate(model.parts)
         ]
     except (TypeError, AssertionError) as error:
-        raise SrtError(f"models: parts: chain_sum refuses these params ({error}); see Reasoning Gym's ChainSumConfig") from None
+        raise SrtError(
+            f"models: parts: chain_sum refuses these params ({error}); see Reasoning Gym's ChainSumConfig"
+        ) from None
     weights = [part.weight for part in model.parts]
     position = [0] * len(sets)
     while True:
@@ -170,5 +172,3 @@ def train_base(model: TinyModel, out: Path) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "final_loss": round(sum(tail) / len(tail), 6),
     }
-
-

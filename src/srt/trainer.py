@@ -40,9 +40,6 @@ from srt.rollout import STOP, Engine, Rollout, Sampling
 from srt.state import exclusive, find_state, states, write_state
 
 
-SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # what a run's spec needs
-
-
 @dataclass(frozen=True)
 class Segment:
     """One job: train `spec` from step `start` to `stop`.
@@ -50,6 +47,7 @@ class Segment:
     `base` is the base model: first weights of the run and reference of the KL. `resume` is the state of step `start`
     (None at step 0). `work` holds this segment's own progress; `model_out`, `state_out`, `metrics_out` appear at the
     end. `minutes` is a time budget: when the next step might not fit, the state is saved and the exit code is 75.
+    `vllm_memory` is vLLM's share of GPU memory beside the trainer.
     """
 
     spec: dict[str, Any]
@@ -63,6 +61,7 @@ class Segment:
     metrics_out: Path
     save_every: int = 10
     minutes: float | None = None
+    vllm_memory: float = 0.3
 
 
 def rank_share(items: list[Any], world: World) -> list[Any]:
@@ -84,17 +83,19 @@ def gather(values: list[Any], world: World) -> list[Any]:
     return [v for part in parts for v in part]
 
 
-def make_rollout_engine(train: dict[str, Any], spec: dict[str, Any], base: Path, model: Any, eos: list[int]) -> Engine:
-    """The engine that `rollout_engine` names."""
+def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> Engine:
+    """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated before each use."""
+    train = segment.spec["train"]
     if train["rollout_engine"] == "vllm":
         from srt.rollout.vllm import VllmEngine
 
         return VllmEngine(
-            base,
+            segment.base,
+            eos,
             max_model_len=train["max_prompt_tokens"] + train["max_new_tokens"],
-            seed=spec["seed"],
+            seed=segment.spec["seed"],
             dtype=train["dtype"],
-            eos_ids=eos,
+            gpu_memory_utilization=segment.vllm_memory,
         )
     from srt.rollout.hf import HfEngine
 
@@ -119,13 +120,15 @@ class Trainer:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()  # transformers checkpoints in training mode only; dropout is 0 (checked below)
         if getattr(model.config, "attention_dropout", 0.0):
-            raise SrtError(f"{segment.base}/config.json: attention_dropout must be 0: rollouts and training would differ")
+            raise SrtError(
+                f"{segment.base}/config.json: attention_dropout must be 0: rollouts and training would differ"
+            )
         self.optimizer = TrainEngine(
             model, world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
             weight_decay=train["weight_decay"], grad_clip=train["grad_clip"], zero_stage=train["zero_stage"],
             dtype=train["dtype"],
         )  # fmt: skip
-        self.rollouts = make_rollout_engine(train, self.spec, segment.base, self.optimizer.model, eos)
+        self.rollouts = make_rollout_engine(segment, self.optimizer.model, eos)
         self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
         self.monitor = Monitor(self.grader, truth)
         self.prompts, too_long = render_all(

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from tqdm import tqdm
 
 from srt.progress import interval, progress_file
 from srt.rollout import LENGTH, STOP, Rollout, Sampling, sample_key
@@ -248,7 +248,7 @@ class HfEngine:
         tokens_np, logprobs_np = tokens.cpu().numpy(), logprobs.cpu().numpy()
         length_np, stopped_np = length.cpu().numpy(), stopped.cpu().numpy()
         flat = [
-            Rollout(tokens_np[r, : length_np[r]].copy(), logprobs_np[r, : length_np[r]].copy(), STOP if stopped_np[r] else LENGTH)
-            for r in range(rows)
-        ]  # fmt: skip
+            Rollout(tokens_np[r, :t].copy(), logprobs_np[r, :t].copy(), STOP if stopped_np[r] else LENGTH)
+            for r, t in enumerate(length_np)
+        ]
         return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]

