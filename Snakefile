@@ -22,6 +22,7 @@ include: "rules/labels.smk"
 include: "rules/train.smk"
 include: "rules/figures.smk"
 include: "rules/collect.smk"
+include: "rules/cluster.smk"
 
 
 # `snakemake` alone makes everything

@@ -3,6 +3,7 @@ import os
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
@@ -11,6 +12,7 @@ from srt.config import load_config
 from srt.config.spec import REVISION, data_spec, model_spec, sample_spec, train_spec
 from srt.errors import SrtError, nearest
 from srt.io import canonical_json, write_text
+from srt.slurm import install, wait_for_orphans
 from srt.workflow import ResultsLock, evaluations, prepare_environment, resolve_figure
 
 prepare_environment()
@@ -110,14 +112,24 @@ def segment_options(wc, input) -> str:
 
 
 def train_gpus(wc) -> int:
-    """GPUs of a run's jobs."""
+    """GPUs of a run's jobs, over all nodes."""
     return CFG.models[CFG.entry(wc.run)[1].model].gpus_train
 
 
-def launcher(wc) -> str:
-    """python for one process, torchrun for several GPUs."""
-    gpus = train_gpus(wc)
-    return f"torchrun --standalone --nproc-per-node {gpus} --" if gpus > 1 else "python"
+def train_nodes(wc) -> int:
+    """Nodes of a run's jobs: as few as hold its GPUs."""
+    return max(1, -(-train_gpus(wc) // GPUS_PER_NODE))
+
+
+def train_gres(wc) -> str:
+    """GPUs of each of several nodes. `gpu`, the job's total, serves one node only: its job step has just one."""
+    nodes = train_nodes(wc)
+    if train_gpus(wc) % nodes:
+        raise WorkflowError(
+            f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {GPUS_PER_NODE} GPUs evenly: "
+            f"use a multiple of {nodes}, or set SRT_GPUS_PER_NODE"
+        )
+    return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
 
 
 def figure_caption(name: str) -> str:
@@ -129,6 +141,11 @@ def figure_caption(name: str) -> str:
 
 
 LOCK = ResultsLock(Path(RESULTS))
+GPUS_PER_NODE = int(os.environ.get("SRT_GPUS_PER_NODE", 8))
+# A rule's own `retries` would also be taken inside its SLURM job, in the same memory and what is left of the time.
+RETRIES = 0 if workflow.remote_exec else 3
+if not workflow.remote_exec:
+    install(Path(RESULTS))
 
 
 onstart:
@@ -137,6 +154,7 @@ onstart:
         LOCK.acquire()
     except SrtError as error:
         raise WorkflowError(str(error)) from None
+    wait_for_orphans(Path(RESULTS), workflow.executor_plugin.name == "slurm")
     write_text(f"{RESULTS}/config.json", CFG.model_dump_json(indent=1) + "\n")
 
 

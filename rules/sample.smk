@@ -17,7 +17,7 @@ rule sample:
     threads: CFG.sampling.threads
     resources:
         gpu=lambda wc: CFG.models[checkpoint_model(wc.checkpoint)].gpus_sample,
-        mem_mb=lambda wc: memory(checkpoint_model(wc.checkpoint), "sample"),
+        mem_mb=lambda wc, attempt: memory(checkpoint_model(wc.checkpoint), "sample") * attempt,
         runtime=240,
     params:
         spec=lambda wc: sample_spec(CFG, checkpoint_model(wc.checkpoint)),
@@ -44,7 +44,7 @@ rule score:
         "../envs/workflow.yaml"
     threads: CFG.scoring.workers  # changes no result, so it is no parameter that Snakemake compares
     resources:
-        mem_mb=CFG.scoring.memory_mb,
+        mem_mb=lambda wc, attempt: CFG.scoring.memory_mb * attempt,
         runtime=60,
     params:
         revision=REVISION["score"],

@@ -20,24 +20,27 @@ rule train:
         f"{BENCHMARKS}/train/{{run}}/step-{{step}}.tsv"
     wildcard_constraints:
         run="|".join(rf"{run}(?!/step-{last}\b)" for run, last in LAST.items()),
-    retries: 3
+    retries: RETRIES
     conda:
         "../envs/train.yaml"
     threads: lambda wc: CFG.entry(wc.run)[1].train.threads * max(1, train_gpus(wc))
     resources:
-        gpu=train_gpus,
-        mem_mb=lambda wc: memory(CFG.entry(wc.run)[1].model, "train"),
+        gpu=lambda wc: train_gpus(wc) if train_nodes(wc) == 1 else 0,
+        gres=train_gres,
+        nodes=train_nodes,
+        gpu_total=train_gpus,
+        mem_mb=lambda wc, attempt: memory(CFG.entry(wc.run)[1].model, "train") * attempt,
         runtime=1380,
     params:
         spec=lambda wc: train_spec(CFG, wc.run),
         start=previous,
         options=segment_options,
-        launch=launcher,
         work=lambda wc: f"{RESULTS}/work/{wc.run}/step-{wc.step}",
     message:
         "Train {wildcards.run} to step {wildcards.step}"
     shell:
-        "exec {params.launch} scripts/train.py --spec {params.spec:q} --base {input.base} --problems {input.problems}"
+        "exec python scripts/launch.py --gpus {resources.gpu_total} --nodes {resources.nodes} --"
+        " scripts/train.py --spec {params.spec:q} --base {input.base} --problems {input.problems}"
         " {params.options} --start {params.start} --stop {wildcards.step} --work {params.work}"
         f" --save-every {CFG.save_every}"
         " --minutes {resources.runtime} --model-out {output.model}"

@@ -2,7 +2,7 @@
 
 An interrupted call goes on from its own saved state when it is repeated. Exit codes: 0 done, 2 wrong input,
 75 stopped by SIGTERM or the time budget with the state saved. Several GPUs: start it with
-torchrun --standalone --nproc-per-node N -- scripts/train.py ... (without the -- torchrun takes --start for its own).
+launch.py --gpus N -- scripts/train.py ...
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main() -> None:
 
     from srt.errors import SrtError
     from srt.io import parse_spec
+    from srt.launch import time_budget
     from srt.problems import SPEC, read_training_set
     from srt.state import check_state
 
@@ -57,7 +58,7 @@ def main() -> None:
 
     segment = Segment(
         spec, args.base, args.resume, args.start, args.stop, args.work,
-        args.model_out, args.state_out, args.metrics_out, args.save_every, args.minutes,
+        args.model_out, args.state_out, args.metrics_out, args.save_every, time_budget(args.minutes),
         args.vllm_memory,
     )  # fmt: skip
     try:

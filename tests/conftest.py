@@ -39,8 +39,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "tiny"
     part = {"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
     spec = {
-        "source": "tiny", "hidden_size": 32, "heads": 1, "kv_heads": 1, "layers": 2, "intermediate_size": 64, "context": 128, "steps": 120,
-        "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part], "revision_of_code": 1,
+        "source": "tiny", "hidden_size": 32, "heads": 1, "kv_heads": 1, "layers": 2, "intermediate_size": 64,
+        "context": 128, "steps": 120, "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part], "revision_of_code": 1,
     }  # fmt: skip
     make("tiny", spec, out)
     return out
@@ -57,6 +57,16 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "sums.parquet"
     write_problems(out, load(parse_dataset("sums", entry), "sums"), "sums")
     return out
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree in which the micro DAG has run on this machine; its results are not to be changed."""
+    from test_workflow import MICRO, copy_of_the_tree, snakemake
+
+    folder = copy_of_the_tree(tmp_path_factory.mktemp("micro") / "clone")
+    snakemake(folder, *MICRO)
+    return folder
 
 
 def train_spec(**changes: object) -> dict:

@@ -108,7 +108,7 @@ def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole,
     assert "resuming at step" in stderr
     assert weights(tmp_path / "step-8") == weights(whole)
     assert (tmp_path / "step-8" / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
-    assert not [p for p in work.iterdir() if p.name.startswith("state")]
+    assert [p.name for p in work.iterdir() if p.name.startswith("state")] == ["state-8"]
 
 
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, tiny_base, sums, whole):

@@ -34,8 +34,9 @@ def run(*args: str) -> str:
 
 def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Path, sums: Path) -> None:
     place = tmp_path / "step-2"
+    spec = json.dumps(train_spec(rollout_engine="vllm"))
     run(
-        str(ROOT / "scripts/train.py"), "--spec", json.dumps(train_spec(rollout_engine="vllm")), "--base", str(tiny_base),
+        str(ROOT / "scripts/train.py"), "--spec", spec, "--base", str(tiny_base),
         "--problems", str(sums), "--start", "0", "--stop", "2", "--work", str(tmp_path / "work"),
         "--model-out", str(place / "model"), "--state-out", str(place / "state"),
         "--metrics-out", str(place / "metrics.parquet"),

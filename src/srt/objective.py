@@ -118,8 +118,8 @@ def policy_loss(
     """The loss to minimise, a scalar: -sum_it w_i m_it [min(r A, clip(r) A) + entropy_coefficient H_it].
 
     Args:
-        logprobs, old: log-probs [N, T] of the response tokens under the current and the sampling policy; r = e^(l - old).
-            Strictly on-policy, old = logprobs.detach(), r = 1 and the gradient is that of REINFORCE with A.
+        logprobs, old: log-probs [N, T] of the response tokens under the current and the sampling policy;
+            r = e^(logprobs - old). Strictly on-policy, old = logprobs.detach(), r = 1 and the gradient is that of REINFORCE with A.
         advantage, weights: [N]; `weights` from `sequence_weights`.
         entropy: [N, T] entropy of each predictive distribution, with gradient; needed if entropy_coefficient is not 0.
         clip: PPO clip range, None for no clipping.

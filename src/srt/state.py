@@ -3,6 +3,7 @@
 A segment works in a folder of its own beside Snakemake's declared outputs (Snakemake deletes those when a job fails):
 
     work/lock             held (flock) while a process trains; names the holder
+    work/journal.jsonl    one line an attempt and a step, for people: when, which process, which SLURM job
     work/state-{step}/    DeepSpeed's files, progress.json (step, spec, metrics so far), manifest.json (checksums)
 """
 
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,11 +46,23 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+def note(folder: Path, **entry: Any) -> None:
+    """Append one line to the folder's journal. A job's log is deleted when the job is tried again; this stays."""
+    who = {"time": round(time.time(), 2), "host": socket.gethostname(), "process": os.getpid()}
+    if job := os.environ.get("SLURM_JOB_ID"):
+        who["job"] = int(job)
+    with open(folder / "journal.jsonl", "a", encoding="utf-8") as handle:
+        handle.write(json.dumps({**who, **entry}) + "\n")
+
+
 def write_state(
     folder: Path, step: int, spec: dict[str, Any], world_size: int, metrics: list[dict[str, Any]],
-    save: Callable[[Path], None], main: bool, barrier: Callable[[], None],
+    save: Callable[[Path], None], main: bool, barrier: Callable[[], None], inputs: str | None = None,
 ) -> Path:  # fmt: skip
-    """Save a state as `folder/state-{step}` and drop older ones; every rank calls it, rank 0 makes it whole."""
+    """Save a state as `folder/state-{step}` and drop older ones; every rank calls it, rank 0 makes it whole.
+
+    `inputs` is a fingerprint of what the segment was made from; `find_state` takes no state of other inputs.
+    """
     final, temporary = folder / f"state-{step}", folder / f".state-{step}.tmp"
     if main:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -64,7 +79,7 @@ def write_state(
     if main:
         write_json(
             temporary / "progress.json",
-            {"step": step, "spec": spec_hash(spec), "world_size": world_size, "metrics": metrics},
+            {"step": step, "spec": spec_hash(spec), "inputs": inputs, "world_size": world_size, "metrics": metrics},
         )
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         write_json(temporary / "manifest.json", {str(p.relative_to(temporary)): sha256_file(p) for p in files})
@@ -107,11 +122,17 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int) -> dict[str, 
     return dict(progress)
 
 
-def find_state(folder: Path, spec: dict[str, Any], world_size: int, main: bool) -> tuple[Path, dict[str, Any]] | None:
+def find_state(
+    folder: Path, spec: dict[str, Any], world_size: int, main: bool, inputs: str | None = None
+) -> tuple[Path, dict[str, Any]] | None:
     """The newest usable state of an interrupted segment, or None. Unusable ones are reported and passed over."""
     for path in reversed(states(folder)):
         try:
-            return path, check_state(path, spec, world_size)
+            progress = check_state(path, spec, world_size)
+            if progress.get("inputs") == inputs:
+                return path, progress
+            if main:
+                log(f"not resuming: {path} was made from another base model, data set or earlier state")
         except SrtError as error:
             if main:
                 log(f"not resuming: {error}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import signal
 import time
@@ -26,10 +27,10 @@ from tqdm import tqdm
 
 from srt import engine as distributed
 from srt.answers import Grader
-from srt.checkpoints import load_model, write_provenance
+from srt.checkpoints import fingerprint, load_model, write_provenance
 from srt.engine import TrainEngine, World
 from srt.errors import Interrupted, SrtError
-from srt.io import atomic_dir, spec_hash, write_parquet
+from srt.io import atomic_dir, canonical_json, sha256_bytes, sha256_file, spec_hash, write_parquet
 from srt.logprobs import micro_batches, response_logprobs
 from srt.objective import advantages, kl_per_token, policy_loss, sequence_weights
 from srt.problems import TrainingSet, training_frame
@@ -37,7 +38,7 @@ from srt.progress import interval, is_terminal, log, progress_file
 from srt.prompts import render_all
 from srt.rewards import GroupRewards, Monitor, training_rewards
 from srt.rollout import STOP, Engine, Rollout, Sampling
-from srt.state import exclusive, find_state, states, write_state
+from srt.state import exclusive, find_state, note, states, write_state
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def gather(values: list[Any], world: World) -> list[Any]:
 
 
 def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> Engine:
-    """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated before each use."""
+    """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated each step."""
     train = segment.spec["train"]
     if train["rollout_engine"] == "vllm":
         from srt.rollout.vllm import VllmEngine
@@ -270,6 +271,13 @@ class Trainer:
         return row
 
 
+def inputs_of(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> str:
+    """Fingerprint of what a segment is made from, by content: base model, data, labels, the state that it goes on from."""
+    resume = sha256_file(segment.resume / "manifest.json") if segment.resume else None
+    rows = [data.ids, data.problems, data.tasks, data.labels, truth]
+    return sha256_bytes(canonical_json([fingerprint(segment.base), resume, rows]).encode())
+
+
 def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> None:
     """Train one segment to its end, resuming what an earlier attempt left; see `Segment`."""
     world = distributed.init_world()
@@ -288,7 +296,8 @@ def _run(segment: Segment, data: TrainingSet, truth: dict[str, str], world: Worl
     trainer = Trainer(segment, data, world, truth)
     metrics: list[dict[str, Any]] = []
     step = saved = segment.start
-    found = find_state(segment.work, segment.spec, world.size, world.main)
+    inputs = inputs_of(segment, data, truth)
+    found = find_state(segment.work, segment.spec, world.size, world.main, inputs)
     if found is not None and segment.start < found[1]["step"] <= segment.stop:
         path, progress = found
         trainer.optimizer.load(path)
@@ -299,10 +308,13 @@ def _run(segment: Segment, data: TrainingSet, truth: dict[str, str], world: Worl
     elif segment.resume is not None:
         trainer.optimizer.load(segment.resume)
 
+    if world.main:
+        note(segment.work, event="start", step=step, stop=segment.stop)
+
     def save() -> Path:
         return write_state(
             segment.work, step, segment.spec, world.size, metrics, trainer.optimizer.save, world.main,
-            distributed.barrier,
+            distributed.barrier, inputs,
         )  # fmt: skip
 
     bar = tqdm(
@@ -316,6 +328,8 @@ def _run(segment: Segment, data: TrainingSet, truth: dict[str, str], world: Worl
             row = trainer.step(step)
             step += 1
             metrics.append(row)
+            if world.main:
+                note(segment.work, event="step", step=step)
             longest = max(longest, time.monotonic() - started)
             bar.update()
             bar.set_postfix(reward=f"{row['reward']:.3f}", kl=f"{row['kl']:.4f}")
@@ -341,13 +355,27 @@ def _run(segment: Segment, data: TrainingSet, truth: dict[str, str], world: Worl
 
 
 def _finish(segment: Segment, trainer: Trainer, metrics: list[dict[str, Any]], final: Path) -> None:
-    """Write the outputs and drop the work folder; a kill in between repeats this from the saved state."""
+    """Write the outputs; a kill in between repeats this from the saved state.
+
+    That state stays, as links to the same files: Snakemake deletes the outputs of a job that is cancelled, or loses its
+    node, after this point. The next segment of the run drops it.
+    """
     with atomic_dir(segment.model_out) as folder:
         trainer.optimizer.save_model(folder)
         trainer.tokenizer.save_pretrained(folder)
         write_provenance(folder, run=segment.spec["run"], step=segment.stop, spec=spec_hash(segment.spec))
     with atomic_dir(segment.state_out) as folder:
-        shutil.copytree(final, folder, dirs_exist_ok=True)
+        shutil.copytree(final, folder, dirs_exist_ok=True, copy_function=link_or_copy)
     write_parquet(segment.metrics_out, training_frame(metrics), {"run": segment.spec["run"], "spec": segment.spec})
-    for path in states(segment.work):
+    before = segment.work.with_name(f"step-{segment.start}")
+    for path in states(before) if segment.resume and before != segment.work else ():
         shutil.rmtree(path)
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """A second name for a file, or a copy on file systems that have no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

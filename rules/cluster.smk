@@ -1,0 +1,33 @@
+# A look at the cluster before the first run: one tiny job a partition (docs/cluster.md).
+
+with open(ROOT / "workflow/profiles/slurm/partitions.yaml", encoding="utf-8") as _handle:
+    PARTITIONS = yaml.safe_load(_handle)["partitions"]
+
+
+rule slurm_check_partition:
+    """What a job on one partition finds: GPUs, driver, versions, speed of the scratch folder."""
+    output:
+        found=temp(f"{RESULTS}/cluster/{{partition}}.json"),
+    log:
+        f"{LOGS}/cluster/{{partition}}.log",
+    wildcard_constraints:
+        partition="|".join(PARTITIONS),
+    resources:
+        slurm_partition=lambda wc: wc.partition,
+        gpu=lambda wc: min(1, PARTITIONS[wc.partition].get("max_gpu", 0)),
+        mem_mb=2000,
+        runtime=5,
+    message:
+        "Look at partition {wildcards.partition}"
+    shell:
+        "python scripts/slurm_check.py look --partition {wildcards.partition} --gpus {resources.gpu}"
+        " --scratch {resources.tmpdir:q} --out {output.found} > {log} 2>&1"
+
+
+rule slurm_check:
+    """Submit one tiny job a partition and print what they found."""
+    input:
+        expand(f"{RESULTS}/cluster/{{partition}}.json", partition=PARTITIONS),
+    localrule: True
+    shell:
+        "python scripts/slurm_check.py show {input}"

@@ -1,0 +1,35 @@
+"""Look at a compute node (look, inside a job), and print what several jobs found (show)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    look = commands.add_parser("look", help="look at this node and write what is found")
+    look.add_argument("--partition", required=True, help="name of the partition, for the table")
+    look.add_argument("--gpus", required=True, type=int, help="GPUs that the job asked for")
+    look.add_argument("--scratch", required=True, type=Path, help="folder whose speed is measured")
+    look.add_argument("--out", required=True, type=Path, help="JSON to write")
+    show = commands.add_parser("show", help="print one table of several such files")
+    show.add_argument("found", nargs="+", type=Path, help="JSON files that `look` wrote")
+    args = parser.parse_args()
+
+    from srt import cluster_check
+    from srt.io import read_json, write_json
+
+    if args.command == "look":
+        write_json(args.out, cluster_check.look(args.partition, args.gpus, args.scratch, args.out.parent))
+    else:
+        print(cluster_check.table([read_json(path) for path in args.found]))
+
+
+if __name__ == "__main__":
+    run_cli(main)

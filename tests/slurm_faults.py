@@ -1,0 +1,293 @@
+"""Faults of a cluster, each made on a real one while a training job runs: for tests, and for the table in the docs.
+
+A fault is a function that is called when step 2 of 6 is done. It breaks something, and mends it again where a person
+would; the same `snakemake --profile slurm` then has to end with the results of the undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conftest import ROOT
+from slurm_cluster import Cluster, can_limit_memory
+from test_workflow import copy_of_the_tree
+
+CONFIG = ["--configfile", "tests/cluster/faults.yaml"]
+STEP = "results/faults/runs/gt-s1/step-6"
+WORK = "results/faults/work/gt-s1/step-6"
+STEPS = 6
+TARGET = f"{STEP}/metrics.parquet"
+RESULTS = [f"{STEP}/model/model.safetensors", TARGET]
+
+
+def prepare(folder: Path) -> Path:
+    """A copy of the tree with data and base model made, ready to train."""
+    copy_of_the_tree(folder)
+    local(folder, "all_data", "all_models")
+    return folder
+
+
+def local(folder: Path, *targets: str) -> None:
+    """Make targets without SLURM."""
+    command = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/local", *CONFIG, "--cores", "2", "--"]
+    subprocess.run([*command, *targets], cwd=folder, check=True, capture_output=True, text=True, timeout=300)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """The results that must not depend on faults."""
+    return {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+class Run:
+    """One `snakemake --profile slurm` on the training job of a prepared copy."""
+
+    def __init__(self, cluster: Cluster, prepared: Path, folder: Path, *args: str, env: dict[str, str] | None = None):
+        self.cluster, self.folder, self.args = cluster, folder, args
+        self.env = {**cluster.env, **(env or {})}
+        shutil.copytree(prepared, folder, symlinks=True)
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Start the controller; its output is appended to controller.log."""
+        with open(self.folder / "controller.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "snakemake", "--profile", "slurm", *CONFIG, *self.args,
+                 "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5", "--", TARGET],
+                cwd=self.folder, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def log(self) -> str:
+        """What the controller, all its starts, printed."""
+        return (self.folder / "controller.log").read_text(errors="replace")
+
+    def journal(self, event: str | None = None) -> list[dict]:
+        """The trainer's journal: its starts and steps."""
+        file = self.folder / WORK / "journal.jsonl"
+        lines = [json.loads(x) for x in file.read_text().splitlines() if x.endswith("}")] if file.exists() else []
+        return [x for x in lines if event in (None, x["event"])]
+
+    def wait(self, condition: Callable[[], object], seconds: float = 120, alive: bool = True) -> None:
+        """Wait until `condition` is true; the controller must live meanwhile."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.process is not None
+            assert not alive or self.process.poll() is None, f"the controller ended too soon\n{self.log()}"
+            assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log()}"
+            time.sleep(0.02)
+
+    def until_step(self, step: int) -> dict:
+        """Wait until a step's state is saved; return that step's entry of the journal."""
+        self.wait(lambda: any(x["step"] >= step for x in self.journal("step")))
+        self.wait(lambda: any((self.folder / WORK).glob("state-*")))
+        done = [x for x in self.journal("step") if x["step"] >= step][0]
+        self.wait(
+            lambda: (self.folder / WORK / f"state-{done['step']}").is_dir() or len(self.journal("step")) > done["step"]
+        )
+        return done
+
+    def job(self) -> int:
+        """The SLURM job of the last attempt."""
+        return int(self.journal()[-1]["job"])
+
+    def finish(self, code: int = 0, seconds: float = 180) -> None:
+        """Wait for the controller's end."""
+        assert self.process is not None
+        assert self.process.wait(seconds) == code, self.log()
+
+    def kill_controller(self) -> None:
+        """SIGKILL of Snakemake alone, as when the login node reboots: its jobs go on."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    # -- what came of it -----------------------------------------------------------------------------------------
+
+    def repeated(self) -> list[int]:
+        """Steps that were finished more than once."""
+        steps = [x["step"] for x in self.journal("step")]
+        return sorted({s for s in steps if steps.count(s) > 1})
+
+    def seconds_lost(self) -> float:
+        """Longest time between two finished steps, less the usual one: from the fault to the first step after it."""
+        times = sorted(x["time"] for x in self.journal("step"))
+        gaps = sorted(b - a for a, b in zip(times, times[1:], strict=False))
+        return max(0.0, gaps[-1] - gaps[len(gaps) // 2])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the table: what happens, what SLURM and Snakemake do, what a person does, and how it is made."""
+
+    title: str
+    course: str
+    person: str
+    act: Callable[[Cluster, Run], None]
+    attempts: int = 2  # starts of the trainer in all
+    may_repeat: int = 0  # steps that cannot but be done again
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    needs_root: bool = False
+    needs_memory_limits: bool = False
+
+    def skip(self) -> str | None:
+        """Why it cannot be made here."""
+        if self.needs_root and os.geteuid() != 0:
+            return "needs root (a small file system is mounted)"
+        if self.needs_memory_limits and not can_limit_memory():
+            return "needs root and cgroup v1 (memory limits of jobs)"
+        return None
+
+
+def _sigkill(cluster: Cluster, run: Run) -> None:
+    os.kill(run.journal()[-1]["process"], signal.SIGKILL)
+
+
+def _scancel(cluster: Cluster, run: Run) -> None:
+    cluster.call("scancel", run.job(), check=True)
+
+
+def _requeue(cluster: Cluster, run: Run) -> None:
+    cluster.call("scontrol", "requeue", run.job(), check=True)
+
+
+def _urgent(cluster: Cluster, run: Run) -> None:
+    """A job of a partition with precedence takes the node of the training job for a second."""
+    node = cluster.jobs()[run.job()]["node"]
+    cluster.call("sbatch", "-p", "urgent", "-w", node, "--gres=gpu:8", "--mem=100", "-o", "/dev/null", "--wrap", "sleep 1",
+                 check=True)  # fmt: skip
+
+
+def _preempt_cancel(cluster: Cluster, run: Run) -> None:
+    cluster.call("scontrol", "update", "PartitionName=h200", "PreemptMode=CANCEL", check=True)
+    try:
+        job = run.job()
+        _urgent(cluster, run)
+        run.wait(lambda: cluster.jobs()[job]["state"] == "PREEMPTED")
+    finally:
+        cluster.call("scontrol", "update", "PartitionName=h200", "PreemptMode=REQUEUE", check=True)
+
+
+def _nothing(cluster: Cluster, run: Run) -> None:
+    """The fault is in the job's limits."""
+
+
+def _controller(cluster: Cluster, run: Run) -> None:
+    run.kill_controller()
+    run.start()
+    run.wait(lambda: "SLURM jobs of an earlier start" in run.log())
+
+
+def _slurmctld(cluster: Cluster, run: Run) -> None:
+    cluster.stop_slurmctld()
+    time.sleep(30)
+    cluster.start_slurmctld()
+
+
+def _node(cluster: Cluster, run: Run) -> None:
+    node = cluster.jobs()[run.job()]["node"]
+    cluster.call("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test", check=True)
+    step = run.journal("step")[-1]["step"]
+    run.wait(lambda: run.journal("step")[-1]["step"] > step)  # a drained node lets its job go on
+    cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test", check=True)
+    try:
+        run.wait(lambda: len(run.journal("start")) > 1)
+        assert cluster.jobs()[run.job()]["node"] != node
+    finally:
+        cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME", check=True)
+
+
+def _disk_full(cluster: Cluster, run: Run) -> None:
+    ballast = run.folder / WORK / "ballast"
+    with open(ballast, "wb", buffering=0) as handle:
+        try:
+            while True:
+                handle.write(bytes(1 << 16))
+        except OSError:
+            pass
+    run.finish(code=1)
+    log = (run.folder / "results/faults/logs/train/gt-s1/step-6.log").read_text()
+    assert "disk full while writing" in log and "Traceback" not in log, log
+    ballast.unlink()
+    run.start()
+
+
+REQUEUED = "back in the queue, same job id; no retry is spent; resumes from the last saved state"
+NOTHING = "nothing"
+FAULTS: dict[str, Fault] = {
+    "sigkill": Fault(
+        "Trainer killed (SIGKILL, crash, out of host memory)",
+        "the job fails; a retry is submitted and resumes from the last saved state", NOTHING, _sigkill,
+    ),
+    "scancel": Fault(
+        "`scancel` of a training job", "counts as a failure; a retry is submitted and resumes",
+        "nothing; to stop for good, Ctrl-C in the controller", _scancel,
+    ),
+    "preempted": Fault("Preemption, PreemptMode=REQUEUE", REQUEUED, NOTHING, _urgent),
+    "requeued": Fault("`scontrol requeue`", REQUEUED, NOTHING, _requeue),
+    "preempted_for_good": Fault(
+        "Preemption, PreemptMode=CANCEL", "the plugin would wait for ever; after 3 minutes as PREEMPTED it counts as "
+        "cancelled and a retry resumes", NOTHING, _preempt_cancel, env={"SRT_PREEMPTED_SECONDS": "2"},
+    ),
+    "time_limit": Fault(
+        "Time limit", "the trainer ends before it: state saved, exit code 75; a retry resumes",
+        "nothing; the same command again if a segment needs more than 4 jobs", _nothing,
+        # 50 of the first job's 60 s are kept free, so it stops after a step or two; the next one has 4 minutes
+        args=("--set-resources", "train_last:runtime=attempt*attempt"), env={"SRT_MARGIN_SECONDS": "50"},
+    ),
+    "controller": Fault(
+        "Controller (Snakemake) killed, login node rebooted", "its jobs go on; the same command waits for them, then plans "
+        "again from what they wrote", "start the same command", _controller, attempts=1,
+    ),
+    "slurmctld": Fault(
+        "slurmctld away for 30 s", "jobs go on; the controller keeps asking", NOTHING, _slurmctld, attempts=1,
+    ),
+    "node": Fault("Node drained, then down", f"drained: the job goes on; down: {REQUEUED}, on another node", NOTHING, _node),
+    "memory": Fault(
+        "Out of memory", "the job is killed; the retry asks for twice, then three times the memory", "if all of them "
+        "fail: `parameters` of the model (config/models.yaml) sizes the request", _nothing,
+        args=("--set-resources", "train_last:mem_mb=250*attempt**3"), attempts=1, needs_memory_limits=True,
+    ),
+    "disk_full": Fault(
+        "Results disk full", "the job fails with one sentence; retries fail alike; the last state stays whole",
+        "free space, start the same command", _disk_full, may_repeat=1, args=("--retries", "0"), needs_root=True,
+    ),
+}  # fmt: skip
+
+
+def execute(cluster: Cluster, prepared: Path, folder: Path, fault: Fault) -> Run:
+    """Start the training, make the fault when step 2 is saved, wait for the end; asserts that it ends well."""
+    run = Run(cluster, prepared, folder, *fault.args, env=fault.env)
+    mounted = fault.needs_root
+    (folder / WORK).mkdir(parents=True)
+    if mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder / WORK)], check=True)
+    try:
+        run.start()
+        if fault.act is not _nothing:
+            run.until_step(2)
+            fault.act(cluster, run)
+        run.finish()
+        if mounted:  # read before it goes
+            journal = (folder / WORK / "journal.jsonl").read_text()
+    finally:
+        if run.process is not None and run.process.poll() is None:
+            run.kill_controller()
+        for job in cluster.jobs("PENDING,RUNNING"):
+            cluster.call("scancel", job)
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder / WORK)], check=True)
+    if mounted:
+        (folder / WORK / "journal.jsonl").write_text(journal)
+    return run
+
+
+assert ROOT  # the tests' own path set-up comes with it

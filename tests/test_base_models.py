@@ -1,0 +1,78 @@
+"""Base models from a folder and from a hub: the same files, fingerprinted; never code, never pickled weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import test_data_hub
+from conftest import ROOT
+
+from srt.base_models import make
+from srt.checkpoints import fingerprint
+from srt.errors import SrtError
+from srt.io import canonical_json
+
+
+class _ModelHub(test_data_hub._Hub):
+    """The data hub's server with the paths of model repositories, which have no prefix."""
+
+    def _find(self) -> tuple[int, dict[str, str], bytes]:
+        if not self.path.startswith(("/api", "/datasets")):
+            self.path = "/datasets" + self.path
+        return super()._find()
+
+
+@pytest.fixture
+def hub(tiny_base, monkeypatch):
+    files = {p.name: p.read_bytes() for p in tiny_base.iterdir()}
+    files |= {"modeling_evil.py": b"raise SystemExit('run')\n", "pytorch_model.bin": b"pickled"}
+    monkeypatch.setitem(test_data_hub.REPOSITORIES, "lab/tiny", {test_data_hub.OLD: files})
+    handler = type("Hub", (_ModelHub,), {"requests": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def make_from_hub(url: str, home: Path, out: Path, revision: str) -> subprocess.CompletedProcess:
+    spec = {"source": "hub", "repo": "lab/tiny", "revision": revision, "revision_of_code": 1}
+    environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts/make_base.py"), "--name", "m", "--spec", canonical_json(spec), "--out", str(out)],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_pinned_hub_revision_is_fetched_without_code_or_pickles(hub, tmp_path, tiny_base):
+    done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", test_data_hub.OLD)
+    assert done.returncode == 0, done.stderr
+    names = {p.name for p in (tmp_path / "m").iterdir()}
+    assert "modeling_evil.py" not in names and "pytorch_model.bin" not in names
+    weights = (tmp_path / "m/model.safetensors").read_bytes()
+    assert weights == (tiny_base / "model.safetensors").read_bytes()
+    assert fingerprint(tmp_path / "m")
+
+
+def test_a_revision_that_the_hub_lacks_is_one_sentence(hub, tmp_path):
+    done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", test_data_hub.ABSENT)
+    assert done.returncode == 2 and not (tmp_path / "m").exists()
+    assert "error: models: m: lab/tiny@cccccccc cannot be fetched" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_local_folder_is_copied_and_others_are_refused(tiny_base, tmp_path):
+    spec = {"source": "local", "path": str(tiny_base), "revision_of_code": 1}
+    make("m", spec, tmp_path / "m")
+    assert (tmp_path / "m/model.safetensors").read_bytes() == (tiny_base / "model.safetensors").read_bytes()
+    with pytest.raises(SrtError, match="holds no config.json"):
+        make("m", {**spec, "path": str(tmp_path)}, tmp_path / "n")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled/config.json").write_text("{}")
+    with pytest.raises(SrtError, match="pickled weights are refused"):
+        make("m", {**spec, "path": str(tmp_path / "pickled")}, tmp_path / "n")
+    assert not (tmp_path / "n").exists()

@@ -1,0 +1,262 @@
+"""The launcher: how many processes, where, until when; two torchruns on loopback are one process; jobs left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, train_spec
+from safetensors.torch import load_file
+
+from srt import launch, slurm
+from srt.errors import SrtError
+from srt.io import read_parquet
+
+
+@pytest.fixture(autouse=True)
+def outside_of_slurm(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SRT_PROCESSES_PER_NODE", "SRT_DEADLINE", "SRT_MARGIN_SECONDS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def tool(folder: Path, name: str, text: str) -> None:
+    """An executable shell script in a folder."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
+
+
+def cuda(monkeypatch, build: str | None, seen: int) -> None:
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+
+
+@pytest.mark.parametrize(
+    ("build", "seen", "gpus", "processes"),
+    [(None, 0, 8, 1), (None, 0, 0, 1), ("13.0", 8, 8, 8), ("13.0", 8, 4, 4), ("13.0", 1, 1, 1), ("13.0", 8, 0, 1)],
+)
+def test_one_process_a_gpu_that_is_there(monkeypatch, build, seen, gpus, processes):
+    cuda(monkeypatch, build, seen)
+    assert launch.processes(gpus, "node") == processes
+
+
+def test_fewer_gpus_than_the_job_has_is_a_sentence(monkeypatch):
+    cuda(monkeypatch, "13.0", 3)
+    with pytest.raises(SrtError, match="node: the job has 8 GPUs and torch sees 3: look at nvidia-smi"):
+        launch.processes(8, "node")
+
+
+def test_the_number_can_be_given(monkeypatch):
+    monkeypatch.setenv("SRT_PROCESSES_PER_NODE", "3")
+    assert launch.processes(8, "node") == 3
+    monkeypatch.setenv("SRT_PROCESSES_PER_NODE", "0")
+    with pytest.raises(SrtError, match="at least 1"):
+        launch.processes(8, "node")
+
+
+def test_commands(monkeypatch):
+    cuda(monkeypatch, "13.0", 8)
+    script = ["scripts/train.py", "--start", "0"]
+    assert launch.command(0, 1, script) == [sys.executable, *script]
+    assert launch.command(8, 1, script) == [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "--", *script,
+    ]  # fmt: skip
+    with pytest.raises(SrtError, match="16 GPUs over 2 nodes need a SLURM job"):
+        launch.command(16, 2, script)
+    with pytest.raises(SrtError, match="use a multiple of 2"):
+        launch.command(9, 2, script)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    command = launch.command(16, 2, script)
+    assert command[:4] == ["srun", "--overlap", "--nodes=2", "--ntasks=2"]
+    assert {"--nnodes=2", "--nproc-per-node=8", "--rdzv-id=7"} <= set(command) and command[-4:] == ["--", *script]
+
+
+# -- time ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0:30", 30), ("59:59", 3599), ("23:00:00", 82800), ("2-01:00:05", 176405), ("UNLIMITED", None), ("INVALID", None),
+     ("NOT_SET", None), ("", None)],
+)  # fmt: skip
+def test_time_left(text, seconds):
+    assert launch.seconds_of(text) == seconds
+
+
+def test_the_deadline_is_the_jobs_end_less_a_margin(monkeypatch, tmp_path):
+    tool(tmp_path, "squeue", 'test "$2" = --jobs=7 && echo 1:40')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert launch.deadline(1000) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert launch.deadline(1000) == 1090
+    tool(tmp_path, "squeue", "echo 1-00:00:00")
+    assert launch.deadline(0) == 86400 - 300
+    monkeypatch.setenv("SRT_MARGIN_SECONDS", "1000")
+    assert launch.deadline(0) == 86400 - 1000
+    tool(tmp_path, "squeue", "exit 1")
+    assert launch.deadline(0) is None
+
+
+def test_the_smaller_budget_holds(monkeypatch):
+    monkeypatch.setattr(launch.time, "time", lambda: 1000.0)
+    assert launch.time_budget(5) == 5 and launch.time_budget(None) is None
+    monkeypatch.setenv("SRT_DEADLINE", "1120")
+    assert launch.time_budget(5) == 2 and launch.time_budget(1) == 1 and launch.time_budget(None) == 2
+    monkeypatch.setenv("SRT_DEADLINE", "900")
+    assert launch.time_budget(5) == 0
+
+
+# -- two nodes -----------------------------------------------------------------------------------------------------
+
+
+def script(folder: Path, base: Path, sums: Path, stop: int) -> list[str]:
+    spec = train_spec(zero_stage=1, learning_rate=2e-4)
+    place = folder / f"step-{stop}"
+    return [
+        str(ROOT / "scripts" / "train.py"), "--spec", json.dumps(spec), "--base", str(base), "--problems", str(sums),
+        "--start", "0", "--stop", str(stop), "--work", str(folder / "work"), "--model-out", str(place / "model"),
+        "--state-out", str(place / "state"), "--metrics-out", str(place / "metrics.parquet"),
+    ]  # fmt: skip
+
+
+def test_two_nodes_of_two_processes_have_the_gradients_of_one(tmp_path, tiny_base, sums):
+    """Two torchruns that meet at a port of the loopback, two gloo ranks each, as scripts/launch.py starts them."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    endpoint = f"127.0.0.1:{launch.free_port()}"
+    command = launch.torchrun(2, 2, endpoint, "7", script(tmp_path / "four", tiny_base, sums, 1))
+    nodes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    output = [node.communicate(timeout=200)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(output)[-4000:]
+    alone = [sys.executable, *script(tmp_path / "one", tiny_base, sums, 1)]
+    subprocess.run(alone, env=environment, check=True, capture_output=True, timeout=200)
+
+    one, four = (load_file(tmp_path / n / "step-1/model/model.safetensors") for n in ("one", "four"))
+    base = load_file(tiny_base / "model.safetensors")
+    assert max(float((one[k] - four[k]).abs().max()) for k in one) < 1e-5
+    assert max(float((one[k] - base[k]).abs().max()) for k in one) > 1e-4
+    norms = [
+        float(read_parquet(tmp_path / n / "step-1/metrics.parquet").to_pandas()["grad_norm"][0])
+        for n in ("one", "four")
+    ]
+    assert norms[0] > 1e-3 and norms[1] == pytest.approx(norms[0], rel=1e-5)
+    shards = sorted(p.name for p in (tmp_path / "four/step-1/state").rglob("*rank_*optim*"))
+    assert len(shards) == 4, "each rank has written its part of the optimizer state"
+
+
+# -- the plugin's status query -------------------------------------------------------------------------------------
+
+
+def ask(query: slurm.StatusQuery, command: str = "squeue --name u") -> dict[str, str]:
+    return asyncio.run(query(command, logging.getLogger("test")))[0]
+
+
+def answers(*values):
+    """A status query that gives one value after the other, and the commands that it was asked."""
+    asked: list[str] = []
+
+    async def query(command, logger):
+        asked.append(command)
+        value = values[min(len(asked), len(values)) - 1]
+        return value, None if value is None else 0.1
+
+    return query, asked
+
+
+def test_no_answer_is_not_the_end_of_all_jobs(caplog):
+    query = slurm.StatusQuery(answers(None, None, {"1": "RUNNING"})[0])
+    assert ask(query) == {} and ask(query) == {} and ask(query) == {"1": "RUNNING"}
+    assert [r.message for r in caplog.records] == [
+        "SLURM does not answer; running jobs go on, and it is asked again until it does.", "SLURM answers again.",
+    ]  # fmt: skip
+
+
+def test_a_cancelled_job_is_cancelled_whoever_did_it():
+    assert ask(slurm.StatusQuery(answers({"1": "CANCELLED by 1000"})[0])) == {"1": "CANCELLED"}
+
+
+def test_without_accounting_slurmctld_is_asked():
+    query, asked = answers(None, {"1": "RUNNING"})
+    assert ask(slurm.StatusQuery(query), "sacct -X --endtime now --name run-1") == {"1": "RUNNING"}
+    assert asked[1] == "squeue --noheader --states=all --name=run-1 '--format=%i|%T'"
+
+
+def test_a_job_that_stays_preempted_is_cancelled():
+    now = [0.0]
+    states = [{"1": s} for s in ("PREEMPTED", "PREEMPTED", "PENDING", "PREEMPTED", "PREEMPTED")]
+    query = slurm.StatusQuery(answers(*states)[0], clock=lambda: now[0])
+    seen = []
+    for time in (0, 170, 190, 400, 590):
+        now[0] = time
+        seen.append(ask(query)["1"])
+    assert seen == ["PREEMPTED", "PREEMPTED", "PENDING", "PREEMPTED", "CANCELLED"]
+
+
+def test_the_installed_plugin_is_the_one_that_is_changed(monkeypatch, tmp_path):
+    import snakemake_executor_plugin_slurm as plugin
+
+    started = []
+    monkeypatch.setattr(plugin, "query_job_status", plugin.query_job_status)
+    monkeypatch.setattr(plugin.Executor, "__post_init__", lambda self: started.append(self))
+    slurm.install(tmp_path)
+    changed = plugin.Executor.__post_init__
+    slurm.install(tmp_path)
+    assert isinstance(plugin.query_job_status, slurm.StatusQuery) and plugin.Executor.__post_init__ is changed
+    settings = plugin.ExecutorSettings(status_command="squeue")
+    executor = SimpleNamespace(workflow=SimpleNamespace(executor_settings=settings))
+    changed(executor)
+    assert started == [executor] and settings.jobname_prefix == slurm.job_prefix(tmp_path)
+    assert settings.logdir == settings.efficiency_report_path == tmp_path / "logs/slurm"
+
+
+# -- jobs of a dead controller -------------------------------------------------------------------------------------
+
+
+def test_jobs_of_this_results_folder_only(monkeypatch, tmp_path):
+    prefix = slurm.job_prefix(tmp_path)
+    tool(
+        tmp_path,
+        "squeue",
+        f"echo '4|{prefix}_a-b|rule_train_wildcards_x|y'; echo '5|srt-00000000_c|rule_data'; echo '6|x|'",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert slurm.live_jobs(tmp_path) == {"4": "rule_train_wildcards_x|y"}
+    tool(tmp_path, "squeue", "exit 1")
+    assert slurm.live_jobs(tmp_path) is None
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert slurm.live_jobs(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("answers", "by_slurm", "again", "told"),
+    [
+        ([{}], True, 0, 0),
+        ([None], False, 0, 0),
+        ([None, None, {}], True, 0, 0),
+        ([{"4": "rule_train"}, {"4": "rule_train"}, None, {}], True, 1, 1),
+        ([{"4": "rule_train"}, {}], False, 1, 1),
+    ],
+)
+def test_a_new_start_waits_for_them_and_plans_again(monkeypatch, capsys, tmp_path, answers, by_slurm, again, told):
+    left = list(answers)
+    monkeypatch.setattr(slurm, "live_jobs", lambda results: left.pop(0))
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
+    calls: list[int] = []
+    slurm.wait_for_orphans(tmp_path, by_slurm, lambda: calls.append(1))
+    assert len(calls) == again and not left
+    assert capsys.readouterr().err.count("scancel 4 (training then goes on from its last saved state)") == told
