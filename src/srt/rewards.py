@@ -21,14 +21,20 @@ LABEL_FREE = frozenset({"majority", "offline_labels"})
 class GroupRewards:
     """Rewards of G groups of n responses.
 
-    `rewards` float64 [G, n]; `labels` [G] what each group was graded against; `votes` [G];
-    `labelled` bool [G]: False where there is no label, because no response of the group had an answer.
+    `kind` as in `training_rewards`; `rewards` float64 [G, n]; `labels` [G] what each group was graded against;
+    `votes` [G]; `labelled` bool [G]: False where there is no label, because no response of the group had an answer.
     """
 
+    kind: str
     rewards: np.ndarray
     labels: list[str | None]
     votes: list[Vote]
     labelled: np.ndarray
+
+    @property
+    def pseudo_labels(self) -> list[str | None]:
+        """What a method without true answers would train on: the labels used, or, under ground truth, the majority."""
+        return [vote.majority for vote in self.votes] if self.kind == "ground_truth" else self.labels
 
 
 def training_rewards(
@@ -55,7 +61,7 @@ def training_rewards(
         used = list(labels)
     verdicts = grader.verify(groups, used, tasks=tasks)
     rewards = np.array([[float(v.correct) for v in group] for group in verdicts])
-    return GroupRewards(rewards, used, votes, np.array([label is not None for label in used], dtype=bool))
+    return GroupRewards(kind, rewards, used, votes, np.array([label is not None for label in used], dtype=bool))
 
 
 class Monitor:
@@ -74,20 +80,18 @@ class Monitor:
         """
         truths = [self.truth.get(i) for i in ids]
         verdicts = self.grader.verify(groups, truths, tasks=tasks)
+        labels = self.grader.verify_answers(given.pseudo_labels, truths, tasks=tasks)
         rows = []
         for g, vote in enumerate(given.votes):
             known = truths[g] is not None
             true = np.array([float(v.correct) for v in verdicts[g]])
             reward = given.rewards[g]
-            # the majority is right when a response that voted for it is
-            first = vote.classes.index(vote.majority_class) if vote.majority is not None else None
-            label_right = float(true[first]) if first is not None else 0.0
             rows.append(
                 {
                     "reward": float(reward.mean()),
                     "true_accuracy": float(true.mean()) if known else float("nan"),
                     "reward_accuracy": float((true == reward).mean()) if known else float("nan"),
-                    "label_accuracy": label_right if known else float("nan"),
+                    "label_accuracy": float(labels[g].correct) if known else float("nan"),
                     "majority_ratio": vote.consistency_all,
                     "parsed_rate": vote.parsed / len(groups[g]),
                 }
