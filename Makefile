@@ -32,7 +32,7 @@ setup-cluster: ## setup-gpu on a login node, and check that SLURM's commands are
 	  { echo "setup: error: $$c not found: run this on a node that can submit SLURM jobs" >&2; exit 1; }; done
 	@bash envs/setup.sh base gpu
 	@$(BIN)/python -c "import snakemake_executor_plugin_slurm" && sinfo --version && \
-	  echo "next: edit workflow/profiles/slurm/config.yaml, then $(BIN)/snakemake --profile slurm -n"
+	  echo "next: edit workflow/profiles/slurm/partitions.yaml (docs/cluster.md), then $(BIN)/snakemake --profile slurm -n"
 
 smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figures, report
 	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES)

@@ -12,6 +12,8 @@ rule slurm_check_partition:
         f"{LOGS}/cluster/{{partition}}.log",
     wildcard_constraints:
         partition="|".join(PARTITIONS),
+    conda:
+        "../envs/train.yaml"
     resources:
         slurm_partition=lambda wc: wc.partition,
         gpu=lambda wc: min(1, PARTITIONS[wc.partition].get("max_gpu", 0)),
@@ -28,6 +30,12 @@ rule slurm_check:
     """Submit one tiny job a partition and print what they found."""
     input:
         expand(f"{RESULTS}/cluster/{{partition}}.json", partition=PARTITIONS),
+    output:
+        report=temp(f"{RESULTS}/cluster/report.txt"),
+    log:
+        f"{LOGS}/cluster/show.log",
     localrule: True
+    conda:
+        "../envs/workflow.yaml"
     shell:
-        "python scripts/slurm_check.py show {input}"
+        "python scripts/slurm_check.py show {input} 2> {log} | tee {output.report}"

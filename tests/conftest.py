@@ -40,7 +40,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     part = {"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
     spec = {
         "source": "tiny", "hidden_size": 32, "heads": 1, "kv_heads": 1, "layers": 2, "intermediate_size": 64,
-        "context": 128, "steps": 120, "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part], "revision_of_code": 1,
+        "context": 128, "steps": 120, "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part],
+        "revision_of_code": 1,
     }  # fmt: skip
     make("tiny", spec, out)
     return out

@@ -30,7 +30,7 @@ from pathlib import Path
 
 SBIN = "/usr/sbin:/sbin"
 PREFIX = "srt-slurm-"
-GPU_NODES, CPU_NODES, GPUS = ("h200-0", "h200-1"), ("cpu-0", "cpu-1"), 8
+GPUS = 8
 PACKAGES = "slurmctld slurmd slurm-client munge"
 DAEMONS = ("slurmd", "slurmctld", "munged")  # the order in which they are stopped
 # The plugin looks at a job after 40 s, then every 50 s and more. Tests ask each second; jobs' own processes are spared.
@@ -51,6 +51,12 @@ def missing() -> str | None:
     if absent:
         return f"no SLURM here ({', '.join(absent)} not found): apt-get install --no-install-recommends {PACKAGES}"
     return None
+
+
+def nodes_of(folder: Path) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Names of the two GPU nodes and the two others: unlike those of any other cluster, as their cgroups are."""
+    tag = folder.name.removeprefix(PREFIX).replace("_", "x")
+    return (f"h200-{tag}-0", f"h200-{tag}-1"), (f"cpu-{tag}-0", f"cpu-{tag}-1")
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -114,7 +120,7 @@ def end_processes(folder: Path) -> None:
         time.sleep(0.05)
         _reap()
     for controller in ("freezer", "memory", "cpuset", "devices", "cpuacct"):
-        for node in (*GPU_NODES, *CPU_NODES):
+        for node in sum(nodes_of(folder), ()):
             root = f"/sys/fs/cgroup/{controller}/slurm_{node}"
             for place, _, _ in list(os.walk(root, topdown=False)):
                 with contextlib.suppress(OSError):
@@ -180,6 +186,7 @@ class Cluster:
         """Clear what killed owners left, start all daemons, return when every node is idle."""
         sweep()
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.gpu_nodes, self.cpu_nodes = nodes_of(self.folder)
         (self.folder / "owner").write_text(f"{os.getpid()} {_start_time(os.getpid())}")
         try:
             self._configure()
@@ -190,7 +197,7 @@ class Cluster:
             )  # fmt: skip
             _wait("munged", lambda: (munge / "munge.sock").exists(), detail=self.log)
             self.start_slurmctld("-c")
-            for node in (*GPU_NODES, *CPU_NODES):
+            for node in (*self.gpu_nodes, *self.cpu_nodes):
                 self._spawn("slurmd", "-D", "-N", node)
             self.wait_idle()
         except BaseException:
@@ -251,7 +258,7 @@ class Cluster:
         _reap()
 
     def _configure(self) -> None:
-        folder, nodes = self.folder, (*GPU_NODES, *CPU_NODES)
+        folder, nodes = self.folder, (*self.gpu_nodes, *self.cpu_nodes)
         for name in ("state", "log", "bin", "munge", "dev", "python", *(f"spool/{n}" for n in nodes)):
             (folder / name).mkdir(parents=True)
         folder.chmod(0o755)
@@ -268,7 +275,7 @@ class Cluster:
         ports = free_ports(1 + len(nodes))
         lines = [
             f"NodeName={name} NodeHostname={self.host} NodeAddr=127.0.0.1 Port={port} CPUs=64 RealMemory=1000000"
-            + (f" Gres=gpu:h200:{GPUS}" if name in GPU_NODES else "")
+            + (f" Gres=gpu:h200:{GPUS}" if name in self.gpu_nodes else "")
             for name, port in zip(nodes, ports[1:], strict=True)
         ]
         user = subprocess.check_output(["id", "-un"], text=True).strip()
@@ -277,7 +284,7 @@ class Cluster:
         limits = "ConstrainRAMSpace=yes\nConstrainSwapSpace=yes\nAllowedSwapSpace=0\n" if self.memory_limits else ""
         (folder / "cgroup.conf").write_text(cgroup + limits)
         (folder / "gres.conf").write_text(
-            f"AutoDetect=off\nNodeName={','.join(GPU_NODES)} Name=gpu Type=h200 File={devices}\n"
+            f"AutoDetect=off\nNodeName={','.join(self.gpu_nodes)} Name=gpu Type=h200 File={devices}\n"
         )
         (folder / "slurm.conf").write_text(f"""ClusterName=test
 SlurmctldHost={self.host}(127.0.0.1)
@@ -321,9 +328,9 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 """ + "\n".join(lines) + f"""
-PartitionName=h200 Nodes={",".join(GPU_NODES)} DefaultTime=01:00:00 MaxTime=INFINITE PriorityTier=1
-PartitionName=urgent Nodes={",".join(GPU_NODES)} DefaultTime=01:00:00 MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
-PartitionName=cpu Nodes={",".join(CPU_NODES)} Default=YES DefaultTime=01:00:00 MaxTime=INFINITE
+PartitionName=h200 Nodes={",".join(self.gpu_nodes)} DefaultTime=01:00:00 MaxTime=INFINITE PriorityTier=1
+PartitionName=urgent Nodes={",".join(self.gpu_nodes)} MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+PartitionName=cpu Nodes={",".join(self.cpu_nodes)} Default=YES DefaultTime=01:00:00 MaxTime=INFINITE
 """)  # fmt: skip
         # the plugin's job step drops SLURM_CONF before it calls srun
         srun = folder / "bin" / "srun"

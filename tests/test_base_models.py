@@ -44,7 +44,10 @@ def make_from_hub(url: str, home: Path, out: Path, revision: str) -> subprocess.
     spec = {"source": "hub", "repo": "lab/tiny", "revision": revision, "revision_of_code": 1}
     environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts/make_base.py"), "--name", "m", "--spec", canonical_json(spec), "--out", str(out)],
+        [
+            sys.executable, str(ROOT / "scripts/make_base.py"), "--name", "m", "--spec", canonical_json(spec),
+            "--out", str(out),
+        ],
         capture_output=True, text=True, env=environment, timeout=120,
     )  # fmt: skip
 
@@ -69,7 +72,7 @@ def test_a_local_folder_is_copied_and_others_are_refused(tiny_base, tmp_path):
     spec = {"source": "local", "path": str(tiny_base), "revision_of_code": 1}
     make("m", spec, tmp_path / "m")
     assert (tmp_path / "m/model.safetensors").read_bytes() == (tiny_base / "model.safetensors").read_bytes()
-    with pytest.raises(SrtError, match="holds no config.json"):
+    with pytest.raises(SrtError, match=r"holds no config\.json"):
         make("m", {**spec, "path": str(tmp_path)}, tmp_path / "n")
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled/config.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from conftest import ROOT, train_spec
 
 from srt.errors import Interrupted, SrtError
 from srt.io import read_json, read_parquet, sha256_file
-from srt.problems import join_metrics, read_training_set
+from srt.problems import TrainingSet, join_metrics, read_training_set
 from srt.state import check_state, exclusive
 from srt.trainer import Segment, run_segment
 
@@ -109,6 +110,52 @@ def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole,
     assert weights(tmp_path / "step-8") == weights(whole)
     assert (tmp_path / "step-8" / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
     assert [p.name for p in work.iterdir() if p.name.startswith("state")] == ["state-8"]
+
+
+def journal(work: Path, event: str) -> list[int]:
+    """The steps of one kind of line in a work folder's journal."""
+    lines = [json.loads(line) for line in (work / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(x["process"] == os.getpid() and x["time"] > 1.7e9 for x in lines)
+    return [x["step"] for x in lines if x["event"] == event]
+
+
+def test_a_finished_segment_that_lost_its_outputs_is_not_trained_again(tmp_path, tiny_base, sums):
+    """Snakemake deletes them when a job is cancelled, or loses its node, after its last step."""
+    place, work = train(tmp_path, tiny_base, sums, train_spec(), 2), tmp_path / "work" / "step-2"
+    before = {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    shutil.rmtree(place)
+    train(tmp_path, tiny_base, sums, train_spec(), 2)
+    after = {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    assert after == before and journal(work, "step") == [1, 2] and journal(work, "start") == [0, 2]
+    state = next((work / "state-2").rglob("*optim*"))
+    assert state.samefile(place / "state" / state.relative_to(work / "state-2")), "one copy on the disk"
+    train(tmp_path, tiny_base, sums, train_spec(), 2, 3)
+    assert not list(work.glob("state-*")) and [p.name for p in work.with_name("step-3").glob("state-*")] == ["state-3"]
+
+
+def test_a_second_slurm_job_waits_for_the_first_and_takes_its_state(tmp_path, tiny_base, sums, capsys, monkeypatch):
+    """SLURM starts a job again elsewhere while the node that it lost still trains: nothing is trained twice."""
+    spec, work = train_spec(), tmp_path / "work" / "step-2"
+    data, truth = read_training_set(sums, spec["reward"])
+    first = start(command(tmp_path, tiny_base, sums, spec, 2))
+    wait_for_state(work, 1, first)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    run_segment(segment(tmp_path, tiny_base, spec, 0, 2, minutes=2.0), data, truth)
+    assert first.wait() == 0
+    lines = [json.loads(line) for line in (work / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(x["event"], x["step"]) for x in lines] == [("start", 0), ("step", 1), ("step", 2), ("start", 2)]
+    assert lines[3]["job"] == 7 and f"waiting for process {first.pid} on" in capsys.readouterr().err
+
+
+def test_a_state_of_other_data_is_not_gone_on_from(tmp_path, tiny_base, sums, capsys):
+    """A file of the same name with other problems in it: the spec is the same, the run is not."""
+    spec = train_spec()
+    data, truth = read_training_set(sums, spec["reward"])
+    run_segment(segment(tmp_path, tiny_base, spec, 0, 2), data, truth)
+    fewer = TrainingSet(data.ids[1:], data.problems[1:], data.tasks[1:], data.labels)
+    run_segment(segment(tmp_path, tiny_base, spec, 0, 2), fewer, truth)
+    assert "was made from another base model, data set or earlier state" in capsys.readouterr().err
+    assert journal(tmp_path / "work" / "step-2", "start") == [0, 0]
 
 
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, tiny_base, sums, whole):

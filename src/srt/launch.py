@@ -98,7 +98,7 @@ def processes(gpus: int, host: str) -> int:
     if seen < gpus:
         raise SrtError(
             f"{host}: the job has {gpus} GPUs and torch sees {seen}: look at nvidia-smi there (driver, MIG, "
-            f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}), or change gpus_train in config/models.yaml"
+            f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}), or change the model's gpus_train"
         )
     return gpus
 
@@ -133,8 +133,10 @@ def command(gpus: int, nodes: int, script: list[str]) -> list[str]:
             f"{gpus} GPUs over {nodes} nodes need a SLURM job: run with --profile slurm, or lower gpus_train"
         )
     # This process is on the job's first node; one torchrun a node meets at a port of it. --overlap: Snakemake's own
-    # step holds the resources of the first node.
+    # step holds the resources of the first node. Without --cpus-per-task a node's processes would share one core.
     step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    cores = _ask_slurm(job, "%C")
+    step += [f"--cpus-per-task={int(cores) // nodes}"] if cores.isdigit() else []
     return [*step, *torchrun(nodes, per_node, f"{host}:{free_port()}", job, script)]
 
 
@@ -144,5 +146,8 @@ def main(gpus: int, nodes: int, script: list[str]) -> None:
     if end is not None:
         os.environ["SRT_DEADLINE"] = f"{end:.0f}"
     argv = command(gpus, nodes, script)
+    if argv[0] == "srun":  # these describe Snakemake's step of one node, and srun would stay within them
+        for name in [n for n in os.environ if n.startswith("SLURM_") and n not in ("SLURM_JOB_ID", "SLURM_CONF")]:
+            del os.environ[name]
     sys.stderr.flush()
     os.execvp(argv[0], argv)

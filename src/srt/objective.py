@@ -119,7 +119,8 @@ def policy_loss(
 
     Args:
         logprobs, old: log-probs [N, T] of the response tokens under the current and the sampling policy;
-            r = e^(logprobs - old). Strictly on-policy, old = logprobs.detach(), r = 1 and the gradient is that of REINFORCE with A.
+            r = e^(logprobs - old). Strictly on-policy, old = logprobs.detach(), r = 1 and the gradient is that of
+            REINFORCE with A.
         advantage, weights: [N]; `weights` from `sequence_weights`.
         entropy: [N, T] entropy of each predictive distribution, with gradient; needed if entropy_coefficient is not 0.
         clip: PPO clip range, None for no clipping.

@@ -29,16 +29,27 @@ STATE = re.compile(r"^state-(\d+)$")
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; a second process is refused with the holder's name. The kernel frees it on any death."""
+def exclusive(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the folder's lock; a second process is refused with the holder's name. The kernel frees it on any death.
+
+    `patience`: seconds that the second one waits before it is refused.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    end, told = time.monotonic() + patience, False
     with open(folder / "lock", "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            raise SrtError(f"{folder} is in use by {holder}: wait for it or stop it, then run this again") from None
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+            if time.monotonic() >= end:
+                raise SrtError(f"{folder} is in use by {holder}: wait for it or stop it, then run this again")
+            if not told:
+                log(f"waiting for {holder}, which works on {folder}")
+            told = True
+            time.sleep(0.5)
         handle.truncate(0)
         job = os.environ.get("SLURM_JOB_ID")
         handle.write(f"process {os.getpid()} on {socket.gethostname()}" + (f" (SLURM job {job})" if job else ""))

@@ -272,7 +272,7 @@ class Trainer:
 
 
 def inputs_of(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> str:
-    """Fingerprint of what a segment is made from, by content: base model, data, labels, the state that it goes on from."""
+    """Fingerprint by content of what a segment is made from: base model, data, labels, the state before it."""
     resume = sha256_file(segment.resume / "manifest.json") if segment.resume else None
     rows = [data.ids, data.problems, data.tasks, data.labels, truth]
     return sha256_bytes(canonical_json([fingerprint(segment.base), resume, rows]).encode())
@@ -282,17 +282,21 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
     """Train one segment to its end, resuming what an earlier attempt left; see `Segment`."""
     world = distributed.init_world()
     torch.set_num_threads(segment.spec["train"]["threads"])
+    began = time.monotonic()
     stopping: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     try:
-        with exclusive(segment.work) if world.main else contextlib.nullcontext():
-            _run(segment, data, truth, world, stopping)
+        # SLURM may start a job again while its first node, out of reach, still trains: wait for what that one writes
+        patience = 60 * (segment.minutes or 0) if "SLURM_JOB_ID" in os.environ else 0.0
+        with exclusive(segment.work, patience) if world.main else contextlib.nullcontext():
+            _run(segment, data, truth, world, stopping, began)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _run(segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, stopping: list[int]) -> None:
-    began = time.monotonic()
+def _run(
+    segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, stopping: list[int], began: float
+) -> None:
     trainer = Trainer(segment, data, world, truth)
     metrics: list[dict[str, Any]] = []
     step = saved = segment.start
