@@ -252,7 +252,7 @@ def test_full_disk_while_a_state_is_saved(small_disk, tmp_path, tiny_base, sums)
     """DeepSpeed and torch hide it in errors of their own; the earlier states and outputs stay as they were."""
     options = train_options(tmp_path / "runs", tiny_base, sums, work=small_disk / "work")
     refused(run("train.py", **options), r"disk full while writing \S*work/state-1:")
-    assert listing(small_disk) == ["work", "work/lock"] and not (tmp_path / "runs").exists()
+    assert listing(small_disk) == ["work", "work/journal.jsonl", "work/lock"] and not (tmp_path / "runs").exists()
 
 
 # -- Ctrl-C -------------------------------------------------------------------------------------------------------
