@@ -2,7 +2,8 @@
 # The set-up itself is envs/setup.sh; it does nothing when .venv already holds the pinned packages.
 
 PYTHON ?=
-CORES ?= $(shell nproc 2>/dev/null || echo 2)
+# nproc would obey OMP_NUM_THREADS, which says how many threads one process takes
+CORES ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 PYTEST_ARGS ?=
 export PYTHON
