@@ -70,6 +70,7 @@ rule all_tables:
 for _name in RUNS:
 
     rule:
+        """One run of one seed, to its last step, with all its evaluations."""
         name:
             _name.replace("-", "_")
         input:

@@ -10,7 +10,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 from srt.config import load_config
 from srt.config.spec import REVISION, data_spec, model_spec, sample_spec, train_spec
-from srt.errors import SrtError, nearest
+from srt.errors import SrtError
 from srt.io import canonical_json, write_text
 from srt.slurm import install, wait_for_orphans
 from srt.workflow import ResultsLock, evaluations, prepare_environment, resolve_figure
@@ -35,7 +35,6 @@ wildcard_constraints:
     model="|".join(CFG.models),
     run="|".join(RUNS),
     step=r"\d+",
-    figure="|".join(CFG.figures) or "none",
     suite="|".join([*CFG.suites, *CFG.datasets]),
     metric="pass_rate|majority_frequency",
     # a base model, or a step of a run

@@ -6,10 +6,11 @@ for _name in CFG.figures:
     _prefix = f"{RESULTS}/figures/{_name}"
 
     rule:
+        """One figure from the runs that it names; its caption is in workflow/report/."""
         name:
             _name
         input:
-            _inputs,
+            files=_inputs,
         output:
             pdf=f"{_prefix}.pdf",
             png=report(

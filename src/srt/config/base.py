@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -73,3 +74,13 @@ def _plain(annotation: Any, value: Any) -> Any:
     if values and numbers and isinstance(value, str) and value.isdecimal():
         return int(value)
     return value
+
+
+def _pinned(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", value):
+        raise ValueError(f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves)")
+    return value
+
+
+# A revision on the hub, of a model or a data set.
+Commit = Annotated[str, AfterValidator(_pinned)]

@@ -7,7 +7,6 @@ entry's file and the data rules are independent jobs.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,11 +17,10 @@ from pydantic import (
     StrictStr,
     TypeAdapter,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
-from srt.config.base import Strict
+from srt.config.base import Commit, Strict
 from srt.errors import SrtError, nearest
 
 Column = Literal["id", "problem", "answer", "source", "subject", "level"]
@@ -129,16 +127,9 @@ class HubDataset(_TableDataset):
 
     source: Literal["hub"] = Field(description="A data set repository of the Hugging Face hub.")
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="`owner/name` of the data set repository.")
-    revision: str = Field(description="Commit hash of 40 hex digits; a branch or tag is refused, because it moves.")
+    revision: Commit = Field(description="Commit hash of 40 hex digits; a branch or tag is refused, because it moves.")
     split: str = Field("train", min_length=1, description="Split, e.g. `train` or `test`.")
     config_name: str | None = Field(None, description="Configuration (subset), e.g. `main` of GSM8K.")
-
-    @field_validator("revision")
-    @classmethod
-    def _revision_is_pinned(cls, value: str) -> str:
-        if not re.fullmatch(r"[0-9a-f]{40}", value):
-            raise ValueError(f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves)")
-        return value
 
 
 DatasetConfig = Annotated[ReasoningGymDataset | LocalDataset | HubDataset, Field(discriminator="source")]

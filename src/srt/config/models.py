@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from srt.config.base import Seed, Strict
+from srt.config.base import Commit, Seed, Strict
 
 BOXED_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
 
@@ -33,17 +32,10 @@ class HubModel(ModelBase):
 
     source: Literal["hub"] = Field(description="From the Hugging Face hub.")
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Repository of the hub, as `owner/name`.")
-    revision: str = Field(
+    revision: Commit = Field(
         description="Commit hash of 40 hex digits: branches and tags move, so they are refused.",
         json_schema_extra={"pattern": "^[0-9a-f]{40}$"},
     )
-
-    @field_validator("revision")
-    @classmethod
-    def _revision_is_pinned(cls, value: str) -> str:
-        if not re.fullmatch(r"[0-9a-f]{40}", value):
-            raise ValueError(f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves)")
-        return value
 
 
 class LocalModel(ModelBase):

@@ -24,7 +24,7 @@ TARGETS = ("data", "models", "samples", "labels", "train", "eval", "figures", "t
 RULES = frozenset(
     {"all", *(f"all_{target}" for target in TARGETS)}
     | {"data", "base_model", "sample", "score", "labels", "curriculum", "train", "train_last"}
-    | {"run_metrics", "figure", "results_table", "slurm_check", "slurm_check_partition"}
+    | {"run_metrics", "results_table", "slurm_check", "slurm_check_partition"}
 )
 # Paths go into the shell commands of the rules, unquoted.
 _PATH = re.compile(r"[A-Za-z0-9_./+@][A-Za-z0-9_./+@-]*")
