@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--metrics-out", required=True, type=Path, help="metrics of the segment to write (parquet)")
     parser.add_argument("--save-every", type=int, default=10, help="steps between two saves of the state")
     parser.add_argument("--minutes", type=float, help="time budget; near its end the state is saved and 75 returned")
+    parser.add_argument("--logs", type=Path, help="folder of the run's JSON lines and TensorBoard events (--work)")
     parser.add_argument("--vllm-memory", type=float, default=0.3, help="vLLM's share of GPU memory (default 0.3)")
     args = parser.parse_args()
 
@@ -59,7 +60,7 @@ def main() -> None:
     segment = Segment(
         spec, args.base, args.resume, args.start, args.stop, args.work,
         args.model_out, args.state_out, args.metrics_out, args.save_every, time_budget(args.minutes),
-        args.vllm_memory,
+        args.vllm_memory, logs=args.logs,
     )  # fmt: skip
     try:
         run_segment(segment, data, truth)

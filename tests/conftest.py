@@ -78,7 +78,7 @@ def train_spec(**changes: object) -> dict:
     top = {k: changes.pop(k) for k in ("reward", "seed") if k in changes}
     values = {
         "prompts_per_step": 4, "rollouts_per_prompt": 8, "max_prompt_tokens": 40, "max_new_tokens": 24,
-        "learning_rate": 1e-3, "dtype": "float32", "gradient_checkpointing": False,
+        "learning_rate": 1e-3, "dtype": "float32", "gradient_checkpointing": "none",
         "rollout_engine": "transformers", "micro_batch_tokens": 600, **changes,
     }  # fmt: skip
     train = Train.model_validate(values).resolved().model_dump(mode="json")

@@ -29,6 +29,9 @@ RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
     ("zero0", {"zero_stage": 0}, [1, 3]),
     ("zero1", {"zero_stage": 1}, [1, 3]),
     ("zero2", {"zero_stage": 2}, [1, 3]),
+    ("zero3", {"zero_stage": 3}, [1, 3]),
+    ("batch", {"advantage": "reinforce_pp"}, [3]),
+    ("several", {"iterations": 2, "clip": 0.2, "kl_placement": "loss", "zero_stage": 2}, [3]),
     ("authors", {"preset": "authors", "micro_batch_sequences": 6, "zero_stage": 1}, [3]),
     ("whole", {"zero_stage": 1}, [3]),
 ]
@@ -84,7 +87,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
-@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "authors"])
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "authors", "batch", "several"])
 def test_two_processes_are_one(alone, together, tiny_base, name):
     """The same weights to 1e-5 after one step and after three; AdamW forgets the scale, the logged norm does not."""
     base = load_file(tiny_base / "model.safetensors")
@@ -94,12 +97,13 @@ def test_two_processes_are_one(alone, together, tiny_base, name):
         assert distance(weights(ours), base) > 1e-4
         one, two = (read_parquet(x / "metrics.parquet").to_pandas() for x in (ours, theirs))
         assert one["grad_norm"].gt(1e-3).all() and one["reward"].gt(0).all()
-        torch.testing.assert_close(
-            torch.tensor(one.to_numpy(float)), torch.tensor(two.to_numpy(float)), rtol=1e-4, atol=1e-6
-        )
+        drift = [c for c in one if c.startswith("mismatch")]  # rounding, and nothing else
+        assert one[drift].lt(1e-4).all(axis=None) and two[drift].lt(1e-4).all(axis=None)
+        one, two = (torch.tensor(x.drop(columns=[*drift, "packed_tokens"]).to_numpy(float)) for x in (one, two))
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["zero0", "zero2"])
+@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3"])
 def test_stages_are_one_another(alone, name):
     assert distance(weights(alone / name / "3"), weights(alone / "zero1" / "3")) < 1e-5
 
@@ -164,7 +168,7 @@ def losses(step: int) -> list[tuple[torch.Tensor, float]]:
     return [(torch.randint(11, (5,), generator=generator), 10.0 ** (step % 3 - 2) * factor) for factor in (1.0, -3.0)]
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_deepspeed_is_plain_adamw(zero_stage):
     """Several backward passes a step, sums not means, clipping by the norm of all of them, decoupled decay."""
     model, plain = toy(), toy()
@@ -179,18 +183,47 @@ def test_deepspeed_is_plain_adamw(zero_stage):
             engine.backward(scale * engine.model(ids).square().sum(), last=number == len(parts))
             (scale * plain(ids).square().sum()).backward()
         expected = float(torch.nn.utils.clip_grad_norm_(plain.parameters(), OPTIONS["grad_clip"]))
-        assert engine.step() == pytest.approx(expected, rel=1e-4)
+        norm, updated = engine.step()
+        assert updated and norm == pytest.approx(expected, rel=1e-4)
         clipped += expected > OPTIONS["grad_clip"]
         optimizer.step()
         optimizer.zero_grad()
-        for (name, ours), theirs in zip(engine.weights(), plain.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs.data, atol=1e-5, rtol=0, msg=f"{name} at step {step}")
+        with engine.whole():
+            for (name, ours), theirs in zip(engine.weights(), plain.parameters(), strict=True):
+                torch.testing.assert_close(ours, theirs.data, atol=1e-5, rtol=0, msg=f"{name} at step {step}")
     assert 0 < clipped < 6
 
 
 def test_bfloat16_without_masters_is_refused():
     with pytest.raises(SrtError, match="zero_stage 0 keeps no float32 masters"):
         TrainEngine(toy().bfloat16(), init_world(), **OPTIONS, zero_stage=0, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_updates_nothing(zero_stage, dtype, poison):
+    """The step is left out as if it had not been: the same weights as a run without it, moments included."""
+    if zero_stage == 0 and dtype == "bfloat16":
+        pytest.skip("refused: no float32 masters")
+    ids = torch.tensor([1, 2, 3])
+    found = []
+    for poisoned in (False, True):
+        engine = TrainEngine(
+            toy().to(getattr(torch, dtype)), init_world(), **OPTIONS, zero_stage=zero_stage, dtype=dtype
+        )
+        for step in range(3):
+            if poisoned and step == 1:
+                engine.backward(engine.model(ids).float().square().sum(), last=False)
+                engine.backward(engine.model(ids).float().sum() * poison, last=True)
+                norm, updated = engine.step()
+                assert not updated and norm != norm
+            engine.backward(engine.model(ids).float().square().sum(), last=True)
+            norm, updated = engine.step()
+            assert updated and 0 < norm < 1e6
+        with engine.whole():
+            found.append({name: w.clone() for name, w in engine.weights()})
+    assert all(torch.equal(found[1][name], w) for name, w in found[0].items())
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2])
@@ -202,7 +235,7 @@ def test_bfloat16_has_float32_masters(zero_stage):
     engine = TrainEngine(model, init_world(), **options, zero_stage=zero_stage, dtype="bfloat16")
     for _ in range(220):
         engine.backward(engine.model(torch.ones(1, 4, dtype=torch.bfloat16)).float().sum(), last=True)
-        assert engine.step() == pytest.approx(4.0, rel=1e-2)
+        assert engine.step() == (pytest.approx(4.0, rel=1e-2), True)
     assert (dict(engine.weights())["weight"] == 1 - 2.0**-8).all()
 
 

@@ -1,38 +1,57 @@
-"""Log-probs and entropies of responses: padded = one by one, chunked head = whole head, budgets are kept."""
+"""Log-probs and entropies of responses: packed = one by one, chunked head = whole head, gradients exact."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from srt import logprobs
-from srt.logprobs import micro_batches, response_logprobs
+from srt import logprobs, packing
+from srt.activations import checkpoint_activations
+from srt.logprobs import head_logprobs, packed, response_logprobs
+from srt.packing import Pack, pack
 
 VOCABULARY = 30
+FAMILIES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
 
 
-def make_model(tied: bool = True, dtype: str = "float32") -> Qwen2ForCausalLM:
+def make_model(tied: bool = True, dtype: str = "float32", family: str = "qwen2"):
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
+    make, build = FAMILIES[family]
+    config = make(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=4, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
         bos_token_id=None, eos_token_id=3, pad_token_id=0, dtype="float32",
     )  # fmt: skip
-    return Qwen2ForCausalLM(config).eval().to(getattr(torch, dtype))
+    return build(config).eval().to(getattr(torch, dtype))
 
 
-def make_rows(seed: int = 0) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Seven rows of very different lengths; a response of length 1 and one of token 0, which also pads."""
+# Two groups of very unequal responses and one alone: a response of one token, one of token 0, which also pads.
+SHAPES = [(5, [9, 1, 20, 4]), (12, [1, 1, 13]), (1, [6])]
+
+
+def make_rows(seed: int = 0) -> tuple[list[list[int]], list[np.ndarray], list[int]]:
     rng = np.random.default_rng(seed)
-    lengths = [(1, 1), (5, 9), (12, 1), (3, 20), (9, 4), (1, 13), (6, 6)]
-    prompts = [rng.integers(4, VOCABULARY, p).tolist() for p, _ in lengths]
-    responses = [rng.integers(0, VOCABULARY, r).astype(np.int32) for _, r in lengths]
-    responses[4][:] = 0
-    return prompts, responses
+    prompts, responses, group = [], [], []
+    for g, (p, lengths) in enumerate(SHAPES):
+        prompt = rng.integers(4, VOCABULARY, p).tolist()
+        for r in lengths:
+            prompts.append(prompt)
+            responses.append(rng.integers(0, VOCABULARY, r).astype(np.int32))
+            group.append(g)
+    responses[3][:] = 0
+    return prompts, responses, group
+
+
+def run(model, p: Pack, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    with packed(model):
+        return response_logprobs(model, p, temperature)
 
 
 def one_by_one(model, prompt: list[int], response: np.ndarray, temperature: float) -> torch.Tensor:
@@ -41,15 +60,22 @@ def one_by_one(model, prompt: list[int], response: np.ndarray, temperature: floa
     return (model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(logprobs, "LOGITS", {"cpu": 5 * VOCABULARY})  # 55 response tokens: eleven chunks
+    monkeypatch.setattr(packing, "BUCKET", 2)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("tied", [True, False])
-def test_padded_batch_is_one_by_one(monkeypatch, recompute, temperature, tied):
-    monkeypatch.setattr(logprobs, "HEAD_CHUNK", 5)  # 54 response tokens: eleven chunks
-    model = make_model(tied)
-    prompts, responses = make_rows()
-    logp, entropy, mask = response_logprobs(model, prompts, responses, temperature, recompute)
-    assert logp.shape == entropy.shape == mask.shape == (7, 20) and logp.dtype == torch.float32
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_pack_is_one_by_one(family, tied, temperature):
+    model = make_model(tied, family=family)
+    prompts, responses, group = make_rows()
+    p = pack(prompts, responses, group, range(8))
+    assert len(p.buckets) > 3, "buckets of several lengths"
+    logp, entropy = run(model, p, temperature)
+    assert logp.shape == entropy.shape == p.mask.shape == (8, 20) and logp.dtype == torch.float32
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         expected = one_by_one(model, prompt, response, temperature)
         t = len(response)
@@ -57,17 +83,17 @@ def test_padded_batch_is_one_by_one(monkeypatch, recompute, temperature, tied):
         torch.testing.assert_close(logp[i, :t], chosen, atol=1e-5, rtol=0)
         exact = torch.distributions.Categorical(logits=expected).entropy()
         torch.testing.assert_close(entropy[i, :t], exact, atol=1e-5, rtol=0)
-        assert mask[i].tolist() == [True] * t + [False] * (20 - t)
+        assert p.mask[i].tolist() == [True] * t + [False] * (20 - t)
         assert (logp[i, t:] == 0).all() and (entropy[i, t:] == 0).all()
 
 
 def test_rows_do_not_see_each_other():
-    """In another order, in other company: the same numbers but for rounding."""
+    """In another order, in other company, a group in two packs: the same numbers but for rounding."""
     model = make_model()
-    prompts, responses = make_rows()
-    whole, entropy, _ = response_logprobs(model, prompts, responses, 1.0)
-    for rows in ([6, 0, 3], [2], [1, 4, 5]):
-        part, part_entropy, _ = response_logprobs(model, [prompts[i] for i in rows], [responses[i] for i in rows], 1.0)
+    prompts, responses, group = make_rows()
+    whole, entropy = run(model, pack(prompts, responses, group, range(8)))
+    for rows in ([6, 0, 3], [2], [1, 4, 5, 7]):
+        part, part_entropy = run(model, pack(prompts, responses, group, rows))
         for place, i in enumerate(rows):
             t = len(responses[i])
             torch.testing.assert_close(part[place, :t], whole[i, :t], atol=1e-5, rtol=0)
@@ -75,91 +101,129 @@ def test_rows_do_not_see_each_other():
 
 
 def test_inputs_are_not_changed():
-    prompts, responses = make_rows()
+    prompts, responses, group = make_rows()
     before = [list(p) for p in prompts], [r.copy() for r in responses]
-    response_logprobs(make_model(), prompts, responses, 1.0)
+    run(make_model(), pack(prompts, responses, group, range(8)))
     assert prompts == before[0] and all((a == b).all() for a, b in zip(responses, before[1], strict=True))
 
 
-def gradients(model, recompute: bool) -> dict[str, torch.Tensor]:
-    """Gradient of a sum over log-probs and entropies in which every token counts differently."""
+def test_a_model_without_a_pack_is_refused():
+    model = make_model()
+    with packed(model), pytest.raises(ValueError, match="needs packing"):
+        model(input_ids=torch.tensor([[1, 2]]))
+
+
+# -- gradients -----------------------------------------------------------------------------------------------------
+
+
+def factors(i: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each token's log-prob and entropy count for in row i: all different."""
+    factor = torch.linspace(-1, 2, 20, dtype=torch.float64) * (1 + i)
+    return factor, factor.flip(0)
+
+
+def naive_gradients(model) -> dict[str, torch.Tensor]:
+    """The gradient of the weighted sum, sequence by sequence, from full logits."""
+    prompts, responses, _ = make_rows()
     model.zero_grad()
-    prompts, responses = make_rows()
-    logp, entropy, mask = response_logprobs(model, prompts, responses, 0.8, recompute)
-    factor = torch.linspace(-1, 2, mask.numel(), dtype=logp.dtype).view_as(logp)
-    (logp * factor + entropy * factor.flip(0)).masked_select(mask).sum().backward()
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        expected = one_by_one(model, prompt, response, 0.8)
+        t = len(response)
+        logp = expected[torch.arange(t), torch.from_numpy(response).long()]
+        entropy = -(expected.exp() * expected).sum(-1)
+        (logp @ factors(i)[0][:t] + entropy @ factors(i)[1][:t]).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
+def gradients(model, packs: list[list[int]]) -> dict[str, torch.Tensor]:
+    prompts, responses, group = make_rows()
+    model.zero_grad()
+    with packed(model):
+        for rows in packs:
+            logp, entropy = response_logprobs(model, pack(prompts, responses, group, rows, dtype=torch.float64), 0.8)
+            parts = [
+                logp[r, :t] @ factors(i)[0][:t] + entropy[r, :t] @ factors(i)[1][:t]
+                for r, i in enumerate(rows)
+                if (t := len(responses[i]))
+            ]
+            sum(parts).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def double_norm(self, hidden: torch.Tensor) -> torch.Tensor:
+    """Transformers' norm computes in float32 whatever the model's type, which would hide what is looked for here."""
+    return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+
 @pytest.mark.parametrize("tied", [True, False])
-def test_recomputed_head_has_the_same_values_and_gradients(monkeypatch, tied):
-    monkeypatch.setattr(logprobs, "HEAD_CHUNK", 5)
+def test_gradients_are_those_of_single_sequences(tied, monkeypatch):
+    """In double precision, for one pack, for a pack a row, for a group cut in two; none, selective, full recompute."""
+    monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
     model = make_model(tied, "float64")
-    inputs = (*make_rows(), 0.8)
-    for a, b in zip(response_logprobs(model, *inputs), response_logprobs(model, *inputs, True), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-    kept, recomputed = gradients(model, False), gradients(model, True)
-    for name, grad in kept.items():
-        torch.testing.assert_close(recomputed[name], grad, atol=1e-10, rtol=1e-10)
-        assert grad.abs().max() > 0
+    expected = naive_gradients(model)
+    splits = [[[0, 1, 2, 3, 4, 5, 6, 7]], [[i] for i in range(8)], [[2, 0], [4, 3, 1], [7, 5, 6]]]
+    found = [gradients(model, packs) for packs in splits]
+    for mode in ("selective", "full"):
+        other = make_model(tied, "float64")
+        checkpoint_activations(other, mode)
+        found.append(gradients(other, splits[2]))
+    for grads in found:
+        for name, grad in expected.items():
+            torch.testing.assert_close(grads[name], grad, atol=1e-11, rtol=1e-11)
+            assert grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_gradients_are_right_to_double_precision(monkeypatch, recompute):
-    """Finite differences through the whole of a toy model's head and last norm."""
-    monkeypatch.setattr(logprobs, "HEAD_CHUNK", 2)
-    model = make_model(False, "float64").requires_grad_(False)
-    prompts, responses = [[5, 6], [7]], [np.array([1, 2, 3], np.int32), np.array([9], np.int32)]
-    head, norm = model.lm_head, model.model.norm
+@pytest.mark.parametrize("bias", [True, False])
+def test_head_gradients_are_right_to_double_precision(bias):
+    """Finite differences of log-probs and entropies by hidden states, weight and bias."""
     torch.manual_seed(1)
-    head.bias = torch.nn.Parameter(torch.randn(VOCABULARY, dtype=torch.float64))
+    head = torch.nn.Linear(4, 7, bias=bias, dtype=torch.float64)
+    logprobs.LOGITS["cpu"] = 2 * 7
+    token = torch.tensor([1, 6, 0, 3, 3])
+    hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    parameters = list(head.parameters())
 
-    def both(weight: torch.Tensor, bias: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        del head.weight, head.bias, norm.weight
-        head.weight, head.bias, norm.weight = weight, bias, scale
-        logp, entropy, _ = response_logprobs(model, prompts, responses, 0.9, recompute)
-        return logp, entropy
+    def both(hidden: torch.Tensor, *given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            for own, value in zip(parameters, given, strict=True):
+                own.copy_(value)
+        holder = torch.nn.Module()
+        holder.weight, holder.bias = (torch.nn.Parameter(p.detach()) for p in given) if bias else (None, None)
+        if not bias:
+            holder.weight = torch.nn.Parameter(given[0].detach())
+        return logprobs._HeadFunction.apply(hidden, given[0], given[1] if bias else None, token, 0.9, holder)
 
-    inputs = [t.detach().clone().requires_grad_() for t in (head.weight, head.bias, norm.weight)]
-    for module, names in ((head, ("weight", "bias")), (norm, ("weight",))):
-        for name in names:
-            tensor = getattr(module, name).detach().clone()
-            delattr(module, name)
-            setattr(module, name, tensor)
-    assert torch.autograd.gradcheck(both, inputs, fast_mode=True)
+    inputs = [hidden, *(p.detach().clone().requires_grad_() for p in parameters)]
+    assert torch.autograd.gradcheck(both, inputs)
 
 
-def test_half_precision_logits_are_reduced_in_single():
-    """bfloat16 has 8 bits: a log-softmax in it would be off by 1e-2, one of its logits in float32 is not."""
-    model = make_model(False, "bfloat16")
-    prompts, responses = make_rows()
-    logp, entropy, _ = response_logprobs(model, prompts, responses, 1.0)
+def test_only_the_log_probs_or_only_the_entropies():
+    """Either may be unused; the gradient is that of the other alone."""
+    torch.manual_seed(2)
+    head, token = torch.nn.Linear(4, 7, bias=False), torch.tensor([1, 6, 0])
+    hidden = torch.randn(3, 4, requires_grad=True)
+    for which in (0, 1):
+        whole = (hidden @ head.weight.T).log_softmax(-1)
+        exact = whole[torch.arange(3), token] if which == 0 else -(whole.exp() * whole).sum(-1)
+        expected = torch.autograd.grad((exact * torch.tensor([1.0, -2.0, 3.0])).sum(), [hidden, head.weight])
+        got = head_logprobs(head, hidden, token, 1.0)[which]
+        actual = torch.autograd.grad((got * torch.tensor([1.0, -2.0, 3.0])).sum(), [hidden, head.weight])
+        for a, b in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_is_reduced_and_accumulated_in_single():
+    """bfloat16 has 8 bits: sums of 300 tokens' weight gradients in it would be off by percents."""
+    torch.manual_seed(3)
+    head = torch.nn.Linear(16, VOCABULARY, bias=False).to(torch.bfloat16)
+    hidden = torch.randn(300, 16).to(torch.bfloat16)
+    token = torch.randint(0, VOCABULARY, (300,))
+    logp, entropy = head_logprobs(head, hidden, token, 1.0)
     assert logp.dtype == entropy.dtype == torch.float32
-    ids = torch.tensor([[*prompts[3], *responses[3].tolist()]])
-    exact = model(input_ids=ids).logits[0, 2:-1].double().log_softmax(-1)
-    exact = exact[torch.arange(20), torch.from_numpy(responses[3]).long()]
-    alone = response_logprobs(model, [prompts[3]], [responses[3]], 1.0)[0][0]
-    torch.testing.assert_close(alone.double(), exact, atol=1e-5, rtol=0)
-
-
-@settings(deadline=None, derandomize=True, max_examples=300)
-@given(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 400))
-def test_micro_batches_cover_all_rows_within_the_budget(lengths, budget):
-    batches = micro_batches(lengths, budget)
-    assert sorted(i for rows in batches for i in rows) == list(range(len(lengths)))
-    for rows in batches:
-        assert rows
-        padded = len(rows) * max(lengths[i] for i in rows)
-        assert padded <= budget or len(rows) == 1
-    longest = [max(lengths[i] for i in rows) for rows in batches]
-    shortest = [min(lengths[i] for i in rows) for rows in batches]
-    assert all(a >= b for a, b in zip(shortest, longest[1:], strict=False))  # like lengths together
-
-
-@settings(deadline=None, derandomize=True)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(60, 400))
-def test_micro_batches_are_filled(lengths, budget):
-    """No batch could have taken the next one's first row: the split is greedy, so there are not many of them."""
-    batches = micro_batches(lengths, budget)
-    for rows in batches[:-1]:
-        assert (len(rows) + 1) * lengths[rows[0]] > budget
+    exact = torch.nn.functional.linear(hidden, head.weight).double().log_softmax(-1)
+    torch.testing.assert_close(logp.double(), exact[torch.arange(300), token], atol=1e-5, rtol=0)
+    logp.sum().backward()
+    one = -exact.exp()
+    one[torch.arange(300), token] += 1
+    expected = one.T @ hidden.double()
+    assert (head.weight.grad.double() - expected).abs().max() < 0.02 * expected.abs().max()

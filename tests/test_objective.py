@@ -49,7 +49,26 @@ def test_advantages_are_the_golden_ones():
 
 
 def test_unanimous_group_keeps_its_kl_signal():
-    near(golden_advantages(reward=torch.ones(4, dtype=torch.float64)), [0.008328, 0.001066, -0.016039, 0.006645])
+    ones = torch.ones(4, dtype=torch.float64)
+    near(golden_advantages(reward=ones), [0.008328, 0.001066, -0.016039, 0.006645])
+    small = golden_advantages(reward=ones, beta=0.001)
+    near(small, [8.3e-5, 1.1e-5, -1.6e-4, 6.6e-5])
+    assert (small != 0).all()
+
+
+def test_kl_outside_the_baseline_gives_the_golden_numbers_of_openrlhf():
+    """Its advantage: leave-one-out of the task reward, minus the KL still to come at each token."""
+    kl = kl_per_token(padded(OLD), padded(REF)).nan_to_num() * MASK
+    to_come = kl.flip(-1).cumsum(-1).flip(-1)
+    found = advantages(REWARD, GROUP)[:, None] - BETA * to_come
+    expected = [
+        [0.666056, 0.666540, 0.666667],
+        [-0.672723, -0.667737],
+        [-0.685552, -0.685552, -0.683679, -0.681539],
+        [0.664794, 0.666667],
+    ]
+    for row, length, values in zip(found, LENGTHS.tolist(), expected, strict=True):
+        near(row[:length], values)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +77,7 @@ def test_unanimous_group_keeps_its_kl_signal():
         ("k3", "token_mean", [-0.061363, 0.060509, 0.062064, -0.061210]),
         ("k3", "token_mean_micro", [-0.067499, 0.066560, 0.056892, -0.056109]),
         ("k3", "sequence_mean", [-0.056250, 0.083200, 0.042669, -0.084164]),
+        ("k3", "sequence_sum", [-0.1687485, 0.1664000, 0.1706763, -0.1683278]),
         ("k1", "sequence_sum", [-0.161667, 0.165000, 0.153333, -0.156667]),
     ],
 )
@@ -74,6 +94,18 @@ def test_loss_value_is_the_golden_one():
     logprobs = torch.nan_to_num(padded(OLD))
     loss = policy_loss(logprobs, logprobs, golden_advantages(), sequence_weights(LENGTHS), MASK)
     near(loss, 0.062765)
+
+
+def test_trl_has_a_sequence_ratio_and_a_loss_of_zero():
+    """Its loss is -mean_i min(r_i A_i, clip(r_i) A_i): exactly 0 on-policy, with the golden gradient all the same."""
+    logprobs = torch.nan_to_num(padded(OLD)).requires_grad_()
+    weights, advantage = sequence_weights(LENGTHS, "sequence_sum"), golden_advantages("k1")
+    loss = policy_loss(logprobs, logprobs.detach(), advantage, weights, MASK, clip=0.2, ratio="sequence")
+    assert abs(float(loss.detach())) < 1e-15
+    loss.backward()
+    for i, value in enumerate([-0.161667, 0.165000, 0.153333, -0.156667]):
+        near(logprobs.grad[i, : LENGTHS[i]], [value] * int(LENGTHS[i]))
+        assert (logprobs.grad[i, LENGTHS[i] :] == 0).all()
 
 
 @settings(deadline=None, derandomize=True)

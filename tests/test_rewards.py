@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from srt.answers import Grader
-from srt.rewards import Monitor, training_rewards
+from srt.io import write_parquet
+from srt.problems import REWARDS, read_training_set
+from srt.rewards import LABEL_FREE, VOTING, Monitor, batch_statistics, training_rewards
 
 # Four responses each. By hand: majority 7 (2 of 3 parsed); tie of 2 and 3; no answer; unanimous 5 though 6 is right;
 # 1/2 written in three ways.
@@ -53,12 +56,89 @@ def test_given_labels_by_hand(grader, kind):
     assert [v.majority for v in given.votes][:4] == ["7", "2", None, "5"]
 
 
-def test_majority_refuses_labels_and_the_others_need_them(grader):
-    with pytest.raises(ValueError, match="must not be handed labels"):
-        training_rewards("majority", grader, GROUPS, ["7"] * 5, TASKS)
-    for kind in ("ground_truth", "offline_labels"):
+def test_voting_refuses_labels_and_the_others_need_them(grader):
+    assert set(REWARDS) == VOTING | {"ground_truth", "offline_labels"} == LABEL_FREE | {"ground_truth"}
+    for kind in VOTING:
+        with pytest.raises(ValueError, match=f"reward '{kind}' must not be handed labels"):
+            training_rewards(kind, grader, GROUPS, ["7"] * 5, TASKS)
+    for kind in set(REWARDS) - VOTING:
         with pytest.raises(ValueError, match="needs labels"):
             training_rewards(kind, grader, GROUPS, None, TASKS)
+    with pytest.raises(ValueError, match="unknown reward 'truth'"):
+        training_rewards("truth", grader, GROUPS, ["7"] * 5, TASKS)
+
+
+def test_soft_majority_rewards_by_hand(grader):
+    """The share of the answers that are one's own; what has no answer is in no denominator."""
+    given = training_rewards("soft_majority", grader, GROUPS, None, TASKS)
+    third, quarter = 1 / 3, 1 / 4
+    assert given.rewards.tolist() == [
+        [third, 2 * third, 2 * third, 0],
+        [0.5] * 4,
+        [0] * 4,
+        [1] * 4,
+        [3 * quarter, 3 * quarter, quarter, 3 * quarter],
+    ]
+    assert given.rewards.dtype == np.float64
+    assert given.labelled.tolist() == [True, True, False, True, True]
+    assert given.labels[:4] == given.pseudo_labels[:4] == ["7", "2", None, "5"]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "labelled"),
+    [
+        (0.0, [True, True, False, True, True]),
+        (0.5, [True, True, False, True, True]),  # 2 of all 4, parsed or not: reached
+        (0.51, [False, False, False, True, True]),
+        (0.75, [False, False, False, True, True]),
+        (1.0, [False, False, False, True, False]),
+    ],
+)
+def test_a_majority_below_the_threshold_is_no_label(grader, threshold, labelled):
+    for kind in VOTING:
+        full = training_rewards(kind, grader, GROUPS, None, TASKS)
+        given = training_rewards(kind, grader, GROUPS, None, TASKS, threshold)
+        assert given.labelled.tolist() == labelled
+        assert (given.rewards == full.rewards * given.labelled[:, None]).all()
+        assert [label is not None for label in given.labels] == labelled
+        assert [vote.majority for vote in given.votes] == [vote.majority for vote in full.votes]
+    truth = training_rewards("ground_truth", grader, GROUPS, ["7", "3", "9", "6", "0.5"], TASKS, threshold)
+    assert truth.labelled.all()  # given labels have no vote to reach it
+
+
+@pytest.mark.parametrize("kind", sorted(LABEL_FREE))
+def test_rewards_are_the_same_without_the_truth_column(kind, tmp_path):
+    table = {"id": IDS, "problem": ["?"] * 5, "task": TASKS}
+    write_parquet(tmp_path / "labels.parquet", pa.table({"problem_id": IDS, "label": ["8", "3", "9", "5", "3"]}))
+    found = []
+    for name, columns in (("with", {**table, "answer": list(TRUTH.values())}), ("without", table)):
+        write_parquet(tmp_path / name, pa.table(columns))
+        labels = tmp_path / "labels.parquet" if kind == "offline_labels" else None
+        data, truth = read_training_set(tmp_path / name, kind, labels=labels)
+        assert truth == (TRUTH if name == "with" else {})
+        found.append(training_rewards(kind, Grader(), GROUPS, data.labels_of(range(5)), data.tasks, 0.3))
+    a, b = found
+    assert a.rewards.tobytes() == b.rewards.tobytes() and a.labels == b.labels
+    assert (a.labelled == b.labelled).all() and a.votes == b.votes
+
+
+def test_unanimous_groups_by_hand(grader):
+    given = training_rewards("majority", grader, GROUPS, None, TASKS)
+    assert given.unanimous.tolist() == [False, False, True, True, False]
+    soft = training_rewards("soft_majority", grader, GROUPS, None, TASKS)
+    assert soft.unanimous.tolist() == [False, True, True, True, False]  # a tie gives all the same share
+
+
+def test_batch_statistics_by_hand(grader):
+    given = training_rewards("majority", grader, GROUPS, None, TASKS)
+    found = batch_statistics([vote.majority for vote in given.votes], given.unanimous.tolist())
+    assert found == {"distinct_majority": 4 / 5, "top_majority_share": 1 / 5, "unanimous_rate": 2 / 5}
+    collapsed = batch_statistics(["1"] * 7 + [None], [True] * 8)
+    assert collapsed == {"distinct_majority": 1 / 8, "top_majority_share": 7 / 8, "unanimous_rate": 1.0}
+    assert batch_statistics([None, None], [True, True])["top_majority_share"] == 0.0
+    assert all(math.isnan(v) for v in batch_statistics([], []).values())
+    with pytest.raises(ValueError, match="one flag a prompt"):
+        batch_statistics(["1"], [])
 
 
 def test_monitors_by_hand(grader):

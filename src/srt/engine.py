@@ -7,7 +7,9 @@ that data parallelism takes becomes a sum.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -89,7 +91,7 @@ def _tensors_only_checkpoints(engine: Any) -> None:
 
 
 class TrainEngine:
-    """A model with its AdamW under DeepSpeed ZeRO 0, 1 or 2.
+    """A model with its AdamW under DeepSpeed ZeRO 0, 1, 2 or 3.
 
     Args:
         model: float32 or bfloat16 causal language model; bfloat16 gets float32 masters (not at stage 0: refused).
@@ -112,7 +114,7 @@ class TrainEngine:
 
         if zero_stage == 0 and dtype == "bfloat16":
             raise SrtError(
-                "zero_stage 0 keeps no float32 masters of bfloat16 weights: use zero_stage 1 or 2, or float32"
+                "zero_stage 0 keeps no float32 masters of bfloat16 weights: use zero_stage 1, 2 or 3, or float32"
             )
         config = {
             "train_micro_batch_size_per_gpu": 1,
@@ -128,10 +130,13 @@ class TrainEngine:
             model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, foreach=True
         )
         self.world = world
-        self.plain = zero_stage == 0 and dtype == "float32"
+        self.plain = zero_stage == 0
+        self.sharded = zero_stage == 3
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
+        if zero_stage in (1, 2):  # in float32 too an update that is not finite is left out (DeepSpeed: in half only)
+            self.engine.optimizer.check_grad_overflow = True
         _tensors_only_checkpoints(self.engine)
 
     @property
@@ -141,20 +146,43 @@ class TrainEngine:
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradient of `loss`, this rank's share of the global sum; reduce over ranks on the last call."""
+        if self.sharded:  # ZeRO 3 counts backward passes by the engine's forward passes, which ours are not
+            self.engine.optimizer.clear_backward_seen_flag()
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.world.size, scale_wrt_gas=False)
 
-    def step(self) -> float:
-        """Clip, update, zero the gradients; return the gradient norm before clipping."""
-        norm = None
-        if self.plain:  # DeepSpeed reports no norm of a plain float32 optimizer
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+    def step(self) -> tuple[float, bool]:
+        """Clip, update, zero the gradients.
+
+        Returns the gradient's norm before clipping, and whether the update was made: one whose gradient is not finite
+        leaves weights and optimizer as they were, on all ranks.
+        """
+        if not self.plain:
+            self.engine.step()
+            norm = self.engine.get_global_grad_norm()
+            made = not self.engine.optimizer.overflow
+            return (math.nan if norm is None or not made else float(norm)), made
+        # DeepSpeed reports no norm of a plain float32 optimizer and steps whatever the gradient
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
+        if not math.isfinite(norm):
+            self.engine.zero_grad()
+            return math.nan, False
         self.engine.step()
-        norm = self.engine.get_global_grad_norm() if norm is None else norm
-        return float("nan") if norm is None else float(norm)
+        return norm, True
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """All weights on this rank, for sampling and copying: under ZeRO 3 a rank holds parts (all ranks)."""
+        if not self.sharded:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters())):
+            yield
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Names and tensors as in a Hugging Face checkpoint (ZeRO <= 2: every rank holds them whole)."""
+        """Names and tensors as in a Hugging Face checkpoint; inside `whole`."""
         yield from ((name, p.data) for name, p in self.model.named_parameters())
 
     def save(self, folder: Path) -> None:
@@ -175,7 +203,7 @@ class TrainEngine:
             raise SrtError(f"{folder}: holds no training state: delete it to start the segment again")
 
     def save_model(self, folder: Path) -> None:
-        """Write the weights as a Hugging Face checkpoint (rank 0)."""
+        """Write the weights as a Hugging Face checkpoint (rank 0; inside `whole`)."""
         if self.world.main:
             self.model.save_pretrained(folder)
 
@@ -184,6 +212,15 @@ def barrier() -> None:
     """Wait for all ranks."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def gather(values: list[Any], world: World) -> list[Any]:
+    """The lists of all ranks, one after the other, on every rank."""
+    if world.size == 1:
+        return values
+    parts: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(parts, values)
+    return [v for part in parts for v in part]
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

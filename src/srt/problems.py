@@ -13,10 +13,12 @@ from srt.errors import SrtError, nearest
 from srt.io import parquet_metadata, read_parquet
 
 SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # what a run's spec needs
-REWARDS = ("ground_truth", "majority", "offline_labels")
+REWARDS = ("ground_truth", "majority", "soft_majority", "offline_labels")
 METRICS = (
     "step", "reward", "true_accuracy", "reward_accuracy", "label_accuracy", "majority_ratio", "parsed_rate",
-    "kl", "entropy", "response_length", "truncated_rate", "kept_rate", "loss", "grad_norm",
+    "kl", "entropy", "response_length", "truncated_rate", "kept_rate", "loss", "grad_norm", "skipped",
+    "distinct_majority", "top_majority_share", "unanimous_rate", "mismatch_mean", "mismatch_max", "mismatch_kl",
+    "tokens", "packed_tokens",
 )  # fmt: skip
 
 
@@ -67,7 +69,7 @@ def read_training_set(
         given = read_parquet(labels, ["problem_id", "label"]).to_pandas().dropna()
         used = dict(zip(given["problem_id"], given["label"], strict=True))
     elif labels is not None:
-        raise SrtError("reward majority must not be given --labels: it makes its own from the votes")
+        raise SrtError(f"reward {reward} must not be given --labels: it makes its own from the votes")
     return TrainingSet(list(table["id"]), list(table["problem"]), list(table["task"]), used), truth
 
 

@@ -1,10 +1,7 @@
-"""The training loop: RLOO on groups of rollouts (paper Eq. 2), from one checkpoint to the next.
+"""The training loop: RLOO on groups of rollouts (paper Section 3, Appendix B.1), from one checkpoint to the next.
 
 What it does, top to bottom: draw 32 responses a prompt, let each group vote, reward agreement, penalise the KL to the
-base model in the reward, take one AdamW step. What it does not do: several updates on one batch, critics, asynchrony.
-
-There is no separate pass for the old policy. Strictly on-policy its log-probs are those of the gradient pass, so that
-pass runs first, keeps its graph, and is differentiated once the advantages are known (docs/trainer.md).
+base model in the reward, take one AdamW step (srt.update). What it does not do: critics, asynchrony.
 
 Everything random is a pure function of (seed, step, prompt, sample), so a resumed run repeats the undisturbed one.
 """
@@ -14,55 +11,32 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from srt import engine as distributed
+from srt.activations import checkpoint_activations
 from srt.answers import Grader
-from srt.checkpoints import fingerprint, load_model, write_provenance
-from srt.engine import TrainEngine, World
+from srt.checkpoints import load_model
+from srt.engine import TrainEngine, World, gather
 from srt.errors import Interrupted, SrtError
-from srt.io import atomic_dir, canonical_json, sha256_bytes, sha256_file, spec_hash, write_parquet
-from srt.logprobs import micro_batches, response_logprobs
-from srt.objective import advantages, kl_per_token, policy_loss, sequence_weights
-from srt.problems import TrainingSet, training_frame
-from srt.progress import interval, is_terminal, log, progress_file
+from srt.flops import Shape, peak_flops
+from srt.packing import check_packable
+from srt.problems import TrainingSet
+from srt.progress import log
 from srt.prompts import render_all
-from srt.rewards import GroupRewards, Monitor, training_rewards
+from srt.rewards import GroupRewards, Monitor, batch_statistics, training_rewards
 from srt.rollout import STOP, Engine, Rollout, Sampling
-from srt.state import exclusive, find_state, note, states, write_state
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One job: train `spec` from step `start` to `stop`.
-
-    `base` is the base model: first weights of the run and reference of the KL. `resume` is the state of step `start`
-    (None at step 0). `work` holds this segment's own progress; `model_out`, `state_out`, `metrics_out` appear at the
-    end. `minutes` is a time budget: when the next step might not fit, the state is saved and the exit code is 75.
-    `vllm_memory` is vLLM's share of GPU memory beside the trainer.
-    """
-
-    spec: dict[str, Any]
-    base: Path
-    resume: Path | None
-    start: int
-    stop: int
-    work: Path
-    model_out: Path
-    state_out: Path
-    metrics_out: Path
-    save_every: int = 10
-    minutes: float | None = None
-    vllm_memory: float = 0.3
+from srt.segment import Console, Segment, finish, inputs_of
+from srt.state import clear_up, exclusive, find_state, note, write_state
+from srt.sync import TOLERANCE, check, check_weights
+from srt.tracking import PhaseTimer, peak_memory, timing_row
+from srt.update import PHASES, Batch, Update
 
 
 def rank_share(items: list[Any], world: World) -> list[Any]:
@@ -73,15 +47,6 @@ def rank_share(items: list[Any], world: World) -> list[Any]:
     """
     first, last = (len(items) * (world.rank + k) // world.size for k in (0, 1))
     return items[first:last]
-
-
-def gather(values: list[Any], world: World) -> list[Any]:
-    """The lists of all ranks, one after the other, on every rank."""
-    if world.size == 1:
-        return values
-    parts: list[Any] = [None] * world.size
-    torch.distributed.all_gather_object(parts, values)
-    return [v for part in parts for v in part]
 
 
 def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> Engine:
@@ -117,18 +82,17 @@ class Trainer:
         model, self.tokenizer, eos = load_model(segment.base, train["dtype"], world.device)
         self.reference, *_ = load_model(segment.base, train["dtype"], world.device)
         self.reference.requires_grad_(False)
-        if train["gradient_checkpointing"]:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.train()  # transformers checkpoints in training mode only; dropout is 0 (checked below)
-        if getattr(model.config, "attention_dropout", 0.0):
-            raise SrtError(
-                f"{segment.base}/config.json: attention_dropout must be 0: rollouts and training would differ"
-            )
+        checkpoint_activations(model, train["gradient_checkpointing"])
+        check_packable(segment.base, model.config)
         self.optimizer = TrainEngine(
             model, world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
             weight_decay=train["weight_decay"], grad_clip=train["grad_clip"], zero_stage=train["zero_stage"],
             dtype=train["dtype"],
         )  # fmt: skip
+        self.place = f"run {self.spec['run']}"  # for messages
+        self.timer = PhaseTimer(world.device)
+        self.updates = Update(self.optimizer, self.reference, train, world, self.check_sync, self.timer)
+        self.shape = Shape.of(model.config) if world.device.type == "cuda" else None  # for the MFU, known on GPUs only
         self.rollouts = make_rollout_engine(segment, self.optimizer.model, eos)
         self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
         self.monitor = Monitor(self.grader, truth)
@@ -157,125 +121,90 @@ class Trainer:
     def step(self, step: int) -> dict[str, float]:
         """Take step `step` (0-based) and return its metrics."""
         train, world = self.train, self.world
+        self.place = f"run {self.spec['run']}, step {step + 1}"
         # == rollouts: n responses for each of this rank's prompts ===============================================
         chosen = rank_share(self.batch(step), world)
+        ids, prompts = [self.data.ids[i] for i in chosen], [self.prompts[i] for i in chosen]
         sampling = Sampling(
             n=train["rollouts_per_prompt"],
             temperature=train["temperature"],
             max_new_tokens=train["max_new_tokens"],
             seed=self.spec["seed"],
         )
-        self.rollouts.update_weights(self.optimizer.weights())
-        ids = [self.data.ids[i] for i in chosen]
-        groups = self.rollouts.generate([self.prompts[i] for i in chosen], [f"{step}/{i}" for i in ids], sampling)
-        texts = [
-            self.tokenizer.batch_decode([r.token_ids for r in group], skip_special_tokens=True) for group in groups
-        ]
+        with self.optimizer.whole():
+            with self.timer("sync"):
+                self.rollouts.update_weights(self.optimizer.weights())
+                check_weights(self.rollouts, self.optimizer.weights(), dtype=train["dtype"], where=self.place)
+            with self.timer("rollout"):
+                groups = self.rollouts.generate(prompts, [f"{step}/{i}" for i in ids], sampling)
 
         # == votes and rewards: the whole group at once; only these labels are in reach of the reward =============
         tasks = [self.data.tasks[i] for i in chosen]
-        given = training_rewards(self.spec["reward"], self.grader, texts, self.data.labels_of(chosen), tasks)
-        observed = self.monitor.observe(ids, texts, given, tasks)
+        with self.timer("reward"):
+            texts = [
+                self.tokenizer.batch_decode([r.token_ids for r in group], skip_special_tokens=True) for group in groups
+            ]
+            given = training_rewards(
+                self.spec["reward"], self.grader, texts, self.data.labels_of(chosen), tasks, train["majority_threshold"]
+            )
+            observed = self.monitor.observe(ids, texts, given, tasks)
 
-        # == policy, reference, advantages, update ================================================================
-        flat = [r for group in groups for r in group]
-        prompts = [self.prompts[i] for i, group in zip(chosen, groups, strict=True) for _ in group]
-        update = self.update(prompts, flat, given)
-        return self.summarise(groups, observed, update, step)
+        # == policy, reference, advantages, update: srt.update ====================================================
+        update = self.updates.run(make_batch(prompts, groups, given, train["rollouts_trained"]))
+        majorities = gather([v.majority for v in given.votes], world)
+        votes = batch_statistics(majorities, gather(given.unanimous.tolist(), world))
+        return {"step": step + 1, **self.summarise(groups, observed), **votes, **update}
 
-    def update(self, prompts: list[list[int]], flat: list[Rollout], given: GroupRewards) -> dict[str, Any]:
-        """One RLOO update on N = G n sequences; returns per-sequence KL and entropy means and the gradient norm."""
-        train, world, model = self.train, self.world, self.optimizer.model
-        n = given.rewards.shape[1]
-        lengths = torch.tensor([len(r.token_ids) for r in flat])
-        labelled = torch.from_numpy(given.labelled).repeat_interleave(n)
-        kept = labelled if train["unparsable_groups"] == "drop" else torch.ones_like(labelled)
-        batches = micro_batches([len(p) + len(r.token_ids) for p, r in zip(prompts, flat, strict=True)],
-                                train["micro_batch_tokens"])  # fmt: skip
-        real = len(batches)
-        if train["zero_stage"] == 2:  # it reduces in every backward pass: as many on every rank, the rest of weight 0
-            batches += [batches[-1][-1:]] * (max(gather([real], world)) - real)
+    def check_sync(self, difference: float) -> None:
+        """Stop if the engine sampled from other weights than these; called before they change."""
+        dtype = self.train["dtype"]
+        tolerance = self.train["sync_tolerance"] or TOLERANCE[dtype]
+        if difference > tolerance or math.isnan(difference):
+            with self.optimizer.whole():
+                check(difference, tolerance, self.rollouts, self.optimizer.weights(), dtype=dtype, where=self.place)
 
-        # -- gradient pass first (its graph is kept), then the reference ------------------------------------------
-        passes = []
-        kl_sum, kl_mean, entropy_mean = (torch.zeros(len(flat), dtype=torch.float64) for _ in range(3))
-        for rows in batches:
-            inputs = [prompts[i] for i in rows], [flat[i].token_ids for i in rows], train["temperature"]
-            logp, entropy, mask = response_logprobs(model, *inputs, recompute_head=train["gradient_checkpointing"])
-            with torch.no_grad():
-                ref, _, _ = response_logprobs(self.reference, *inputs)
-                kl = kl_per_token(logp.detach(), ref, train["kl_estimator"], train["kl_clamp"]).masked_fill(~mask, 0.0)
-                kl_sum[rows] = kl.sum(-1).double().cpu()
-                kl_mean[rows] = kl_sum[rows] / lengths[rows]
-                entropy_mean[rows] = entropy.detach().sum(-1).double().cpu() / lengths[rows]
-            passes.append((rows, logp, entropy, mask))
+    def timed_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """`step`, and what it cost on this machine (srt.tracking.timing_row)."""
+        began = time.monotonic()
+        row = self.step(step)
+        phases, work = self.timer.lap(), self.updates.work
+        timing = timing_row(
+            step + 1, time.monotonic() - began, phases, tokens=work["tokens"],
+            response_tokens=work["response_tokens"], processed_tokens=work["packed_tokens"],
+            flops=self.shape.update(work["prompts"], work["responses"]) if self.shape else math.nan,
+            peak=self.world.size * peak_flops(self.world.device, self.train["dtype"]),
+            memory=peak_memory(self.world.device), update=PHASES,
+        )  # fmt: skip
+        return row, timing
 
-        # -- advantages: reward minus KL, leave-one-out within the group ------------------------------------------
-        penalty = train["kl_coefficient"] * kl_sum * labelled  # an unlabelled group carries no KL (authors' mask)
-        scores = torch.from_numpy(given.rewards).flatten() - penalty
-        group = torch.arange(len(flat)) // n
-        advantage = torch.where(labelled, advantages(scores, group, train["advantage"]), torch.zeros_like(scores))
-
-        # -- weights: one denominator for the global batch, whatever the split ------------------------------------
-        every = gather(list(zip(lengths.tolist(), kept.tolist(), strict=True)), world)
-        all_weights = sequence_weights(
-            torch.tensor([length for length, _ in every]),
-            train["aggregation"],
-            torch.tensor([keep for _, keep in every]),
-            train["micro_batch_sequences"],
-        )
-        offset = sum(count for count, rank in gather([(len(flat), world.rank)], world) if rank < world.rank)
-        weights = all_weights[offset : offset + len(flat)]
-
-        # -- backward, one micro-batch after the other, then the step ---------------------------------------------
-        loss_total = 0.0
-        for number, (rows, logp, entropy, mask) in enumerate(passes, start=1):
-            loss = policy_loss(
-                logp, logp.detach(),
-                advantage[rows].to(logp), weights[rows].to(logp) * (number <= real), mask,
-                entropy, train["entropy_coefficient"],
-            )  # fmt: skip
-            loss_total += float(loss.detach())
-            self.optimizer.backward(loss, last=number == len(passes))
-            passes[number - 1] = None  # type: ignore[call-overload]  # free this graph
-        if not math.isfinite(loss_total):
-            raise RuntimeError(f"{self.spec['run']}: the loss is {loss_total}: nothing was updated")
-        norm = self.optimizer.step()
-        return {"kl": kl_mean, "entropy": entropy_mean, "loss": loss_total, "grad_norm": norm, "kept": kept}
-
-    def summarise(
-        self, groups: list[list[Rollout]], observed: list[dict[str, float]], update: dict[str, Any], step: int
-    ) -> dict[str, float]:
-        """One row for the log, over the groups of all ranks."""
-        flat = [r for group in groups for r in group]
-        mine = {
-            "response_length": float(np.mean([len(r.token_ids) for r in flat])),
-            "truncated_rate": float(np.mean([r.finish_reason != STOP for r in flat])),
-            "kl": float(update["kl"].mean()),
-            "entropy": float(update["entropy"].mean()),
-            "kept_rate": float(update["kept"].double().mean()),
-            "groups": len(groups),
-        }
-        ranks = gather([mine], self.world)
-        total = sum(r["groups"] for r in ranks)
-        row: dict[str, float] = {"step": step + 1}
-        rows = gather(observed, self.world)
-        for key in rows[0]:
-            known = [r[key] for r in rows if not math.isnan(r[key])]
-            row[key] = float(np.mean(known)) if known else float("nan")
-        for key in mine:
-            if key != "groups":
-                row[key] = float(sum(r[key] * r["groups"] for r in ranks) / total)
-        row["loss"] = float(sum(gather([update["loss"]], self.world)))
-        row["grad_norm"] = update["grad_norm"]
-        return row
+    def summarise(self, groups: list[list[Rollout]], observed: list[dict[str, float]]) -> dict[str, float]:
+        """Means over the groups of all ranks, of what is known."""
+        rows = [
+            row
+            | {
+                "response_length": float(np.mean([len(r.token_ids) for r in group])),
+                "truncated_rate": float(np.mean([r.finish_reason != STOP for r in group])),
+            }
+            for row, group in zip(observed, groups, strict=True)
+        ]
+        rows = gather(rows, self.world)
+        known = {key: [r[key] for r in rows if not math.isnan(r[key])] for key in rows[0]}
+        return {key: float(np.mean(values)) if values else math.nan for key, values in known.items()}
 
 
-def inputs_of(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> str:
-    """Fingerprint by content of what a segment is made from: base model, data, labels, the state before it."""
-    resume = sha256_file(segment.resume / "manifest.json") if segment.resume else None
-    rows = [data.ids, data.problems, data.tasks, data.labels, truth]
-    return sha256_bytes(canonical_json([fingerprint(segment.base), resume, rows]).encode())
+def make_batch(
+    prompts: list[list[int]], groups: list[list[Rollout]], given: GroupRewards, trained: int | None
+) -> Batch:
+    """The responses that are trained on: the first `trained` of each group, or all."""
+    pairs = [(g, i) for g, group in enumerate(groups) for i in range(len(group))[:trained]]
+    return Batch(
+        prompts=[prompts[g] for g, _ in pairs],
+        responses=[groups[g][i].token_ids for g, i in pairs],
+        group=[g for g, _ in pairs],
+        rewards=np.array([given.rewards[g, i] for g, i in pairs]),
+        labelled=np.array([given.labelled[g] for g, _ in pairs], dtype=bool),
+        rollout_logprobs=[groups[g][i].logprobs for g, i in pairs],
+    )
 
 
 def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> None:
@@ -289,6 +218,8 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
         # SLURM may start a job again while its first node, out of reach, still trains: wait for what that one writes
         patience = 60 * (segment.minutes or 0) if "SLURM_JOB_ID" in os.environ else 0.0
         with exclusive(segment.work, patience) if world.main else contextlib.nullcontext():
+            if world.main:
+                clear_up(segment.work, segment.model_out, segment.state_out, segment.metrics_out)
             _run(segment, data, truth, world, stopping, began)
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -314,6 +245,7 @@ def _run(
 
     if world.main:
         note(segment.work, event="start", step=step, stop=segment.stop)
+    console = Console(segment, metrics, step, world.main)
 
     def save() -> Path:
         return write_state(
@@ -321,27 +253,16 @@ def _run(
             distributed.barrier, inputs,
         )  # fmt: skip
 
-    bar = tqdm(
-        total=segment.stop, initial=step, desc=segment.spec["run"], unit="step", file=progress_file(),
-        mininterval=interval(), disable=not world.main or not is_terminal(),
-    )  # fmt: skip
     longest = 0.0
     try:
         while step < segment.stop:
-            started = time.monotonic()
-            row = trainer.step(step)
+            row, timing = trainer.timed_step(step)
             step += 1
             metrics.append(row)
             if world.main:
                 note(segment.work, event="step", step=step)
-            longest = max(longest, time.monotonic() - started)
-            bar.update()
-            bar.set_postfix(reward=f"{row['reward']:.3f}", kl=f"{row['kl']:.4f}")
-            if world.main and not is_terminal():
-                log(
-                    f"{segment.spec['run']} step {step}/{segment.stop} reward {row['reward']:.3f} "
-                    f"kl {row['kl']:.4f} length {row['response_length']:.0f} {longest:.1f} s/step"
-                )
+            console.show(row, timing)
+            longest = max(longest, timing["seconds"])
             late = segment.minutes is not None and time.monotonic() - began + 2 * longest > 60 * segment.minutes
             halt = any(gather([bool(stopping) or late], world))  # all ranks stop at the same step
             if step < segment.stop and (halt or step - saved >= segment.save_every):
@@ -351,35 +272,9 @@ def _run(
                 why = "SIGTERM" if stopping else f"time budget of {segment.minutes:g} minutes"
                 raise Interrupted(f"{why}: state saved at step {step}, the same command goes on from there")
     finally:
-        bar.close()
+        console.close()
     final = save()
-    if world.main:
-        _finish(segment, trainer, metrics, final)
+    with trainer.optimizer.whole():
+        if world.main:
+            finish(segment, trainer.optimizer.save_model, trainer.tokenizer, metrics, final)
     distributed.barrier()
-
-
-def _finish(segment: Segment, trainer: Trainer, metrics: list[dict[str, Any]], final: Path) -> None:
-    """Write the outputs; a kill in between repeats this from the saved state.
-
-    That state stays, as links to the same files: Snakemake deletes the outputs of a job that is cancelled, or loses its
-    node, after this point. The next segment of the run drops it.
-    """
-    with atomic_dir(segment.model_out) as folder:
-        trainer.optimizer.save_model(folder)
-        trainer.tokenizer.save_pretrained(folder)
-        write_provenance(folder, run=segment.spec["run"], step=segment.stop, spec=spec_hash(segment.spec))
-    with atomic_dir(segment.state_out) as folder:
-        shutil.copytree(final, folder, dirs_exist_ok=True, copy_function=link_or_copy)
-    write_parquet(segment.metrics_out, training_frame(metrics), {"run": segment.spec["run"], "spec": segment.spec})
-    before = segment.work.with_name(f"step-{segment.start}")
-    for path in states(before) if segment.resume and before != segment.work else ():
-        shutil.rmtree(path)
-
-
-def link_or_copy(source: str, target: str) -> str:
-    """A second name for a file, or a copy on file systems that have no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

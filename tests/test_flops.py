@@ -1,0 +1,145 @@
+"""FLOPs against an explicit parameter count and against torch's own counter; peaks and rates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import MixtralConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
+
+from srt.errors import SrtError
+from srt.flops import Shape, measured_rate, mfu, peak_flops
+
+HIDDEN, HEADS, KV, LAYERS, WIDE, VOCAB = 32, 4, 2, 3, 48, 70
+HEAD_SIZE = HIDDEN // HEADS
+
+
+def tiny(tied: bool = True) -> Qwen2Config:
+    return Qwen2Config(
+        hidden_size=HIDDEN, num_attention_heads=HEADS, num_key_value_heads=KV, num_hidden_layers=LAYERS,
+        intermediate_size=WIDE, vocab_size=VOCAB, tie_word_embeddings=tied, max_position_embeddings=64,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_shape_of_a_tiny_qwen2_is_the_explicit_count(tied):
+    layer = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * KV * HEAD_SIZE + 3 * HIDDEN * WIDE  # q and o, k and v, gate/up/down
+    assert Shape.of(tiny(tied)) == Shape(LAYERS * layer, VOCAB * HIDDEN, LAYERS * HIDDEN)
+
+
+def test_shape_of_the_paper_s_model_is_the_known_count():
+    """Qwen2.5-7B: 6.53 B in the body and 0.545 B in the head take part in matrix products."""
+    shape = Shape.of(
+        Qwen2Config(
+            hidden_size=3584, num_attention_heads=28, num_key_value_heads=4, num_hidden_layers=28,
+            intermediate_size=18944, vocab_size=152064, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    assert shape.head == 3584 * 152064 and shape.attention == 28 * 3584
+    assert shape.body == pytest.approx(6.53e9, rel=2e-3)
+    # attention adds 1.2 % to the body and head at 850 tokens a sequence, 180 of them the prompt
+    without = Shape(shape.body, shape.head, 0).forward([180], [670])
+    assert shape.forward([180], [670]) / without - 1 == pytest.approx(0.012, abs=0.001)
+
+
+def test_head_size_that_is_not_hidden_over_heads_counts():
+    config = Qwen3Config(
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_hidden_layers=2,
+        intermediate_size=48, vocab_size=70,
+    )  # fmt: skip
+    shape = Shape.of(config)
+    assert shape.attention == 2 * 4 * 16
+    assert shape.body == 2 * (2 * 32 * 64 + 2 * 32 * 32 + 3 * 32 * 48)
+
+
+def counted(model: Qwen2ForCausalLM, prompt: int, response: int) -> tuple[int, int]:
+    """FLOPs of forward and backward by torch's counter, without the rotary table's products of position and frequency.
+
+    Torch counts all s² scores of the eager attention, the masked half included.
+    """
+    ids = torch.arange(prompt + response)[None] % VOCAB
+
+    def forward() -> torch.Tensor:
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        return model.lm_head(hidden[:, prompt - 1 : -1]).log_softmax(-1)
+
+    with FlopCounterMode(display=False) as counter:
+        out = forward()
+        ahead = counter.get_total_flops()
+    rotary = sum(sum(n.values()) for name, n in counter.get_flop_counts().items() if name.endswith("rotary_emb"))
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    return ahead - rotary, counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("prompt", "response"), [(5, 9), (1, 1), (12, 20)])
+def test_forward_and_update_equal_torch_s_counter_up_to_the_masked_half(prompt, response):
+    model = Qwen2ForCausalLM._from_config(tiny(), attn_implementation="eager")
+    shape, s = Shape.of(tiny()), prompt + response
+    masked = 2 * shape.attention * s * (s - 1)  # 4 d s² are counted, 2 d s (s + 1) are needed
+    ahead, back = counted(model, prompt, response)
+    assert shape.forward([prompt], [response]) == ahead - masked
+    assert shape.update([prompt], [response], reference=False) == ahead + back - 3 * masked
+    assert shape.update([prompt], [response]) == 4 * shape.forward([prompt], [response])
+
+
+def test_sequences_add_up_and_padding_does_not_count():
+    shape = Shape(100, 10, 4)
+    assert shape.forward([2, 5], [3, 1]) == shape.forward([2], [3]) + shape.forward([5], [1])
+    assert shape.forward([2], [3]) == 2 * 100 * 5 + 2 * 10 * 3 + 2 * 4 * 5 * 6
+    with pytest.raises(ValueError, match="zip"):
+        shape.forward([2, 5], [3])
+
+
+def test_a_shared_prompt_counts_once():
+    shape = Shape(100, 10, 4)
+    each, shared = shape.forward([6, 6, 2], [3, 1, 5]), shape.forward([6, 6, 2], [3, 1, 5], group=[0, 0, 1])
+    assert each - shared == Shape(100, 0, 4).forward([6], [0])
+    assert shape.forward([6, 6, 2], [3, 1, 5], group=[0, 1, 2]) == each
+    assert shape.update([6, 6], [3, 1], [0, 0]) == 4 * shape.forward([6, 6], [3, 1], [0, 0])
+
+
+def test_mixtures_of_experts_are_refused():
+    with pytest.raises(SrtError, match="mixtral: FLOPs of mixtures of experts"):
+        Shape.of(MixtralConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "teraflops"),
+    [
+        ("NVIDIA H200", torch.bfloat16, 989.4),
+        ("NVIDIA H200 NVL", "bfloat16", 835.5),
+        ("NVIDIA H100 80GB HBM3", "float16", 989.4),
+        ("NVIDIA H100 PCIe", torch.bfloat16, 756.5),
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 312.0),
+    ],
+)
+def test_peaks_by_device_name(name, dtype, teraflops):
+    assert peak_flops(name, dtype) == teraflops * 1e12
+
+
+def test_unknown_peaks_give_no_share():
+    for device, dtype in ((torch.device("cpu"), "bfloat16"), ("NVIDIA H200", "float32"), ("a new one", "bfloat16")):
+        assert math.isnan(peak_flops(device, dtype)) and math.isnan(mfu(1e12, 1.0, peak_flops(device, dtype)))
+    assert mfu(2e12, 4.0, 1e12) == 0.5 and math.isnan(mfu(1.0, 0.0, 1e12))
+
+
+def test_the_measured_rate_is_that_of_a_product_timed_here():
+    import time
+
+    rate = measured_rate("cpu", torch.float32, size=256, seconds=0.05)
+    a = torch.randn(256, 256)
+    began = time.perf_counter()
+    a @ a
+    once = 2 * 256**3 / (time.perf_counter() - began)
+    assert 1e8 < rate < 1e14 and rate > once / 20  # the best of many is not far below any single one
+
+
+def test_the_rate_of_a_gpu_lies_below_its_peak():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    device = torch.device("cuda", 0)
+    rate, peak = measured_rate(device, torch.bfloat16), peak_flops(device, torch.bfloat16)
+    assert rate > 1e12 and (math.isnan(peak) or 0.3 * peak < rate < 1.05 * peak)

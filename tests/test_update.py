@@ -1,0 +1,241 @@
+"""The update against the same objective written out over the whole batch, without packs, streaming or processes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_logprobs import double_norm, make_model, one_by_one
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+from srt.config.runs import PRESETS, Train
+from srt.engine import World
+from srt.objective import (
+    BATCH_ESTIMATORS,
+    advantages,
+    importance_weights,
+    kl_per_token,
+    policy_loss,
+    sequence_weights,
+    unanimous,
+)  # fmt: skip
+from srt.update import Batch, Update
+
+ALONE = World(0, 1, torch.device("cpu"))
+# Four groups of four: one without a label, one unanimous; lengths from 1 to 15.
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [4, 4]]
+LENGTHS = [[4, 9, 1, 6], [15, 2, 2, 3], [1, 1, 8, 5], [7, 3, 12, 2]]
+REWARDS = [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0.5, 0.25], [1, 1, 1, 1]]
+LABELLED = [True, False, True, True]
+
+
+class Plain:
+    """AdamW without DeepSpeed that keeps the gradients of every step."""
+
+    def __init__(self, model: torch.nn.Module, lr: float = 1e-2) -> None:
+        self.model, self.lr = model, lr
+        self.steps: list[dict[str, torch.Tensor]] = []
+        self.norms: list[bool] = []
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        loss.backward()
+        self.norms.append(last)
+
+    def step(self) -> tuple[float, bool]:
+        self.steps.append({name: p.grad.clone() for name, p in self.model.named_parameters()})
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()]))
+        with torch.no_grad():
+            for p in self.model.parameters():
+                p -= self.lr * p.grad
+                p.grad = None
+        return norm, True
+
+
+def hyperparameters(**changes: Any) -> dict[str, Any]:
+    base = {"kl_coefficient": 0.05, "temperature": 0.8, "micro_batch_tokens": 25, "micro_batch_sequences": 6}
+    return Train(**{**base, "rollouts_per_prompt": 4, "rollouts_trained": 4, **changes}).resolved().model_dump()
+
+
+@pytest.fixture
+def models(monkeypatch):
+    monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
+    model = make_model(dtype="float64")
+    reference = copy.deepcopy(model).requires_grad_(False)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for p in reference.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model, reference
+
+
+def batch() -> Batch:
+    rng = np.random.default_rng(3)
+    responses = [rng.integers(0, 30, n).astype(np.int32) for row in LENGTHS for n in row]
+    return Batch(
+        prompts=[PROMPTS[g] for g in range(4) for _ in range(4)],
+        responses=responses,
+        group=[g for g in range(4) for _ in range(4)],
+        rewards=np.array(REWARDS, dtype=float).ravel(),
+        labelled=np.repeat(LABELLED, 4),
+        rollout_logprobs=[(rng.normal(-3.4, 0.3, len(r))).astype(np.float32) for r in responses],
+    )
+
+
+def everything(model, b: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probs, entropies, mask [N, T] from one unpadded pass a sequence."""
+    longest = max(len(r) for r in b.responses)
+    logp, entropy = (torch.zeros(len(b.responses), longest, dtype=torch.float64) for _ in range(2))
+    mask = torch.zeros(logp.shape, dtype=torch.bool)
+    for i, (prompt, response) in enumerate(zip(b.prompts, b.responses, strict=True)):
+        rows = one_by_one(model, prompt, response, temperature)
+        t = len(response)
+        logp[i, :t] = rows[torch.arange(t), torch.from_numpy(response).long()]
+        entropy[i, :t] = -(rows.exp() * rows).sum(-1)
+        mask[i, :t] = True
+    return logp, entropy, mask
+
+
+def naive(model, reference, b: Batch, train: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """Gradients of every step on the batch, and the steps themselves, as `Plain` takes them."""
+    temperature = train["temperature"]
+    with torch.no_grad():
+        ref, _, mask = everything(reference, b, temperature)
+        old, _, _ = everything(model, b, temperature)
+        kl = torch.where(mask, kl_per_token(old, ref, train["kl_estimator"], train["kl_clamp"]), 0.0)
+    labelled, group = torch.from_numpy(b.labelled), torch.tensor(b.group)
+    scores = torch.from_numpy(b.rewards)
+    if train["kl_placement"] == "reward":
+        scores = scores - train["kl_coefficient"] * kl.sum(-1) * labelled
+    advantage = advantages(scores, group, train["advantage"], labelled)
+    lengths = torch.tensor([len(r) for r in b.responses])
+    kept = labelled if train["unparsable_groups"] == "drop" else None
+    weights = sequence_weights(lengths, train["aggregation"], kept, train["micro_batch_sequences"])
+    if train["skip_unanimous"]:
+        weights = weights * ~unanimous(torch.from_numpy(b.rewards), group)
+    rollout = torch.zeros_like(old)
+    for i, row in enumerate(b.rollout_logprobs):
+        rollout[i, : len(row)] = torch.from_numpy(row)
+    cap = train["importance_cap"]
+    found = []
+    for _ in range(train["iterations"]):
+        logp, entropy, _ = everything(model, b, temperature)
+        loss = policy_loss(
+            logp, old, advantage, weights, mask, entropy, train["entropy_coefficient"], train["clip"], train["ratio"],
+            importance_weights(old, rollout, mask, cap) if cap else None, ref,
+            train["kl_coefficient"] if train["kl_placement"] == "loss" else 0.0, train["kl_estimator"],
+            train["kl_clamp"],
+        )  # fmt: skip
+        loss.backward()
+        plain = Plain(model)
+        plain.step()
+        found += plain.steps
+    return found
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{preset: {"preset": preset} for preset in PRESETS},
+    **{a: {"advantage": a} for a in ("group_mean", "group_std", "reinforce", "reinforce_pp")},
+    **{a: {"aggregation": a} for a in ("sequence_mean", "sequence_sum", "token_mean_micro")},
+    "k2 in the loss": {"kl_placement": "loss", "kl_estimator": "k2"},
+    "k3 clamped in the loss": {"kl_placement": "loss", "kl_clamp": 0.1},
+    "entropy": {"entropy_coefficient": 0.3},
+    "importance": {"importance_cap": 1.5},
+    "unanimous skipped": {"skip_unanimous": True},
+    "three steps": {"iterations": 3, "clip": 0.02, "importance_cap": 2.0, "entropy_coefficient": 0.1},
+    "two steps of sequences": {"preset": "trl", "iterations": 2, "clip": 0.02},
+    "two steps of batch baselines": {"advantage": "reinforce_pp", "iterations": 2, "clip": 0.02},
+}
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_update_is_the_objective_over_the_whole_batch(models, name):
+    """In double precision, with packs of one row, of parts of groups, of several groups."""
+    model, reference = models
+    train = hyperparameters(**VARIANTS[name])
+    expected = naive(copy.deepcopy(model), reference, batch(), train)
+    for budget in (1, 25, 60, 10**6):
+        plain = Plain(copy.deepcopy(model))
+        result = Update(plain, reference, {**train, "micro_batch_tokens": budget}, ALONE).run(batch())
+        assert len(plain.steps) == len(expected) == train["iterations"]
+        for ours, theirs in zip(plain.steps, expected, strict=True):
+            for key, grad in theirs.items():
+                torch.testing.assert_close(ours[key], grad, atol=1e-11, rtol=1e-9)
+        assert max(float(g.abs().max()) for g in expected[0].values()) > 1e-3
+        assert sum(plain.norms) == train["iterations"] and plain.norms[-1]
+        assert result["skipped"] == 0 and result["kl"] != 0
+
+
+@pytest.mark.parametrize("name", ["clean", "authors", "trl", "k2 in the loss", "importance"])
+def test_one_pass_is_two_passes_bit_for_bit(models, name):
+    """No separate pass for the old policy: the same packs give the same bytes as with one."""
+    model, reference = models
+    train = hyperparameters(**VARIANTS[name])
+    found = []
+    for two_pass in (False, True):
+        plain = Plain(copy.deepcopy(model))
+        update = Update(plain, reference, train, ALONE)
+        assert not update.two_pass
+        update.two_pass = two_pass
+        found.append((plain.steps, update.run(batch())))
+    (one, result), (two, other) = ((steps[0], r) for steps, r in found)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert result.pop("packed_tokens") <= other.pop("packed_tokens") and result == other
+
+
+def test_batch_estimators_need_two_passes(models):
+    assert all(Update(Plain(models[0]), models[1], hyperparameters(advantage=a), ALONE).two_pass
+               for a in BATCH_ESTIMATORS)  # fmt: skip
+
+
+def test_order_of_groups_and_of_responses_does_not_matter(models):
+    model, reference = models
+    train, b = hyperparameters(micro_batch_tokens=40), batch()
+    rng = np.random.default_rng(0)
+    order = [4 * g + i for g in rng.permutation(4) for i in rng.permutation(4)]
+    found = []
+    for rows in (list(range(16)), [int(i) for i in order]):
+        plain = Plain(copy.deepcopy(model))
+        Update(plain, reference, train, ALONE).run(b.take(rows))
+        found.append(plain.steps[0])
+    for key, grad in found[0].items():
+        torch.testing.assert_close(found[1][key], grad, atol=1e-12, rtol=1e-9)
+
+
+def test_the_guard_comes_before_weights_change(models):
+    model, reference = models
+    plain = Plain(model)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    seen: list[float] = []
+
+    def guard(difference: float) -> None:
+        seen.append(difference)
+        raise RuntimeError("stop")
+
+    for iterations in (1, 2):
+        train = hyperparameters(iterations=iterations, clip=0.2)
+        with pytest.raises(RuntimeError, match="stop"):
+            Update(plain, reference, train, ALONE, guard).run(batch())
+    assert len(seen) == 2 and seen[0] == pytest.approx(seen[1]) and seen[0] > 0.01
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert plain.steps == []
+
+
+def test_a_batch_of_nothing_to_learn_still_reduces(models):
+    """All groups skipped: one backward pass of weight 0, so that ranks with and without work meet."""
+    model, reference = models
+    b = batch()
+    b = Batch(b.prompts, b.responses, b.group, np.ones(16), b.labelled, b.rollout_logprobs)
+    plain = Plain(model)
+    result = Update(plain, reference, hyperparameters(skip_unanimous=True), ALONE).run(b)
+    assert plain.norms == [True] and all((g == 0).all() for g in plain.steps[0].values())
+    assert result["packed_tokens"] == 0 and result["tokens"] > 0
+
+
+def test_joined_batches_keep_groups_apart():
+    b = batch()
+    both = Batch.joined([b.take(list(range(8))), b.take(list(range(4)))])
+    assert both.group == [0] * 4 + [1] * 4 + [2] * 4 and len(both.rewards) == 12
+    assert Batch.joined([b]).group == b.group
