@@ -1,7 +1,7 @@
 """Make every fault of a cluster on a real SLURM of this machine, and write what it cost into docs/cluster.md.
 
-    .venv/bin/python benchmarks/faults.py            all of them, about ten minutes on two cores
-    .venv/bin/python benchmarks/faults.py scancel    these only, printed, the document unchanged
+    .venv/bin/python benchmarks/faults.py            all of them, about ten minutes on two idle cores
+    .venv/bin/python benchmarks/faults.py scancel    these only; their rows are written anew, the others stay
 
 Columns: attempts, starts of the trainer; steps again, steps that were finished more than once; seconds lost, from the
 last step before the fault to the first one after it, less a usual step. Status is asked every second here, after 40 s
@@ -35,7 +35,7 @@ def main() -> None:
         parser.error(f"no fault {', '.join(sorted(unknown))}; there are: {', '.join(FAULTS)}")
     if why := missing():
         parser.exit(1, f"{why}\n")
-    rows = [HEADER]
+    rows: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name, Cluster(memory_limits=can_limit_memory(), kill_wait=2) as cluster:
         place = Path(name)
         prepared = prepare(place / "prepared")
@@ -50,15 +50,16 @@ def main() -> None:
                     raise SystemExit(f"{key}: the results differ from those of the undisturbed run")
                 lost = f"{run.seconds_lost():.0f}"
                 measured = [str(len(run.journal("start"))), str(len(run.repeated())), lost]
-            rows.append(f"| {' | '.join([fault.title, fault.course, fault.person, *measured])} |")
-            print(rows[-1], flush=True)
-    if not args.faults:
-        document = ROOT / "docs" / "cluster.md"
-        before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        table = "\n".join(rows)
-        document.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-        print(f"written to {document.relative_to(ROOT)}")
+            rows[fault.title] = f"| {' | '.join([fault.title, fault.course, fault.person, *measured])} |"
+            print(rows[fault.title], flush=True)
+    document = ROOT / "docs" / "cluster.md"
+    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    old, _, after = rest.partition(END)
+    kept = {line.split(" | ")[0].removeprefix("| "): line for line in old.strip().splitlines()[2:]}
+    titles = [fault.title for fault in FAULTS.values()]
+    table = "\n".join([HEADER, *(row for title in titles if (row := rows.get(title, kept.get(title))))])
+    document.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    print(f"written to {document.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ rule slurm_check_partition:
         found=temp(f"{RESULTS}/cluster/{{partition}}.json"),
     log:
         f"{LOGS}/cluster/{{partition}}.log",
+    benchmark:
+        f"{BENCHMARKS}/cluster/{{partition}}.tsv"
     wildcard_constraints:
         partition="|".join(PARTITIONS),
     conda:
@@ -34,8 +36,12 @@ rule slurm_check:
         report=temp(f"{RESULTS}/cluster/report.txt"),
     log:
         f"{LOGS}/cluster/show.log",
+    benchmark:
+        f"{BENCHMARKS}/cluster/show.tsv"
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    message:
+        "What each partition has"
     shell:
         "python scripts/slurm_check.py show {input} 2> {log} | tee {output.report}"

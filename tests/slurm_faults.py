@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from test_workflow import copy_of_the_tree
 
 CONFIG = ["--configfile", "tests/cluster/faults.yaml"]
 STEP = "results/faults/runs/gt-s1/step-14"
-WORK = "results/faults/work/gt-s1/step-14"
+WORK = "results/faults/progress/gt-s1/step-14"
 STEPS = 14
 TARGET = f"{STEP}/metrics.parquet"
 RESULTS = [f"{STEP}/model/model.safetensors", TARGET]
@@ -132,6 +133,7 @@ class Fault:
     act: Callable[[Cluster, Run], None]
     attempts: int = 2  # starts of the trainer in all
     may_repeat: int = 0  # steps that cannot but be done again
+    at_once: bool = False  # it strikes before the first step
     args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     needs_root: bool = False
@@ -220,6 +222,58 @@ def _disk_full(cluster: Cluster, run: Run) -> None:
     run.start()
 
 
+def _asked(cluster: Cluster) -> list[str]:
+    """The memory that the training jobs of this cluster asked for, in the order of their submission."""
+    shown = cluster.call("scontrol", "show", "job", "-o", check=True).splitlines()
+    jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in shown if "Comment=rule_train" in line]
+    return [j["MinMemoryNode"] for j in sorted(jobs, key=lambda j: int(j["JobId"]))]
+
+
+# A process takes all memory that a job's group has left, until the kernel kills the job's trainer, marked as first.
+HOG = """import os, pathlib, sys
+group, trainer = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+pathlib.Path(f"/proc/{trainer}/oom_score_adj").write_text("1000")
+(group / "cgroup.procs").write_text(str(os.getpid()))
+limit, held = int((group / "memory.limit_in_bytes").read_text()), []
+assert limit <= 2 << 30, "this much is not to be taken from a machine that others use"
+def lives():
+    try:
+        return pathlib.Path(f"/proc/{trainer}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+while lives() and len(held) << 22 < limit:
+    held.append(b"x" * (1 << 22))
+"""
+
+
+def _out_of_memory(cluster: Cluster, run: Run) -> None:
+    """The running job reaches its limit, and the kernel kills its largest process, the trainer."""
+    before, job = len(_asked(cluster)), run.job()
+    group = f"/sys/fs/cgroup/memory/slurm_{cluster.jobs()[job]['node']}/uid_{os.geteuid()}/job_{job}"
+    subprocess.run([sys.executable, "-c", HOG, group, str(run.journal()[-1]["process"])], check=True, timeout=60)
+    run.wait(lambda: len(run.journal("start")) > 1)
+    first, second = (float(m.rstrip("M")) for m in _asked(cluster)[before - 1 :])
+    assert second == 2 * first, "a retry asks for more"
+    said = re.findall(r"out of memory: rule train_last \(run=gt-s1, step=14\) .*", run.log())
+    assert said == [f"out of memory: rule train_last (run=gt-s1, step=14) asked for {first:.0f} MB in attempt 1 of 4; "
+                    f"it is tried again. {said[0].partition('again. ')[2]}"]  # fmt: skip
+
+
+def _never_enough(cluster: Cluster, run: Run) -> None:
+    """The job is killed for its memory in every attempt; then a person does what the last message says."""
+    run.finish(code=1)
+    tried = [f"asked for {50 + 50 * n} MB in attempt {n} of 4" for n in range(1, 5)]
+    for attempt in tried:
+        assert attempt in run.log(), run.log()
+    assert (
+        f"out of memory: rule train_last (run=gt-s1, step=14) {tried[-1]}: give it more with train_job: "
+        "{memory_mb: 500} of the model in config/models.yaml, or --set-resources train_last:mem_mb=500"
+    ) in run.log().splitlines(), run.log()
+    assert not run.journal(), "this much is not enough for a start"
+    run.args = ()
+    run.start()
+
+
 REQUEUED = "back in the queue, same job id; no retry is spent; resumes from the last saved state"
 NOTHING = "nothing"
 FAULTS: dict[str, Fault] = {
@@ -257,9 +311,14 @@ FAULTS: dict[str, Fault] = {
         slow=True,
     ),
     "memory": Fault(
-        "Out of memory", "the job is killed; the retry asks for twice, then three times the memory", "if all of them "
-        "fail: `parameters` of the model (config/models.yaml) sizes the request", _nothing,
-        args=("--set-resources", "train_last:mem_mb=250*attempt**3"), attempts=1, needs_memory_limits=True,
+        "Out of memory in a step", "the kernel kills the trainer; the retry asks for twice, then three and four times "
+        "the memory, and resumes", NOTHING, _out_of_memory, needs_memory_limits=True,
+        args=("--set-resources", "train_last:mem_mb=1500*attempt"),
+    ),
+    "memory_always": Fault(
+        "Out of memory at every attempt", "the rule fails for good; the last line names it, what it asked for, and the "
+        "key that gives it more", "change that key, start the same command", _never_enough, attempts=1, at_once=True,
+        args=("--set-resources", "train_last:mem_mb=50+50*attempt"), needs_memory_limits=True,
     ),
     "disk_full": Fault(
         "Results disk full", "the job fails with one sentence; retries fail alike; the last state stays whole",
@@ -279,7 +338,8 @@ def execute(cluster: Cluster, prepared: Path, folder: Path, fault: Fault) -> Run
     try:
         run.start()
         if fault.act is not _nothing:
-            run.until_step(2)
+            if not fault.at_once:
+                run.until_step(2)
             fault.act(cluster, run)
         run.finish()
         if mounted:  # read before it goes

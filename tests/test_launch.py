@@ -213,6 +213,8 @@ def test_the_installed_plugin_is_the_one_that_is_changed(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(plugin, "query_job_status", plugin.query_job_status)
     monkeypatch.setattr(plugin.Executor, "__post_init__", lambda self: started.append(self))
+    reported = []
+    monkeypatch.setattr(plugin.Executor, "report_job_error", lambda self, info, msg, **more: reported.append(msg))
     slurm.install(tmp_path)
     changed = plugin.Executor.__post_init__
     slurm.install(tmp_path)
@@ -222,6 +224,11 @@ def test_the_installed_plugin_is_the_one_that_is_changed(monkeypatch, tmp_path):
     changed(executor)
     assert started == [executor] and settings.jobname_prefix == slurm.job_prefix(tmp_path)
     assert settings.logdir == settings.efficiency_report_path == tmp_path / "logs/slurm"
+    file = tmp_path / "1.log"
+    for text in ("Detected 1 oom_kill event in StepId=1.0.", "killed"):
+        file.write_text(text)
+        plugin.Executor.report_job_error(executor, failed("train", 1), msg="SLURM says so", aux_logs=[str(file)])
+    assert reported == [f"{slurm.memory_sentence(failed('train', 1).job)} SLURM says so", "SLURM says so"]
 
 
 # -- jobs of a dead controller -------------------------------------------------------------------------------------
@@ -260,3 +267,47 @@ def test_a_new_start_waits_for_them_and_plans_again(monkeypatch, capsys, tmp_pat
     slurm.wait_for_orphans(tmp_path, by_slurm, lambda: calls.append(1))
     assert len(calls) == again and not left
     assert capsys.readouterr().err.count("scancel 4 (training then goes on from its last saved state)") == told
+
+
+# -- out of memory -------------------------------------------------------------------------------------------------
+
+
+def failed(rule: str, attempt: int, **wildcards: str) -> SimpleNamespace:
+    """A job as the plugin reports it, with 3 retries."""
+    job = SimpleNamespace(rule=SimpleNamespace(name=rule), attempt=attempt, restart_times=3,
+                          resources={"mem_mb": 800}, wildcards=wildcards)  # fmt: skip
+    return SimpleNamespace(job=job)
+
+
+@pytest.mark.parametrize(
+    ("text", "killed"),
+    [
+        ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0. Some of your processes may have been", True),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=3.batch. Some of the step tasks have been", True),
+        ("srun: error: h200-0: task 0: Out Of Memory", True),
+        ("slurmstepd: error: Job 7 exceeded memory limit (900 > 800), being killed", True),
+        ("slurmstepd: error: Exceeded job memory limit", True),
+        ("slurmstepd: error: *** JOB 3 ON h200-0 CANCELLED AT 2026-11-22T04:00:00 DUE TO TIME LIMIT ***", False),
+    ],
+)
+def test_slurms_words_for_too_little_memory(tmp_path, text, killed):
+    file = tmp_path / "1.log"
+    file.write_text("x" * 100_000 + "\n" + text + "\n")
+    assert slurm.killed_for_memory([None, str(tmp_path / "gone.log"), str(file)]) is killed
+
+
+def test_the_last_attempt_says_what_to_change_and_is_said_again_at_the_end(monkeypatch):
+    monkeypatch.setattr(slurm, "KILLED_FOR_MEMORY", {})
+    first = slurm.memory_sentence(failed("train", 1, run="gt-s1", step="4").job)
+    assert (
+        first == "out of memory: rule train (run=gt-s1, step=4) asked for 800 MB in attempt 1 of 4; it is tried again."
+    )
+    assert slurm.KILLED_FOR_MEMORY == {}
+    last = slurm.memory_sentence(failed("train", 4, run="gt-s1", step="4").job)
+    assert "800 MB in attempt 4 of 4: give it more with train_job: {memory_mb: 1600}" in last
+    assert last.endswith("or --set-resources train:mem_mb=1600.")
+    other = slurm.memory_sentence(failed("score", 4).job)
+    assert other.endswith(
+        "rule score asked for 800 MB in attempt 4 of 4: give it more with --set-resources score:mem_mb=1600."
+    )
+    assert [f"{s}." for s in slurm.KILLED_FOR_MEMORY.values()] == [last, other]

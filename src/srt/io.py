@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,12 +50,67 @@ def naming(path: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
+# -- temporary names: a process killed in mid-write leaves its own behind, and the next writer of that file removes it
+
+STALE_SECONDS = 24 * 3600.0  # without a change, for a writer that cannot be looked at: another host, an earlier boot
+
+
+@functools.cache
+def _place() -> str:
+    """8 hex digits that tell where process ids mean the same: host, boot, container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_place()}-{os.getpid()}.tmp")
+
+
+def _is_written(temporary: Path, place: str, process: int) -> bool:
+    """Whether somebody may still write a temporary file or folder."""
+    if place == _place():
+        if process == os.getpid():
+            return False
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+    inside = [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]
+    return time.time() - max(each.lstat().st_mtime for each in inside) < STALE_SECONDS
+
+
+def remove_stale(path: str | Path, alone: bool = False) -> list[Path]:
+    """Remove what killed writers of `path` left beside it; return what was removed.
+
+    A live writer's is left alone: one of this machine is looked at, one of another is believed to live for a day after
+    its last change. `alone`: the caller holds a lock on the target, so that there is no other writer.
+    """
+    path, removed = Path(path), []
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)\.tmp")
+    for entry in list(path.parent.iterdir()) if path.parent.is_dir() else []:
+        match = pattern.fullmatch(entry.name)
+        with contextlib.suppress(FileNotFoundError):  # another one removes it too
+            if match and (alone or not _is_written(entry, match[1], int(match[2]))):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+                removed.append(entry)
+    return removed
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_stale(path)
+    temporary = _temporary(path)
     try:
         with naming(path, temporary):
             yield temporary
@@ -67,8 +126,8 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     """As `atomic_path` for a folder: `path` appears whole, replacing what was there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_stale(path)
+    temporary = _temporary(path)
     try:
         with naming(path, temporary):
             temporary.mkdir()

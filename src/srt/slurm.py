@@ -5,18 +5,21 @@ active jobs are forgotten; `sacct` says "CANCELLED by 1000", which is no state t
 come back to the queue. `install` wraps its status query so that each of them ends: nothing known means ask again, a
 state is its first word, and a job that stays preempted counts as cancelled, so the rule is tried again.
 
-It also names the jobs after the results folder, by which `wait_for_orphans` finds those of a controller that is gone.
+It also names the jobs after the results folder, by which `wait_for_orphans` finds those of a controller that is gone,
+and says of a job that was killed for its memory how much it had and what to change: squeue knows only FAILED.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,13 @@ PLUGIN = "snakemake_executor_plugin_slurm"
 POLL_SECONDS = 5.0  # between two looks at the jobs of a dead controller
 # A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime); then it stays.
 PREEMPTED_SECONDS = float(os.environ.get("SRT_PREEMPTED_SECONDS", 180))
+
+# What slurmstepd and srun write into a job's log, in the spellings of SLURM 20 to 24.
+OUT_OF_MEMORY = re.compile(rb"oom[-_ ]kill|out[ _]of[ _]memory|exceeded ((job|step) )?memory limit", re.IGNORECASE)
+LOG_END = 20_000  # bytes of a log that are looked at
+# Rules whose memory the configuration sets, and the key of a model (config/models.yaml).
+MEMORY_KEYS = {"train": "train_job", "train_last": "train_job", "sample": "sample_job"}
+KILLED_FOR_MEMORY: dict[str, str] = {}  # by job: a sentence, for the end of a failed workflow
 
 Query = Callable[[str, Any], Awaitable[tuple[dict[str, str] | None, float | None]]]
 
@@ -95,6 +105,39 @@ def install(results: Path) -> None:
         original(self, *args, **kwargs)
 
     plugin.Executor.__post_init__ = post_init
+    report = plugin.Executor.report_job_error
+
+    def report_job_error(self: Any, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
+        if killed_for_memory(kwargs.get("aux_logs") or ()):
+            msg = f"{memory_sentence(job_info.job)} {msg or ''}".strip()
+        report(self, job_info, msg, **kwargs)
+
+    plugin.Executor.report_job_error = report_job_error
+
+
+def killed_for_memory(logs: Iterable[str | None]) -> bool:
+    """Whether the end of one of a job's SLURM logs says that it had too little memory."""
+    for log_file in filter(None, logs):
+        with contextlib.suppress(OSError), open(log_file, "rb") as handle:
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - LOG_END))
+            if OUT_OF_MEMORY.search(handle.read()):
+                return True
+    return False
+
+
+def memory_sentence(job: Any) -> str:
+    """Which job was killed, what it had, and what follows: another attempt with more, or what a person changes."""
+    asked, last = int(job.resources["mem_mb"]), job.restart_times + 1
+    of = ", ".join(f"{key}={value}" for key, value in job.wildcards.items())
+    name = f"rule {job.rule.name}" + (f" ({of})" if of else "")
+    killed = f"out of memory: {name} asked for {asked} MB in attempt {job.attempt} of {last}"
+    if job.attempt < last:
+        return f"{killed}; it is tried again."
+    key = MEMORY_KEYS.get(job.rule.name)
+    by_config = f"{key}: {{memory_mb: {2 * asked}}} of the model in config/models.yaml, or " if key else ""
+    sentence = f"{killed}: give it more with {by_config}--set-resources {job.rule.name}:mem_mb={2 * asked}"
+    KILLED_FOR_MEMORY[name] = sentence
+    return f"{sentence}."
 
 
 def live_jobs(results: Path) -> dict[str, str] | None:

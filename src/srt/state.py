@@ -1,10 +1,11 @@
 """The training state on disk: atomic, checksummed, locked, tied to its spec.
 
-A segment works in a folder of its own beside Snakemake's declared outputs (Snakemake deletes those when a job fails):
+A segment keeps its progress in a folder of its own (`{results}/progress/{run}/step-{n}`), beside Snakemake's declared
+outputs (Snakemake deletes those when a job fails):
 
-    work/lock             held (flock) while a process trains; names the holder
-    work/journal.jsonl    one line an attempt and a step, for people: when, which process, which SLURM job
-    work/state-{step}/    DeepSpeed's files, progress.json (step, spec, metrics so far), manifest.json (checksums)
+    lock              held (flock) while a process trains; names the holder
+    journal.jsonl     one line an attempt and a step, for people: when, which process, which SLURM job
+    state-{step}/     DeepSpeed's files, progress.json (step, spec, metrics so far), manifest.json (checksums)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.errors import SrtError
-from srt.io import naming, read_json, sha256_file, spec_hash, write_json
+from srt.io import naming, read_json, remove_stale, sha256_file, spec_hash, write_json
 from srt.progress import log
 
 STATE = re.compile(r"^state-(\d+)$")
@@ -55,6 +56,14 @@ def exclusive(folder: Path, patience: float = 0.0) -> Iterator[None]:
         handle.write(f"process {os.getpid()} on {socket.gethostname()}" + (f" (SLURM job {job})" if job else ""))
         handle.flush()
         yield
+
+
+def clear_up(folder: Path, *outputs: Path) -> None:
+    """Remove what a killed attempt left half-written: states in `folder`, whose lock is held, and its outputs."""
+    for torn in folder.glob(".state-*.tmp"):
+        shutil.rmtree(torn)
+    for output in outputs:
+        remove_stale(output, alone=True)
 
 
 def note(folder: Path, **entry: Any) -> None:
@@ -105,7 +114,7 @@ def write_state(
 
 
 def states(folder: Path) -> list[Path]:
-    """All states in a work folder, oldest step first."""
+    """All states in a progress folder, oldest step first."""
     found = [(int(m[1]), p) for p in folder.iterdir() if (m := STATE.match(p.name))] if folder.is_dir() else []
     return [p for _, p in sorted(found)]
 
