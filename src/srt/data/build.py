@@ -29,7 +29,9 @@ class Loaded:
     counts: dict[str, int]
     columns: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    conflicts: list[dict[str, str]] = field(default_factory=list)
     input_sha256: str | None = None
+    commit: str | None = None  # of the hub's repository
     libraries: tuple[str, ...] = ("pyarrow",)
 
     def manifest(self, name: str, config: Config) -> dict[str, Any]:
@@ -43,8 +45,10 @@ class Loaded:
             "by": {column: dict(sorted(Counter(values).items())) for column, values in rows.items()},
             "counts": self.counts,
             "columns": self.columns,
+            "conflicts": self.conflicts,
             "dropped": {reason: {"rows": len(ids), "ids": ids} for reason, ids in sorted(self.dropped.items())},
             "input_sha256": self.input_sha256,
+            **({"commit": self.commit} if self.commit else {}),
             "versions": {
                 "python": f"{sys.version_info.major}.{sys.version_info.minor}",
                 **{library: version(library) for library in self.libraries},
@@ -94,18 +98,22 @@ def _local(config: LocalDataset, local_dir: Path | None) -> Loaded:
     path = Path(os.path.normpath((local_dir or Path()) / Path(config.path).expanduser()))
     names, rows = read_rows(path)
     picked = select_rows(config, str(path), path.stem, names, rows)
-    return Loaded(make_table(picked.rows), picked.counts, picked.columns, picked.dropped, io.sha256_file(path))
+    table, digest = make_table(picked.rows), io.sha256_file(path)
+    return Loaded(table, picked.counts, picked.columns, picked.dropped, picked.conflicts, digest)
 
 
 def _hub(config: HubDataset, local_dir: Path | None) -> Loaded:
     from srt.data.hub import read_hub
     from srt.data.rows import select_rows
 
-    names, rows = read_hub(config, local_dir)
+    names, rows, commit = read_hub(config, local_dir)
     stem = "-".join(filter(None, (config.repo.rpartition("/")[2], config.config_name, config.split)))
     picked = select_rows(config, f"{config.repo} split '{config.split}'", stem, names, rows)
     libraries = ("datasets", "huggingface_hub", "pyarrow")
-    return Loaded(make_table(picked.rows), picked.counts, picked.columns, picked.dropped, libraries=libraries)
+    table = make_table(picked.rows)
+    loaded = Loaded(table, picked.counts, picked.columns, picked.dropped, picked.conflicts, libraries=libraries)
+    loaded.commit = commit
+    return loaded
 
 
 def _bar(name: str) -> Any:

@@ -25,12 +25,17 @@ def mirror_folder(config: HubDataset, local_dir: Path | None) -> Path | None:
     return local_dir / config.repo / config.revision if local_dir is not None else None
 
 
-def read_hub(config: HubDataset, local_dir: Path | None) -> tuple[list[str], list[dict[str, Any]]]:
-    """Column names and rows of the split; the mirror folder is used where it exists, else the hub or its cache."""
+def read_hub(config: HubDataset, local_dir: Path | None) -> tuple[list[str], list[dict[str, Any]], str | None]:
+    """Column names and rows of the split, and the commit, None for a mirror of a branch or tag.
+
+    The mirror folder is used where it exists, else the hub or its cache.
+    """
     folder = mirror_folder(config, local_dir)
+    commit = config.revision if config.unpinned is None else None
     if folder is None or not folder.is_dir():
         folder = _snapshot(config)
-    return _read_split(config, folder)
+        commit = folder.name  # huggingface_hub names a snapshot after its commit
+    return *_read_split(config, folder), commit
 
 
 def _snapshot(config: HubDataset) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from srt.data.text import core, normalise
+
 TEST_SHARE = 0.25  # one value for all generated data sets: two values would let train and test overlap
 
 
@@ -36,6 +38,7 @@ def generated_split(question: str) -> str:
 def holdout_part(question: str, fraction: float) -> str:
     """'heldout' or 'train' of a question for a holdout fraction in (0, 1).
 
-    By text and not by id, so repeated questions are on one side; about `fraction` of the rows are held out.
+    By what is asked and not by id, so repeats of a question, in another layout or with another sentence on how to
+    write the answer, are on one side; about `fraction` of the rows are held out.
     """
-    return "heldout" if hash_share("holdout", question_key(question)) < fraction else "train"
+    return "heldout" if hash_share("holdout", normalise(core(question))) < fraction else "train"

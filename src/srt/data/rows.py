@@ -1,7 +1,7 @@
 """From the rows of a foreign table to ours: column names, types of answers, and the selection of rows.
 
-The order is fixed: filter, columns, empty answers, holdout, repeats, ids, shuffle, take. Everything that is not kept
-is counted; rows that are dropped for a fault are listed with their ids.
+The order is fixed: filter, columns, empty answers, ids, holdout, conflicts, repeats, shuffle, take. Everything that is
+not kept is counted; rows that are dropped for a fault are listed with their ids.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from srt.data.keys import holdout_part, question_key, short_hash
+from srt.data.text import normalise
 from srt.errors import SrtError, nearest
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Selection:
     columns: dict[str, str]
     counts: dict[str, int]
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    conflicts: list[dict[str, str]] = field(default_factory=list)  # groups of one question: {id: answer}
 
 
 def select_rows(
@@ -54,7 +56,7 @@ def select_rows(
             f"{where} has {len(rows)} rows, not the {config.expect_rows} of `expect_rows`: check its version"
         )
     columns = map_columns(config.columns, where, names)
-    places = _filtered(config.filter, where, names, rows)
+    places = _in_ranges(config.ranges, where, names, rows, _filtered(config.filter, where, names, rows))
     counts["filtered"] = len(places)
     dropped: dict[str, list[str]] = {}
     ours: list[dict[str, str]] = []
@@ -76,6 +78,7 @@ def select_rows(
     if config.holdout_fraction is not None:
         ours = [row for row in ours if holdout_part(row["problem"], config.holdout_fraction) == config.part]
         counts[str(config.part)] = len(ours)
+    ours, conflicts = _conflicts(config.on_conflicting_answers, where, ours, counts, dropped)
     ours = _repeats(config.on_duplicate_problem, where, ours, counts, dropped)
     if config.shuffle_seed is not None:
         ours.sort(key=lambda row: (short_hash(f"{config.shuffle_seed}\0{row['id']}"), row["id"]))
@@ -86,7 +89,7 @@ def select_rows(
     if not ours:
         raise SrtError(f"{where}: no row is left after selection: check `filter`, `part` and the file")
     counts["kept"] = len(ours)
-    return Selection(ours, columns, counts, dropped)
+    return Selection(ours, columns, counts, dropped, conflicts)
 
 
 def map_columns(asked: Mapping[Any, str | None], where: str, names: list[str]) -> dict[str, str]:
@@ -128,6 +131,27 @@ def _filtered(wanted: Mapping[str, Any], where: str, names: list[str], rows: lis
             raise SrtError(f"{where}: no row has {column} = {' or '.join(sorted(allowed))} (there is: {shown})")
         places = left
     return places
+
+
+def _in_ranges(
+    ranges: Mapping[str, tuple[float, float]], where: str, names: list[str], rows: list[dict[str, Any]],
+    places: list[int],
+) -> list[int]:  # fmt: skip
+    """The places whose numbers lie within `ranges`, ends included; what is no number lies in none."""
+    for column, (low, high) in ranges.items():
+        if column not in names:
+            raise SrtError(
+                f"{where} lacks the column '{column}' of `ranges` (it has: {', '.join(names)}){nearest(column, names)}"
+            )
+        left = [p for p in places if _is_number(rows[p].get(column)) and low <= rows[p][column] <= high]
+        if not left:
+            raise SrtError(f"{where}: no row has a number from {low:g} to {high:g} in {column}: widen `ranges`")
+        places = left
+    return places
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _convert(
@@ -193,6 +217,30 @@ def _unique_ids(where: str, rows: Iterable[dict[str, str]], origin: list[int]) -
                 "or set `columns: {id: null}` to number the rows"
             )
         first[row["id"]] = place
+
+
+def _conflicts(
+    policy: str, where: str, rows: list[dict[str, str]], counts: dict[str, int], dropped: dict[str, list[str]]
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The rows under `policy`, and each question that is there with several answers, as {id: answer} of its rows."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        # a text of signs only has an empty key, which says nothing
+        groups.setdefault(normalise(row["problem"]) or row["problem"], []).append(row)
+    found = [same for same in groups.values() if len({row["answer"] for row in same}) > 1]
+    if found and policy == "error":
+        first = found[0][0]
+        other = next(row for row in found[0] if row["answer"] != first["answer"])
+        raise SrtError(
+            f"{where}: '{first['id']}' and '{other['id']}' ask the same question but have the answers "
+            f"'{first['answer']}' and '{other['answer']}': correct one, or set `on_conflicting_answers`"
+        )
+    ids = {row["id"] for same in found for row in same}
+    counts["conflicting_answers"] = len(ids)
+    if ids and policy == "drop":
+        dropped["conflicting answers"] = [row["id"] for row in rows if row["id"] in ids]
+        rows = [row for row in rows if row["id"] not in ids]
+    return rows, [{row["id"]: row["answer"] for row in same} for same in found]
 
 
 def _repeats(

@@ -1,0 +1,93 @@
+# Contamination: which test questions are in which training set, and the results without them (docs/data.md).
+from srt.audit.sets import REVISION as AUDIT_REVISION
+from srt.audit.sets import audit_spec, audited_sets
+
+AUDITED = audited_sets(CFG)
+
+
+rule audit:
+    """Exact and near matches of every training with every test set, faulty rows, and which test rows are clean."""
+    input:
+        problems=expand(
+            f"{RESULTS}/data/{{dataset}}.parquet", dataset=dict.fromkeys([*AUDITED["train"], *AUDITED["test"]])
+        ),
+        manifests=expand(
+            f"{RESULTS}/data/{{dataset}}.json", dataset=dict.fromkeys([*AUDITED["train"], *AUDITED["test"]])
+        ),
+    output:
+        overlap=report(
+            f"{RESULTS}/audit/overlap.csv",
+            caption="../workflow/report/audit.rst",
+            category=SECTIONS["data"],
+            labels={"table": "overlap of training and test sets", "format": "numbers"},
+        ),
+        picture=report(
+            f"{RESULTS}/audit/overlap.png",
+            caption="../workflow/report/audit.rst",
+            category=SECTIONS["data"],
+            labels={"table": "overlap of training and test sets", "format": "picture"},
+        ),
+        pairs=report(
+            f"{RESULTS}/audit/pairs.csv",
+            caption="../workflow/report/audit_pairs.rst",
+            category=SECTIONS["data"],
+            labels={"table": "pairs of a test and a training question", "format": "numbers"},
+        ),
+        faults=report(
+            f"{RESULTS}/audit/faults.csv",
+            caption="../workflow/report/audit_faults.rst",
+            category=SECTIONS["data"],
+            labels={"table": "faulty and repeated rows", "format": "numbers"},
+        ),
+        clean=f"{RESULTS}/audit/clean_rows.parquet",
+        more=multiext(f"{RESULTS}/audit/", "overlap.pdf", "overlap.parquet", "pairs.parquet"),
+    log:
+        f"{LOGS}/audit/audit.log",
+    benchmark:
+        f"{BENCHMARKS}/audit/audit.tsv"
+    conda:
+        "../envs/figures.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        revision=AUDIT_REVISION,
+        train=" ".join(AUDITED["train"]),
+        test=" ".join(AUDITED["test"]),
+        generated=f"--generated {' '.join(AUDITED['generated'])}" if AUDITED["generated"] else "",
+        folder=subpath(output.overlap, parent=True),
+    message:
+        "Contamination audit"
+    shell:
+        "python scripts/audit.py overlap --problems {input.problems} --train {params.train} --test {params.test}"
+        " {params.generated} --out {params.folder} > {log} 2>&1"
+
+
+rule decontaminated:
+    """The table of all evaluations on the test questions that a run was not trained on."""
+    input:
+        groups=sorted({file for files in GROUPS_OF_RUN.values() for file in files}),
+        clean=rules.audit.output.clean,
+    output:
+        csv=report(
+            f"{RESULTS}/tables/decontaminated.csv",
+            caption="../workflow/report/decontaminated.rst",
+            category=SECTIONS["data"],
+            labels={"table": "all evaluations, decontaminated", "format": "numbers"},
+        ),
+    log:
+        f"{LOGS}/tables/decontaminated.log",
+    benchmark:
+        f"{BENCHMARKS}/tables/decontaminated.tsv"
+    conda:
+        "../envs/figures.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        revision=AUDIT_REVISION,
+        spec=canonical_json(audit_spec(CFG)),
+    message:
+        "Table of all evaluations, decontaminated"
+    shell:
+        "python scripts/audit.py results --spec {params.spec:q} --clean {input.clean} --out {output.csv} > {log} 2>&1"

@@ -1,0 +1,45 @@
+# Rollout browser: one HTML file a run, readable offline, beside the report (docs/browser.md).
+from srt.browser.sources import page_files, page_problems, page_spec, pages
+
+
+rule browser:
+    """The page of one run: its stored responses before, during and after training."""
+    input:
+        files=lambda wc: page_files(CFG, wc.run),
+        problems=lambda wc: page_problems(CFG, wc.run),
+    output:
+        f"{RESULTS}/browser/{{run}}.html",
+    log:
+        f"{LOGS}/browser/{{run}}.log",
+    benchmark:
+        f"{BENCHMARKS}/browser/{{run}}.tsv"
+    conda:
+        "../envs/figures.yaml"
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=30,
+    params:
+        spec=lambda wc: canonical_json(page_spec(CFG, wc.run)),
+    message:
+        "Rollouts of {wildcards.run}"
+    shell:
+        "python scripts/browser.py page --spec {params.spec:q} --problems {input.problems} --out {output} > {log} 2>&1"
+
+
+rule browser_list:
+    """The list of pages."""
+    output:
+        f"{RESULTS}/browser/index.html",
+    log:
+        f"{LOGS}/browser/index.log",
+    conda:
+        "../envs/figures.yaml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        spec=lambda wc: canonical_json(pages(CFG)),
+    message:
+        "List of rollout pages"
+    shell:
+        "python scripts/browser.py list --spec {params.spec:q} --out {output} > {log} 2>&1"

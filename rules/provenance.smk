@@ -1,0 +1,44 @@
+# Provenance: versions, specs, hashes, seeds and fingerprints of everything that the report shows.
+from srt.provenance import resolved_hash
+
+PROVENANCE = {
+    "config": resolved_hash(CFG.model_dump(mode="json")),
+    "models": {m: f"{RESULTS}/models/{m}" for m in CFG.models},
+    "data": {d: f"{RESULTS}/data/{d}.json" for d in CFG.datasets},
+}
+PROVENANCE["runs"] = {
+    row["run"]: {
+        "metrics": f"{RESULTS}/runs/{row['run']}/metrics.parquet",
+        "last": row["groups"][0],
+    }
+    for row in EVALUATIONS
+    if row["step"] == CFG.entry(row["run"])[1].checkpoints[-1]
+}
+
+
+rule provenance:
+    """Versions, specs, hashes, seeds and fingerprints. What this environment and checkout are varies: see the caption."""
+    input:
+        models=list(PROVENANCE["models"].values()),
+        manifests=list(PROVENANCE["data"].values()),
+        runs=[file for files in PROVENANCE["runs"].values() for file in files.values()],
+    output:
+        csv=report(
+            f"{RESULTS}/provenance/provenance.csv",
+            caption="../workflow/report/provenance.rst",
+            category=SECTIONS["provenance"],
+            labels={"table": "versions, specs, hashes, seeds", "format": "numbers"},
+        ),
+    log:
+        f"{LOGS}/provenance/provenance.log",
+    conda:
+        "../envs/figures.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=canonical_json(PROVENANCE),
+    message:
+        "Provenance"
+    shell:
+        "python scripts/provenance.py --spec {params.spec:q} --out {output.csv} > {log} 2>&1"

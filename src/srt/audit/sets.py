@@ -1,0 +1,47 @@
+"""Which data sets of a configuration train and which test; cheap, for the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from srt.config.lineage import ancestors
+from srt.workflow import evaluation_spec, expand_evaluations
+
+if TYPE_CHECKING:
+    from srt.config.root import Config
+
+REVISION = 1  # raised by hand when the audit's code starts to find something else
+SPEC = ("results", "runs", "trained_on")
+
+
+def training_data(config: Config, run: str) -> list[str]:
+    """The data sets that the policy of a run entry has been trained on, those of the runs it goes on from first."""
+    lineage = [*reversed(ancestors(config.runs, run)), run]
+    return list(dict.fromkeys(config.runs[name].data for name in lineage))
+
+
+def audited_sets(config: Config) -> dict[str, list[str]]:
+    """The training and the test sets of all runs, and which of all were generated from templates.
+
+    A test set is a member of a suite that a run or a figure uses. Generated sets (Reasoning Gym) share their wording
+    by construction, so only exact matches count there.
+    """
+    train = list(dict.fromkeys(name for run in config.runs for name in training_data(config, run)))
+    suites = [suite for run in config.runs.values() for suite in run.suites]
+    suites += [figure.suite for figure in config.figures.values() if figure.suite]
+    test = list(dict.fromkeys(name for suite in dict.fromkeys(suites) for name in config.members(suite)))
+    generated = [n for n in dict.fromkeys([*train, *test]) if config.datasets[n].source == "reasoning_gym"]
+    return {"train": train, "test": test, "generated": generated}
+
+
+def audit_spec(config: Config) -> dict[str, Any]:
+    """All evaluations (`srt.workflow.evaluation_spec`), and the training sets of each run entry."""
+    return {**evaluation_spec(config), "trained_on": {run: training_data(config, run) for run in config.runs}}
+
+
+def expand(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The evaluations of `audit_spec`, each with the training sets of its run as `trained_on`."""
+    return [
+        {**row, "trained_on": spec["trained_on"][row["run"].rpartition("-s")[0]]} for row in expand_evaluations(spec)
+    ]

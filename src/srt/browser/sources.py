@@ -1,0 +1,57 @@
+"""Which checkpoints and files a page is made of; cheap, for the rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from srt.workflow import groups_file
+
+if TYPE_CHECKING:
+    from srt.config.root import Config
+
+MAX_STEPS = 12
+SUFFIXES = (".samples.parquet", ".scores.parquet", ".groups.parquet")
+
+
+def shown_steps(checkpoints: list[int], most: int = MAX_STEPS) -> list[int]:
+    """Where the run starts (0) and the checkpoints; of many, `most` evenly spaced, the first and the last among them.
+
+    >>> shown_steps([10, 20, 30, 40], most=3)
+    [0, 20, 40]
+    """
+    steps = [0, *checkpoints]
+    if len(steps) <= most:
+        return steps
+    return [steps[i * (len(steps) - 1) // (most - 1)] for i in range(most)]
+
+
+def page_spec(config: Config, instance: str) -> dict[str, Any]:
+    """What `srt.browser.collect.collect` needs for the page of a run of one seed."""
+    _, run, _ = config.entry(instance)
+    points = []
+    for step in shown_steps(run.checkpoints):
+        checkpoint = f"{instance}/step-{step}" if step else config.start(instance)
+        files = [groups_file(config.results, checkpoint, suite) for suite in run.suites]
+        name = f"Step {step}" if step else "Base model" if checkpoint.startswith("base/") else f"Start: {checkpoint}"
+        points.append({"step": step, "name": name, "stems": [file.removesuffix(SUFFIXES[2]) for file in files]})
+    return {"run": instance, "label": run.label, "model": run.model, "reward": run.reward, "points": points}
+
+
+def page_files(config: Config, instance: str) -> list[str]:
+    """The samples, scores and groups that the page reads."""
+    return [f"{s}{suffix}" for p in page_spec(config, instance)["points"] for s in p["stems"] for suffix in SUFFIXES]
+
+
+def page_problems(config: Config, instance: str) -> list[str]:
+    """The problem tables of the run's suites."""
+    names = [name for suite in config.entry(instance)[1].suites for name in config.members(suite)]
+    return [f"{config.results}/data/{name}.parquet" for name in dict.fromkeys(names)]
+
+
+def pages(config: Config) -> list[dict[str, str]]:
+    """The runs with a page in the full DAG, the first seed of each entry, for the list of pages."""
+    return [
+        {"file": f"{instance}.html", "run": instance, "label": run.label, "model": run.model, "data": run.data}
+        for name, run in config.runs.items()
+        for instance in config.instances(name)[:1]
+    ]
