@@ -1,0 +1,71 @@
+"""What the claims read, resolved from the configuration: runs, seeds, checkpoints and suites, but no long path lists.
+
+The spec goes into one command-line argument (128 KiB at most on Linux), so a run is named once, by its parts;
+`Evidence` puts paths together with `srt.workflow.groups_file`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srt.config.claims import FROM_TRAINING
+from srt.config.root import Config
+from srt.workflow import evaluations, groups_file
+
+
+def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
+    """The spec of all claims, and the files that they read: the inputs of their job."""
+    rows = evaluations(config)
+    claims: dict[str, Any] = {}
+    runs: dict[str, Any] = {}
+    inputs: list[str] = []
+    for name, claim in config.claims.items():
+        claims[name] = claim.model_dump(mode="json", exclude_none=True)
+        options = claim.options
+        for run in filter(None, [options.get("run"), options.get("against")]):
+            if run not in runs:
+                runs[run] = _run(config, run, rows)
+            wanted = {*options.get("datasets", ()), *(options.get("against_datasets") or ())}
+            wanted |= {options["validation_dataset"]} if "validation_dataset" in options else set()
+            inputs += _files(config.results, runs[run], wanted)
+            if claim.estimator in FROM_TRAINING:
+                inputs += [f"{config.results}/runs/{instance}/metrics.parquet" for instance in runs[run]["instances"]]
+    return {"results": config.results, "claims": claims, "runs": runs}, list(dict.fromkeys(inputs))
+
+
+def _run(config: Config, run: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One run: its seeds' names, where each starts (its checkpoint of step 0), its steps and its suites' members."""
+    entry, instances = config.runs[run], config.instances(run)
+    mine = {instance: [row for row in rows if row["run"] == instance] for instance in instances}
+    prefix = f"{config.results}/eval/"
+    starts = [
+        row["groups"][0].removeprefix(prefix).rpartition("/")[0]
+        for instance in instances
+        for row in mine[instance]
+        if row["step"] == 0
+    ]
+    return {
+        "instances": instances,
+        "starts": starts,
+        "steps": [row["step"] for row in mine[instances[0]] if row["step"]],
+        "suites": {suite: config.members(suite) for suite in entry.suites},
+    }
+
+
+def suite_of(run: dict[str, Any], dataset: str) -> str | None:
+    """The first of the run's suites that holds the data set."""
+    return next((suite for suite, members in run["suites"].items() if dataset in members), None)
+
+
+def checkpoints(run: dict[str, Any]) -> list[list[str]]:
+    """Names of the evaluated checkpoints [seeds][1 + steps], step 0 first."""
+    return [
+        [start, *(f"{instance}/step-{step}" for step in run["steps"])]
+        for instance, start in zip(run["instances"], run["starts"], strict=True)
+    ]
+
+
+def _files(results: str, run: dict[str, Any], datasets: set[str]) -> list[str]:
+    """Groups files of the run's checkpoints; a data set that the run lacks belongs to the claim's other run."""
+    suites = [s for s in run["suites"] if any(suite_of(run, d) == s for d in datasets)]
+    return [groups_file(results, name, suite) for seed in checkpoints(run) for name in seed for suite in suites]

@@ -1,0 +1,155 @@
+"""All claims of a configuration with their verdicts, as CSV (a row a number), Markdown and HTML (a row a claim)."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from srt.claims import agreement, curves, training
+from srt.claims.evidence import Evidence, Undecided, View
+from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, Verdict, decide, digits, region_of
+from srt.errors import SrtError, nearest
+
+ESTIMATORS: dict[str, Callable[[View, dict[str, Any]], list[Number]]] = {
+    **curves.ESTIMATORS, **agreement.ESTIMATORS, **training.ESTIMATORS,
+}  # fmt: skip
+COLUMNS = [
+    "claim", "version", "where", "statement", "verdict", "estimator", "number", "estimate", "lo", "hi", "expect",
+    "number_verdict", "max_width", "problems", "seeds", "reason",
+]  # fmt: skip
+_ONE_SEED = "One seed: the intervals hold the spread over problems, not over training runs."
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A claim as it stands in the spec, and its verdict."""
+
+    name: str
+    claim: dict[str, Any]
+    verdict: Verdict
+
+
+def check_claims(spec: dict[str, Any], partial: bool = False) -> list[Checked]:
+    """The verdict on each claim of a spec (`srt.claims.spec.resolve_claims`), in its order.
+
+    `partial`: a table that is not made yet makes a claim undecided instead of being an error.
+    """
+    evidence = Evidence(spec, partial)
+    return [Checked(name, claim, _check(evidence, name, claim)) for name, claim in spec["claims"].items()]
+
+
+def _check(evidence: Evidence, name: str, claim: dict[str, Any]) -> Verdict:
+    if "untested" in claim:
+        return Verdict(UNDECIDED, f"Not tested: {_sentence(claim['untested'])}")
+    estimator = claim["estimator"]
+    if estimator not in ESTIMATORS:
+        raise SrtError(f"claim '{name}': unknown estimator '{estimator}'{nearest(estimator, ESTIMATORS)}")
+    try:
+        numbers = ESTIMATORS[estimator](View(evidence), claim["options"])
+    except Undecided as why:
+        return Verdict(UNDECIDED, _sentence(str(why)))
+    verdict = decide(numbers, claim["expect"], claim["max_width"], claim.get("min_seeds", 1))
+    return Verdict(verdict.verdict, _sentence(verdict.reason), verdict.numbers)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip().rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def to_frame(checked: list[Checked]) -> pd.DataFrame:
+    """One row a number; a claim without a number has one row, too."""
+    rows = []
+    for item in checked:
+        claim, verdict = item.claim, item.verdict
+        head = {"claim": item.name, **{key: claim[key] for key in ("version", "where", "statement")}}
+        head |= {"verdict": verdict.verdict, "reason": verdict.reason, "estimator": claim.get("estimator", "")}
+        if "expect" in claim:
+            head |= {"expect": region_of(claim["expect"]), "max_width": claim["max_width"]}
+        for number, judged in verdict.numbers:
+            rows.append(
+                {
+                    **head, "number": number.name, "estimate": number.estimate, "lo": number.lo, "hi": number.hi,
+                    "number_verdict": judged, "problems": number.problems or None, "seeds": number.seeds,
+                }
+            )  # fmt: skip
+        if not verdict.numbers:
+            rows.append(head)
+    frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    return frame.astype({"problems": "Int64", "seeds": "Int64"})
+
+
+def counts(checked: list[Checked]) -> str:
+    """How many claims have which verdict, in one line."""
+    tally = Counter(item.verdict.verdict for item in checked)
+    return ", ".join(f"{tally[verdict]} {verdict}" for verdict in (SUPPORTED, REFUTED, UNDECIDED))
+
+
+def to_markdown(checked: list[Checked]) -> str:
+    """The table of verdicts, for reading and for `docs`."""
+    lines = [f"{len(checked)} claims: {counts(checked)}.", ""]
+    if _single_seed(checked):
+        lines += [_ONE_SEED, ""]
+    lines += ["| claim | source | statement | verdict | numbers [95 %] | reason |", "|---|---|---|---|---|---|"]
+    for item in checked:
+        cells = (f"`{item.name}`", _source(item), item.claim["statement"], f"**{item.verdict.verdict}**",
+                 "<br>".join(_numbers(item)), item.verdict.reason)  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem; color: #222; }
+table { border-collapse: collapse; } td, th { padding: .45rem .6rem; text-align: left; vertical-align: top; }
+tr { border-bottom: 1px solid #ddd; } th { border-bottom: 2px solid #888; } code { font-size: 12px; color: #555; }
+td.v { white-space: nowrap; font-weight: 600; } .small { font-size: 13px; color: #444; }
+.supported { color: #117733; } .refuted { color: #882255; } .undecided { color: #666; }
+"""
+_CLASS = {SUPPORTED: "supported", REFUTED: "refuted", UNDECIDED: "undecided"}
+_SIGN = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?"}
+
+
+def to_html(checked: list[Checked], title: str) -> str:
+    """The table of verdicts as one self-contained page, for the report."""
+    head = "".join(f"<th>{name}</th>" for name in ("Verdict", "Statement", "Source", "Numbers [95 %]", "Reason"))
+    rows = []
+    for item in checked:
+        verdict = item.verdict.verdict
+        cells = [
+            f'<td class="v {_CLASS[verdict]}">{_SIGN[verdict]} {verdict}</td>',
+            f"<td>{html.escape(item.claim['statement'])}<br><code>{item.name}</code></td>",
+            f'<td class="small">{html.escape(_source(item))}</td>',
+            f'<td class="small">{"<br>".join(html.escape(text) for text in _numbers(item))}</td>',
+            f'<td class="small">{html.escape(item.verdict.reason)}</td>',
+        ]
+        rows.append(f'<tr id="{item.name}">{"".join(cells)}</tr>')
+    note = f"<p>{_ONE_SEED}</p>" if _single_seed(checked) else ""
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
+        f"<p>{len(checked)} claims: {counts(checked)}.</p>{note}"
+        f"<table><thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(rows)}\n</tbody></table></body></html>\n"
+    )
+
+
+def _single_seed(checked: list[Checked]) -> bool:
+    return any(number.seeds == 1 for item in checked for number, _ in item.verdict.numbers)
+
+
+def _source(item: Checked) -> str:
+    version = {"ours": "this workflow"}.get(item.claim["version"], item.claim["version"])
+    return f"{version}, {item.claim['where']}"
+
+
+def _numbers(item: Checked) -> list[str]:
+    region = f" (expected: {region_of(item.claim['expect'])})" if "expect" in item.claim else ""
+    shown = [
+        f"{number.name}: {digits(number.estimate)} [{digits(number.lo)}, {digits(number.hi)}]"
+        for number, _ in item.verdict.numbers
+    ]
+    return [text + region for text in shown]

@@ -1,0 +1,324 @@
+"""The entries of `claims.yaml`: a checkable statement of the paper, the estimator that measures it, and the rule.
+
+The rule is the same for all: an estimator gives one or more numbers, each with a 95 % interval, and `expect` says where
+they must lie (`srt.claims.decide`). pandas is not imported here: rules are parsed in every job.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from srt.config.base import Strict
+from srt.config.explain import first_problem
+from srt.config.figures import Quantity
+
+if TYPE_CHECKING:
+    from srt.config.root import Config
+
+MOMENTS = ("base", "peak", "last")
+
+
+def _moment(value: int | str) -> int | str:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, str) and value not in MOMENTS:
+        raise ValueError(f"unknown moment '{value}' (known: {', '.join(MOMENTS)}, or a step)")
+    if isinstance(value, int) and value < 0:
+        raise ValueError(f"step {value} is negative: write a step, base, peak or last")
+    return value
+
+
+# A step of the run, or `base` (step 0), `peak` (the evaluated step with the best value), `last`.
+Moment = Annotated[int | str, AfterValidator(_moment)]
+
+
+class Expect(Strict):
+    """Where the whole interval must lie for `supported`; wholly outside it is `not supported`, else `undecided`."""
+
+    above: float | None = Field(None, description="Supported if the interval is above this, refuted if not above it.")
+    below: float | None = Field(None, description="Supported if the interval is below this, refuted if not below it.")
+    within: tuple[float, float] | None = Field(
+        None, description="Supported if the interval is inside these bounds (an equivalence margin), ends included."
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Expect:
+        given = [key for key in ("above", "below", "within") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs one of above, below, within, not {' and '.join(given) or 'none'}")
+        if self.within is not None and self.within[0] >= self.within[1]:
+            raise ValueError(f"within: {self.within[0]:g} is not below {self.within[1]:g}: swap or correct them")
+        return self
+
+
+class RunOptions(Strict):
+    """All estimators have this key: one run, all its seeds."""
+
+    run: str = Field(description="Id of the run, without the seed.")
+
+
+class TestOptions(RunOptions):
+    """All estimators but `training` and `alarm_rate` have these keys; each test set weighs the same."""
+
+    datasets: list[str] = Field(min_length=1, description="Test sets, each from the first of the run's suites with it.")
+    each: bool = Field(False, description="true: a number for each test set, and all must hold; false: their mean.")
+
+
+class MetricOptions(TestOptions):
+    """All estimators that read accuracy by step have this key, but for `early_stopping`."""
+
+    metric: Literal["avg", "maj", "consistency", "parsed"] = Field(
+        "avg", description="avg@n, maj@n, share of the majority among all n, or share of responses with an answer."
+    )
+
+
+class LevelOptions(MetricOptions):
+    """Estimator `level`: the metric at one moment."""
+
+    at: Moment = Field("last", description="A step, `base`, `peak` or `last`.")
+
+
+class ChangeOptions(MetricOptions):
+    """Estimator `change`: the metric at one moment minus that at another, on the same problems."""
+
+    since: Moment = Field("base", description="The earlier moment: a step, `base`, `peak` or `last`.")
+    at: Moment = Field("last", description="The later moment.")
+
+
+class DifferenceOptions(MetricOptions):
+    """Estimator `difference`: the metric of one run minus that of another, on the same problems."""
+
+    against: str = Field(description="Id of the other run.")
+    at: Moment = Field("last", description="Moment of the run; `peak` is each run's own.")
+    against_at: Moment | None = Field(None, description="Moment of the other run; default: `at`.")
+
+
+class RatioOptions(MetricOptions):
+    """Estimator `ratio`: the metric at one moment over that of another moment or run."""
+
+    at: Moment = Field("peak", description="Moment of the run.")
+    against: str | None = Field(None, description="Id of the other run; default: the run itself.")
+    against_at: Moment = Field("base", description="Moment of the denominator.")
+
+
+class PeakThenFallOptions(MetricOptions):
+    """Estimator `peak_then_fall`: two numbers, the rise from base to peak and the fall from peak to last."""
+
+
+class PeakStepOptions(MetricOptions):
+    """Estimator `peak_step`: the evaluated step at which the metric is best (ties: the earliest)."""
+
+
+class FallsSoonerOptions(MetricOptions):
+    """Estimator `falls_sooner`: step of the fall of one run minus that of another, each at most the last common one."""
+
+    against: str = Field(description="Id of the other run.")
+    against_datasets: list[str] | None = Field(None, min_length=1, description="Its test sets; default: `datasets`.")
+    drop: float = Field(0.05, gt=0, description="A fall is the first step after the peak that is lower by this.")
+
+
+class SaturatesOptions(MetricOptions):
+    """Estimator `saturates`: the largest absolute change after a step, over all later evaluated steps."""
+
+    by: int = Field(gt=0, description="The step from which on nothing should change.")
+
+
+class EarlyStoppingOptions(TestOptions):
+    """Estimator `early_stopping`: what is lost by stopping where a held-out set is best: a number for each test set."""
+
+    validation_dataset: str = Field(description="The held-out set that chooses the step.")
+    each: bool = Field(True, description="true: a number for each test set, and all must hold; false: their mean.")
+
+
+class GainDifferenceOptions(MetricOptions):
+    """Estimator `gain_difference`: the gain over base of one run minus that of another, on other test sets."""
+
+    against: str = Field(description="Id of the other run.")
+    against_datasets: list[str] = Field(min_length=1, description="Test sets of the other run.")
+    at: Moment = Field("last", description="Moment of both.")
+
+
+class OneAnswerOptions(TestOptions):
+    """Estimator `one_answer`: share of all problems that have the most common majority answer; needs no truth."""
+
+    at: Moment = Field("last", description="A step, `base` or `last`.")
+
+
+class GapOptions(TestOptions):
+    """Estimator `gap`: accuracy of the majority minus that of single responses, where the majority is strong."""
+
+    at: Moment = Field("base", description="A step, `base` or `last`.")
+    threshold: float = Field(0.0, ge=0, le=1, description="Only problems whose majority has this share of the parsed.")
+
+
+class GapTrendOptions(TestOptions):
+    """Estimator `gap_trend`: a curve of the gap plot at a high threshold minus the same at a low one."""
+
+    at: Moment = Field("base", description="A step, `base` or `last`.")
+    curve: Literal["gap", "majority", "prompt"] = Field(
+        "gap", description="The gap, the majority's accuracy, or that of single responses."
+    )
+    low: float = Field(0.0, ge=0, le=1, description="Low consistency threshold.")
+    high: float = Field(0.5, ge=0, le=1, description="High consistency threshold.")
+
+
+class TrainingOptions(RunOptions):
+    """Estimator `training`: a training metric at one moment, or minus that at another moment or of another run."""
+
+    quantity: Quantity = Field(description="Column of the training metrics.")
+    at: Moment = Field("last", description="The mean over the `window` steps that end here: a step or `last`.")
+    window: int = Field(10, gt=0, description="Steps of the mean.")
+    since: int | None = Field(None, gt=0, description="Subtract the mean over the window that ends at this step.")
+    against: str | None = Field(None, description="Subtract the same of this run.")
+
+
+class JumpsTogetherOptions(TestOptions):
+    """Estimator `jumps_together`: steps between the fall of the accuracy and the largest rise of each quantity."""
+
+    quantities: list[Quantity] = Field(
+        default_factory=lambda: ["reward", "kl"], min_length=1, description="Training metrics that should jump."
+    )
+    drop: float = Field(0.05, gt=0, description="A fall is the first step after the peak that is lower by this.")
+    window: int = Field(10, gt=0, description="A rise is the mean of so many steps minus that of as many before.")
+
+
+class AlarmLeadsOptions(TestOptions):
+    """Estimator `alarm_leads`: steps from the label-free alarm to the fall of the accuracy; late is negative."""
+
+    drop: float = Field(0.05, gt=0, description="A fall is the first step after the peak that is lower by this.")
+
+
+class AlarmRateOptions(RunOptions):
+    """Estimator `alarm_rate`: share of a run's seeds in which the label-free alarm rings."""
+
+
+OPTIONS: dict[str, type[RunOptions]] = {
+    "level": LevelOptions,
+    "change": ChangeOptions,
+    "difference": DifferenceOptions,
+    "ratio": RatioOptions,
+    "peak_then_fall": PeakThenFallOptions,
+    "peak_step": PeakStepOptions,
+    "falls_sooner": FallsSoonerOptions,
+    "saturates": SaturatesOptions,
+    "early_stopping": EarlyStoppingOptions,
+    "gain_difference": GainDifferenceOptions,
+    "one_answer": OneAnswerOptions,
+    "gap": GapOptions,
+    "gap_trend": GapTrendOptions,
+    "training": TrainingOptions,
+    "jumps_together": JumpsTogetherOptions,
+    "alarm_leads": AlarmLeadsOptions,
+    "alarm_rate": AlarmRateOptions,
+}
+# Estimators that read the training metrics, and those that need no evaluation at all.
+FROM_TRAINING = frozenset({"training", "jumps_together", "alarm_leads", "alarm_rate"})
+
+
+class Claim(Strict):
+    """One statement, its source, and how it is checked; or why it is not."""
+
+    statement: str = Field(min_length=1, description="The statement, short and in plain words.")
+    version: Literal["v1", "v2", "ours"] = Field(
+        description="Version of the paper that makes it; `ours`: this workflow."
+    )
+    where: str = Field(min_length=1, description="Section, figure or page that says so.")
+    estimator: Literal[
+        "level", "change", "difference", "ratio", "peak_then_fall", "peak_step", "falls_sooner", "saturates",
+        "early_stopping", "gain_difference", "one_answer", "gap", "gap_trend", "training", "jumps_together",
+        "alarm_leads", "alarm_rate",
+    ] | None = Field(None, description="What is measured.")  # fmt: skip
+    options: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="Options of the estimator, below."
+    )
+    expect: Expect | None = Field(None, description="Where the numbers must lie.")
+    max_width: float | None = Field(
+        None, gt=0, description="A wider interval decides nothing: the run is too small. In the estimator's unit."
+    )
+    min_seeds: int = Field(1, ge=1, description="Fewer seeds decide nothing.")
+    untested: str | None = Field(
+        None, min_length=1, description="Instead of an estimator: why this configuration does not test it (undecided)."
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _options_of_the_estimator(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        estimator = info.data.get("estimator")
+        if estimator is None:
+            return value
+        model = OPTIONS[estimator]
+        try:
+            return model.model_validate(value).model_dump(mode="json")
+        except ValidationError as error:
+            problem = first_problem(model, error)
+            if not problem.path and problem.message.startswith("unknown key"):
+                problem.message = problem.message.replace("unknown key", f"estimator {estimator} has no option", 1)
+            raise ValueError(str(problem)) from None
+
+    @model_validator(mode="after")
+    def _is_tested_or_says_why_not(self) -> Claim:
+        if self.estimator is None:
+            if self.untested is None:
+                raise ValueError("needs an estimator, or untested: with the reason why it is not tested")
+            extra = [key for key in ("options", "expect", "max_width") if getattr(self, key)]
+            if extra:
+                raise ValueError(f"{extra[0]}: an untested claim has none: remove it or name an estimator")
+            return self
+        if self.untested is not None:
+            raise ValueError("has an estimator and untested: keep one of them")
+        for key in ("expect", "max_width"):
+            if getattr(self, key) is None:
+                raise ValueError(f"{key} is missing: add it")
+        return self
+
+
+def check_claims(config: Config) -> None:
+    """Raise a `ConfigError` for a claim on a run, data set or step that the configuration does not have."""
+    for name, claim in config.claims.items():
+        if claim.estimator is not None:
+            _check(config, name, claim)
+
+
+def _check(config: Config, name: str, claim: Claim) -> None:
+    from srt.config.root import ConfigError
+
+    where, options = ["claims", name, "options"], claim.options
+    sides = [("run", "datasets", ("at", "since", "by"))]
+    if options.get("against") is not None:
+        own = "against_datasets" if options.get("against_datasets") else "datasets"
+        sides.append(("against", own, ("against_at",) if "against_at" in options else ("at", "since")))
+    for key, datasets, moments in sides:
+        run = options[key]
+        config.need("runs", run, [*where, key])
+        entry = config.runs[run]
+        members = [member for suite in entry.suites for member in config.members(suite)]
+        wanted = [*options.get(datasets, ()), *filter(None, [options.get("validation_dataset")])]
+        for i, dataset in enumerate(wanted):
+            config.need("datasets", dataset, [*where, datasets])
+            if dataset not in members:
+                known = ", ".join(dict.fromkeys(members))
+                raise ConfigError(
+                    [*where, datasets],
+                    f"run '{run}' is not evaluated on '{dataset}' (it is on: {known}): add a suite of it to the run",
+                )
+            if dataset in wanted[:i]:
+                raise ConfigError([*where, datasets], f"data set '{dataset}' is there twice: remove one")
+        if claim.estimator == "training":
+            continue  # training metrics have every step
+        for moment in moments:
+            step = options.get(moment)
+            # a step after the end is no mistake: a shorter run decides less
+            if isinstance(step, int) and 0 < step < entry.steps and step not in entry.checkpoints:
+                near = max(entry.segment, round(step / entry.segment) * entry.segment)
+                raise ConfigError(
+                    [*where, moment],
+                    f"run '{run}' has no checkpoint at step {step}: take a multiple of its segment, such as {near}",
+                )
+    if claim.estimator in ("one_answer", "gap", "gap_trend") and options["at"] == "peak":
+        raise ConfigError([*where, "at"], f"estimator {claim.estimator} knows no peak: write a step, base or last")
+    if claim.estimator == "training" and isinstance(options["at"], str) and options["at"] != "last":
+        raise ConfigError([*where, "at"], f"is '{options['at']}': training metrics have steps and last")
+    if claim.estimator == "gap_trend" and options["low"] >= options["high"]:
+        raise ConfigError([*where, "low"], f"{options['low']:g} is not below high ({options['high']:g}): correct one")

@@ -1,0 +1,48 @@
+"""What `snakemake plan` assumes until it is measured: token counts, rates of the hardware, sizes (docs/cost.md)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from srt.config.base import Strict
+
+
+class PlanConfig(Strict):
+    """Assumptions of the plan; no result depends on them."""
+
+    partitions: list[int] = Field(
+        [1, 2, 4], min_length=1, description="Numbers of 8-GPU partitions to show a wall time for."
+    )
+    gpus_per_partition: int = Field(8, gt=0, description="GPUs of a partition.")
+    prompt_tokens: float = Field(
+        180.0, gt=0, description="Mean tokens of a prompt where 1,024 are allowed; in proportion elsewhere."
+    )
+    response_tokens: float = Field(
+        670.0,
+        gt=0,
+        description="Mean tokens of a response, cut ones too, where 3,072 are allowed; in proportion elsewhere.",
+    )
+    peak_flops: float = Field(989e12, gt=0, description="Dense bfloat16 FLOP/s of a GPU (H200 data sheet).")
+    efficiency: float = Field(0.45, gt=0, le=1, description="Share of the peak that updates and prefills reach.")
+    bandwidth: float = Field(4.3e12, gt=0, description="Bytes a second of a GPU's memory (measured on an H200).")
+    launch_seconds: float = Field(1.0e-3, ge=0, description="Per decoded token, beside memory: launches, sampling.")
+    step_seconds: float = Field(2.0, ge=0, description="Per training step: votes, weight sync, optimizer, logs.")
+    start_seconds: float = Field(150.0, ge=0, description="Per GPU job: two Snakemakes, imports, weights, CUDA graphs.")
+    cpu_seconds: float = Field(5.0, ge=0, description="Per job without a GPU: start, and work that hardly grows.")
+    cpu_flops: float = Field(1e10, gt=0, description="FLOP/s of a CPU thread, for models that run without a GPU.")
+    disk_rate: float = Field(1e9, gt=0, description="Bytes a second to write and hash a state or a model.")
+    sequences_at_once: int = Field(256, gt=0, description="Sequences that a sampling job decodes together.")
+    lengths: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="Mean tokens of prompt and response by data set, instead of the two above."
+    )
+    rows: dict[str, int] = Field(
+        default_factory=dict,
+        description="Problems of data sets whose entries do not say how many, by id; the table itself wins once made.",
+    )
+    unknown_rows: int = Field(1000, gt=0, description="Problems of a data set of which nothing is known.")
+    paper_gpu_hours: dict[str, float] = Field(
+        default_factory=dict, description="What the paper states for its final results, by version: shown beside ours."
+    )
+    target_gpu_hours: float | None = Field(
+        None, gt=0, description="The plan says whether the total with one seed is below this; null: no such line."
+    )

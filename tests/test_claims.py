@@ -1,0 +1,364 @@
+"""Claims: estimators on tables with a known truth, intervals by brute force, the rule, and the real command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from claims_tables import Tables, curve, values
+from config_files import change, write
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srt.claims.spec import resolve_claims
+from srt.claims.table import ESTIMATORS, check_claims, to_frame, to_html, to_markdown
+from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, decide, judge
+from srt.config import load_config, read_yaml
+from srt.config.base import literals
+from srt.config.claims import FROM_TRAINING, OPTIONS, Claim
+from srt.errors import SrtError
+from srt.figures.intervals import N_BOOT, draw_counts, mean_interval
+from srt.io import canonical_json
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(tmp_path)
+
+
+# -- the rule ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "expect", "verdict"),
+    [
+        (0.01, 0.2, {"above": 0}, SUPPORTED),
+        (-0.2, -0.01, {"above": 0}, REFUTED),
+        (0.0, 0.0, {"above": 0}, REFUTED),  # exactly nothing is not more than nothing
+        (-0.1, 0.1, {"above": 0}, UNDECIDED),
+        (0.0, 0.1, {"above": 0}, UNDECIDED),
+        (-0.2, -0.01, {"below": 0}, SUPPORTED),
+        (0.0, 0.1, {"below": 0}, REFUTED),
+        (-0.03, 0.03, {"within": [-0.03, 0.03]}, SUPPORTED),
+        (-0.04, 0.03, {"within": [-0.03, 0.03]}, UNDECIDED),
+        (0.031, 0.09, {"within": [-0.03, 0.03]}, REFUTED),
+        (-0.5, 0.5, {"within": [-0.03, 0.03]}, UNDECIDED),  # no evidence of a difference is no equivalence
+        (float("inf"), float("inf"), {"within": [0, 100]}, REFUTED),
+    ],
+)
+def test_rule(lo: float, hi: float, expect: dict[str, Any], verdict: str) -> None:
+    assert judge(lo, hi, expect) == verdict
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.floats(-2, 2), st.floats(0, 1), st.floats(-1, 1), st.floats(0.001, 1))
+def test_rule_never_says_both_and_mirrors(lo: float, width: float, at: float, margin: float) -> None:
+    hi = lo + width
+    above, below = judge(lo, hi, {"above": at}), judge(lo, hi, {"below": at})
+    assert not above == below == SUPPORTED and above == judge(-hi, -lo, {"below": -at})
+    if SUPPORTED in (above, below):
+        assert REFUTED in (above, below)
+    inside = judge(lo, hi, {"within": [at - margin, at + margin]})
+    narrower = judge(lo + width / 4, hi - width / 4, {"within": [at - margin, at + margin]})
+    assert inside == UNDECIDED or narrower == inside  # a narrower interval inside it never turns a verdict around
+
+
+def number(lo: float, hi: float, seeds: int = 3) -> Number:
+    return Number("x", (lo + hi) / 2, lo, hi, 10, seeds)
+
+
+def test_a_claim_needs_all_its_numbers_and_one_refutes_it() -> None:
+    yes, no, unclear = number(0.1, 0.2), number(-0.2, -0.1), number(-0.1, 0.1)
+    for given_, verdict in [((yes, yes), SUPPORTED), ((yes, unclear), UNDECIDED), ((unclear, no, yes), REFUTED)]:
+        assert decide(given_, {"above": 0}, 1).verdict == verdict
+    assert decide((), {"above": 0}, 1).verdict == UNDECIDED
+
+
+def test_too_wide_too_few_seeds_or_no_interval_decide_nothing() -> None:
+    wide = decide([number(0.1, 0.4)], {"above": 0}, 0.2)
+    assert wide.verdict == UNDECIDED and "wider than 0.2" in wide.reason
+    few = decide([number(0.1, 0.2, seeds=1)], {"above": 0}, 0.2, min_seeds=3)
+    assert few.verdict == UNDECIDED and "from 1 seed, and the claim needs 3" in few.reason
+    assert decide([Number("x", 1, float("nan"), 2, 1, 1)], {"above": 0}, 9).verdict == UNDECIDED
+
+
+# -- intervals by brute force ------------------------------------------------------------------------------------------
+
+
+def brute_force(problem_positions: dict[str, np.ndarray], seeds: int, position: int = 0) -> np.ndarray:
+    """Replicates of the mean over data sets, seeds and problems, one drawn index after the other; arrays [S, P]."""
+    replicates = np.zeros(N_BOOT)
+    seed_counts = draw_counts(seeds, 10_007 + position)
+    for b in range(N_BOOT):
+        for place, array in enumerate(problem_positions.values()):
+            drawn = np.repeat(np.arange(array.shape[1]), draw_counts(array.shape[1], place)[b])
+            seeds_drawn = np.repeat(np.arange(seeds), seed_counts[b])
+            replicates[b] += array[np.ix_(seeds_drawn, drawn)].mean() / len(problem_positions)
+    return replicates
+
+
+def two_sets(seeds: int, seed: int) -> dict[str, list[list[np.ndarray]]]:
+    generator = np.random.default_rng(seed)
+    sizes = {"a": 30, "b": 17}
+    return {d: [[generator.random(n) for _ in range(5)] for _ in range(seeds)] for d, n in sizes.items()}
+
+
+def test_difference_is_paired_by_problem_and_seeds_are_independent(tables: Tables) -> None:
+    one, two = two_sets(3, 1), two_sets(2, 2)
+    tables.run("one", one, seeds=3)
+    tables.run("two", two, seeds=2)
+    (got,) = tables.numbers("difference", run="one", against="two", datasets=["a", "b"], at=200)
+    first = {d: np.array([seed[2] for seed in one[d]]) for d in one}
+    second = {d: np.array([seed[2] for seed in two[d]]) for d in two}
+    expected = brute_force(first, 3, 0) - brute_force(second, 2, 1)
+    estimate = np.mean([first[d].mean() - second[d].mean() for d in first])
+    assert got.estimate == pytest.approx(estimate, abs=1e-12)
+    assert (got.lo, got.hi) == pytest.approx(tuple(np.quantile(expected, [0.025, 0.975])), abs=1e-12)
+    assert got.problems == 47 and got.seeds == 2
+
+
+def test_the_interval_of_a_level_is_the_figures_band(tables: Tables) -> None:
+    data = two_sets(3, 3)
+    tables.run("one", data, seeds=3)
+    (got,) = tables.numbers("level", run="one", datasets=["a", "b"], at=300)
+    assert (got.estimate, got.lo, got.hi) == pytest.approx(
+        mean_interval([np.array([seed[3] for seed in data[d]]) for d in ("a", "b")]), abs=1e-12
+    )
+
+
+def test_each_replicate_finds_its_own_peak(tables: Tables) -> None:
+    data = two_sets(1, 4)
+    tables.run("one", data)
+    (fall,) = [n for n in tables.numbers("peak_then_fall", run="one", datasets=["a", "b"]) if "fall" in n.name]
+    curves = np.stack([brute_force({d: np.array([data[d][0][t]]) for d in data}, 1) for t in range(5)], axis=1)
+    expected = np.quantile(curves.max(axis=1) - curves[:, -1], [0.025, 0.975])
+    assert (fall.lo, fall.hi) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_an_effect_that_is_not_there_is_rarely_supported() -> None:
+    wrong = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        rates = [generator.random(40) for _ in range(2)]
+        reps = [draw_counts(40, 0) @ r / 40 for r in rates]
+        lo, hi = np.quantile(reps[1] - reps[0], [0.025, 0.975])
+        wrong += judge(lo, hi, {"above": 0}) == SUPPORTED
+    assert wrong <= 12  # 2.5 % are expected
+
+
+# -- tables that do not fit --------------------------------------------------------------------------------------------
+
+
+def test_models_with_different_problems_are_compared_on_what_they_share(tables: Tables) -> None:
+    tables.run("one", {"t": [np.arange(10) / 10] * 5})
+    tables.run("two", {"t": [np.arange(8) / 10] * 5})
+    (got,) = tables.numbers("difference", run="one", against="two", datasets=["t"])
+    assert (got.estimate, got.lo, got.hi, got.problems) == (0, 0, 0, 8)
+
+
+def test_one_run_on_two_versions_of_the_data_is_refused(tables: Tables) -> None:
+    tables.run("r", {"t": [values(0.5)] * 4 + [values(0.5, size=50)]})
+    with pytest.raises(SrtError, match="evaluated on different problems of 't'"):
+        tables.numbers("level", run="r", datasets=["t"])
+
+
+def test_a_step_after_the_end_is_undecided(tables: Tables) -> None:
+    tables.run("r", {"t": curve(0.3, 0.4, 0.5, 0.5, 0.5)})
+    claim = {"statement": "s", "version": "v1", "where": "w", "estimator": "level", "expect": {"above": 0},
+             "max_width": 1, "options": {"run": "r", "datasets": ["t"], "at": 900}}  # fmt: skip
+    entry = Claim.model_validate(claim).model_dump(mode="json", exclude_none=True)
+    (checked,) = check_claims(tables.spec(c=entry))
+    assert (checked.verdict.verdict, checked.verdict.reason) == (UNDECIDED, "Run r stops at step 400, before step 900.")
+
+
+def test_missing_tables_are_an_error_or_undecided(tables: Tables) -> None:
+    tables.run("r", {"t": curve(0.3, 0.4, 0.5, 0.5, 0.5)})
+    (tables.folder / "eval/r-s1/step-400/tests.groups.parquet").unlink()
+    claim = {"statement": "s", "version": "v1", "where": "w", "estimator": "change", "expect": {"above": 0},
+             "max_width": 1, "options": {"run": "r", "datasets": ["t"]}}  # fmt: skip
+    spec = tables.spec(c=Claim.model_validate(claim).model_dump(mode="json", exclude_none=True))
+    with pytest.raises(SrtError, match="does not exist: run the rule"):
+        check_claims(spec)
+    (checked,) = check_claims(spec, partial=True)
+    assert checked.verdict.verdict == UNDECIDED and "is not made yet" in checked.verdict.reason
+
+
+# -- the whole ---------------------------------------------------------------------------------------------------------
+
+
+def claims_of(tables: Tables) -> dict[str, Any]:
+    tables.run("up", {"t": curve(0.3, 0.4, 0.5, 0.5, 0.5, noise=0.02)})
+    common = {"version": "v1", "where": "§1 | <b>", "expect": {"above": 0}, "max_width": 0.5}
+    raw = {
+        "rises": {**common, "statement": "It rises.", "estimator": "change",
+                  "options": {"run": "up", "datasets": ["t"]}},
+        "falls": {**common, "statement": "It falls & <i>stays</i>.", "estimator": "change",
+                  "options": {"run": "up", "datasets": ["t"], "since": "last", "at": "base"}},
+        "unseen": {"statement": "It is gibberish.", "version": "v2", "where": "Table 1", "untested": "nobody reads it"},
+    }  # fmt: skip
+    entries = {k: Claim.model_validate(v).model_dump(mode="json", exclude_none=True) for k, v in raw.items()}
+    return tables.spec(**entries)
+
+
+def test_tables_of_verdicts(tables: Tables) -> None:
+    checked = check_claims(claims_of(tables))
+    assert [c.verdict.verdict for c in checked] == [SUPPORTED, REFUTED, UNDECIDED]
+    frame = to_frame(checked)
+    assert frame["claim"].tolist() == ["rises", "falls", "unseen"] and frame["seeds"].tolist()[:2] == [1, 1]
+    assert frame.loc[2, "reason"] == "Not tested: Nobody reads it."
+    text = to_markdown(checked)
+    assert "3 claims: 1 supported, 1 not supported, 1 undecided." in text and "One seed" in text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == 3 and all(row.replace("\\|", "").count("|") == 7 for row in rows)
+    page = to_html(checked, "Claims")
+    assert "It falls &amp; &lt;i&gt;stays&lt;/i&gt;." in page and "http" not in page
+
+
+def test_the_command_writes_the_same_bytes_twice(tables: Tables, tmp_path: Path) -> None:
+    spec = json.dumps(claims_of(tables))
+    made = []
+    for name in ("a", "b"):
+        prefix = tmp_path / name / "claims"
+        command = [sys.executable, ROOT / "scripts/claims.py", "--spec", spec, "--out-prefix", prefix]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "3 claims: 1 supported, 1 not supported, 1 undecided\n"
+        made.append([prefix.with_suffix(suffix).read_bytes() for suffix in (".csv", ".md", ".html")])
+    assert made[0] == made[1]
+
+
+def test_every_estimator_has_options_and_a_function() -> None:
+    assert set(ESTIMATORS) == set(OPTIONS) and set(OPTIONS) >= FROM_TRAINING
+    documented = (ROOT / "docs/claims.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in documented for name in ESTIMATORS)
+    assert set(literals(Claim.model_fields["estimator"].annotation)) == set(OPTIONS)
+
+
+# -- the configuration -------------------------------------------------------------------------------------------------
+
+CLAIMS = """\
+rises:
+  statement: It rises.
+  version: v1
+  where: "Fig. 2"
+  estimator: change
+  options: {run: srt, datasets: [sums_test]}
+  expect: {above: 0}
+  max_width: 0.2
+reward:
+  statement: The reward rises.
+  version: v2
+  where: "Fig. 3"
+  estimator: training
+  options: {run: gt, quantity: reward, since: 3, against: srt}
+  expect: {within: [-0.1, 0.1]}
+  max_width: 0.2
+gibberish:
+  statement: It is gibberish.
+  version: v1
+  where: "Table 1"
+  untested: nobody reads it
+"""
+MISTAKES = {
+    "run": ("run: srt,", "run: sr,", "rises: options: run: unknown run 'sr' (did you mean 'srt'?)"),
+    "against": ("against: srt", "against: gtt", "reward: options: against: unknown run 'gtt' (did you mean 'gt'?)"),
+    "dataset": ("[sums_test]", "[sum_test]", "rises: options: datasets: unknown data set 'sum_test' (did you mean"),
+    "not evaluated": ("[sums_test]", "[sums]", "rises: options: datasets: run 'srt' is not evaluated on 'sums'"),
+    "twice": ("[sums_test]", "[sums_test, sums_test]", "rises: options: datasets: data set 'sums_test' is there twice"),
+    "estimator": ("estimator: change", "estimator: chnge", "rises: estimator: unknown value 'chnge' (did you"),
+    "option": ("datasets: [sums_test]", "datasets: [sums_test], sinse: 6",
+               "rises: options: estimator change has no option 'sinse' (did you mean 'since'?)"),
+    "missing option": ("run: srt, ", "", "rises: options: run: is missing: add it"),
+    "moment": ("datasets: [sums_test]", "datasets: [sums_test], at: top",
+               "rises: options: at: unknown moment 'top' (known: base, peak, last, or a step)"),
+    "no checkpoint": ("datasets: [sums_test]", "datasets: [sums_test], at: 5",
+                      "rises: options: at: run 'srt' has no checkpoint at step 5: take a multiple of its"),
+    "negative": ("datasets: [sums_test]", "datasets: [sums_test], at: -6", "rises: options: at: step -6 is negative"),
+    "metric": ("datasets: [sums_test]", "datasets: [sums_test], metric: mean", "rises: options: metric: unknown value"),
+    "quantity": ("quantity: reward", "quantity: rewrd", "reward: options: quantity: unknown value 'rewrd' (did"),
+    "two rules": ("{above: 0}", "{above: 0, below: 1}", "rises: expect: needs one of above, below, within, not"),
+    "no rule": ("{above: 0}", "{}", "rises: expect: needs one of above, below, within, not none"),
+    "bounds": ("[-0.1, 0.1]", "[0.1, -0.1]", "reward: expect: within: 0.1 is not below -0.1: swap"),
+    "no width": ("  max_width: 0.2\nreward", "reward", "rises: max_width is missing: add it"),
+    "no estimator": ("  untested: nobody reads it\n", "", "gibberish: needs an estimator, or untested:"),
+    "both": ("  untested: nobody reads it", "  untested: x\n  estimator: alarm_rate\n  options: {run: gt}",
+             "gibberish: has an estimator and untested: keep one of them"),
+    "version": ("version: v2", "version: v3", "reward: version: unknown value 'v3'"),
+    "id": ("rises:", "Rises:", "id 'Rises' must be lower-case letters, digits and _ (it names files): write 'rises'"),
+    "key": ("statement: It rises.", "statment: It rises.", "rises: unknown key 'statment' (did you mean 'statement'?)"),
+}  # fmt: skip
+
+
+def with_claims(folder: Path, text: str = CLAIMS) -> Path:
+    main = write(folder)
+    (folder / "claims.yaml").write_text(text, encoding="utf-8")
+    change(folder, "main.yaml", "  figures: figures.yaml\n", "  figures: figures.yaml\n  claims: claims.yaml\n")
+    return main
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path) -> None:
+    main = with_claims(tmp_path)
+    old, new, expected = MISTAKES[mistake]
+    change(tmp_path, "claims.yaml", old, new)
+    with pytest.raises(SrtError) as caught:
+        load_config(read_yaml(main, "main.yaml"), tmp_path, "main.yaml", [main])
+    sentence = str(caught.value)
+    assert sentence.startswith(f"claims.yaml: {expected}"), sentence
+    assert "\n" not in sentence and len(sentence) < 300
+
+
+def test_a_claim_reads_what_its_run_makes(tmp_path: Path) -> None:
+    main = with_claims(tmp_path)
+    config = load_config(read_yaml(main, "main.yaml"), tmp_path, "main.yaml", [main])
+    spec, files = resolve_claims(config)
+    assert spec["runs"]["srt"]["instances"] == ["srt-s1", "srt-s2"] and spec["runs"]["srt"]["steps"] == [6, 12]
+    groups = {f"results/test/eval/{c}/tests.groups.parquet"
+              for c in ("base/tiny", "srt-s1/step-6", "srt-s1/step-12", "srt-s2/step-6", "srt-s2/step-12")}  # fmt: skip
+    metrics = {f"results/test/runs/{run}/metrics.parquet" for run in ("gt-s1", "srt-s1", "srt-s2")}
+    assert set(files) == groups | metrics
+
+
+@pytest.mark.parametrize("file", ["config/config.yaml", "config/smoke.yaml"])
+def test_the_shipped_claims_fit_one_argument(file: str) -> None:
+    config = load_config(read_yaml(ROOT / file), ROOT, file)
+    spec, files = resolve_claims(config)
+    assert len(config.claims) > 10 and files
+    assert len(canonical_json(spec).encode()) < 128 * 1024 * 0.8
+    assert {c.version for c in config.claims.values()} >= {"v1", "v2"}
+
+
+def test_the_rule_makes_the_table(micro_run: Path, tmp_path: Path) -> None:
+    """The real rule on the tables of a real run: claims are added, and nothing is trained again."""
+    import shutil
+
+    from test_workflow import MICRO, jobs, snakemake
+
+    folder = tmp_path / "clone"
+    shutil.copytree(micro_run, folder, symlinks=True)
+    claims = """
+claims:
+  rises: {statement: It rises., version: ours, where: here, estimator: change,
+          options: {run: gt, datasets: [sums_test]}, expect: {above: 0.9}, max_width: 1}
+  later: {statement: Later., version: ours, where: here, estimator: level,
+          options: {run: gt, datasets: [sums_test], at: 900}, expect: {above: 0}, max_width: 1}
+"""
+    path = folder / "tests/micro/config.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + claims, encoding="utf-8")
+    planned = jobs(snakemake(folder, *MICRO, "-n"))
+    # what a configuration is made of is in the provenance, which is therefore written again
+    assert planned == {"claims": 1, "provenance": 1, "all": 1, "total": 3}
+    snakemake(folder, *MICRO, "claims")
+    made = folder / "results/micro/claims"
+    text = (made / "claims.md").read_text(encoding="utf-8")
+    assert "2 claims: 0 supported, 1 not supported, 1 undecided." in text
+    assert "before step 900" in text and (made / "claims.html").stat().st_size > 500
+    first = (made / "claims.csv").read_bytes()
+    snakemake(folder, *MICRO, "claims", "--forcerun", "claims")
+    assert (made / "claims.csv").read_bytes() == first

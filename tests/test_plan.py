@@ -1,0 +1,272 @@
+"""The plan: the same jobs as a real dry-run, what is done, corrections by benchmarks, schedules, disk."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_workflow import copy_of_the_tree, jobs, snakemake
+
+from srt.config import Config, load_config, read_yaml
+from srt.plan.jobs import Dag, Job, build
+from srt.plan.price import Price, Pricing, Variant, measure
+from srt.plan.report import by_figure, by_group, make_plan, savings, to_json, to_text
+from srt.plan.schedule import critical_path, schedule
+
+
+def configuration(file: str, **changes: object) -> Config:
+    raw = read_yaml(ROOT / file) | changes
+    return load_config(raw, ROOT, file)
+
+
+@pytest.fixture
+def micro(tmp_path: Path) -> Config:
+    return configuration("tests/micro/config.yaml", results=str(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("file", ["tests/micro/config.yaml", "config/smoke.yaml"])
+def test_the_jobs_are_those_of_a_dry_run(file: str, tmp_path: Path) -> None:
+    folder = copy_of_the_tree(tmp_path)
+    planned = jobs(snakemake(folder, "--profile", "workflow/profiles/local", "--configfile", file, "-n"))
+    for name in ("all", "total"):
+        planned.pop(name)
+    counted: dict[str, int] = {}
+    for job in build(configuration(file)).jobs.values():
+        counted[job.rule] = counted.get(job.rule, 0) + 1
+    assert counted == planned
+
+
+def test_the_jobs_of_one_figure_are_those_of_a_dry_run(tmp_path: Path) -> None:
+    folder = copy_of_the_tree(tmp_path)
+    args = ["--profile", "workflow/profiles/local", "--configfile", "config/smoke.yaml", "-n"]
+    table = by_figure(make_plan(configuration("config/smoke.yaml", results="none"))).set_index("target")
+    for figure in ("fig4", "fig9"):
+        assert table.loc[figure, "jobs"] == jobs(snakemake(folder, *args, figure))["total"]
+
+
+def test_a_job_is_in_the_total_once(micro: Config) -> None:
+    plan = make_plan(micro)
+    table = by_figure(plan)
+    total = table.iloc[-1]
+    assert total["jobs"] == total["remaining_jobs"] == len(plan.dag.jobs) == len(set(plan.dag.order()))
+    assert table["jobs"][:-1].sum() > total["jobs"]  # shared jobs are in several rows
+    order = {key: i for i, key in enumerate(plan.dag.order())}
+    assert all(order[parent] < order[key] for key in order for parent in plan.dag.parents(key))
+
+
+def finish(config: Config, keys: set[str], slower: float = 1.0) -> None:
+    """Make the outputs of these jobs, and their benchmarks: so many times the predicted seconds."""
+    dag = build(config)
+    pricing = Pricing(config, dag)
+    for key in keys:
+        job = dag.jobs[key]
+        for path in (*job.outputs, *([job.benchmark] if job.benchmark else [])):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch()
+        if job.benchmark:
+            seconds = pricing.predicted(job).seconds * slower
+            Path(job.benchmark).write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t1.0\n")
+
+
+def test_what_is_done_and_what_remains(micro: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    dag = build(micro)
+    monkeypatch.setattr("srt.plan.price._lengths", lambda config, dag: {})
+    base = {k for k in dag.jobs if k.startswith(("base_model", "sample base", "score base"))}
+    finish(micro, base)
+    plan = make_plan(micro)
+    assert plan.done == base and not plan.remaining & base
+    assert plan.remaining == set(dag.jobs) - base
+    # the state between two segments is temporary: a run is done without it
+    finish(micro, {k for k in dag.jobs if not k.startswith("data")})
+    again = make_plan(micro)
+    assert not again.remaining and len(again.done) == len(dag.jobs) - 2  # nobody asks for the tables any more
+    assert all(s.wall == 0 for s in again.schedules)
+
+
+def test_benchmarks_correct_what_remains(micro: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srt.plan.price._lengths", lambda config, dag: {})
+    dag = build(micro)
+    finish(micro, {"train gt-s1/step-2"}, slower=3.0)
+    finish(micro, {"sample base/micro/tests"}, slower=0.5)
+    plan = make_plan(micro)
+    assumed = Pricing(micro, dag)
+    assert plan.pricing.corrections[("train", "micro")] == (pytest.approx(3.0), 1)
+    for key in ("train gt-s1/step-2", "train_last gt-s1/step-4", "train_last offline_easy-s1/step-2"):
+        assert plan.prices[key].seconds == pytest.approx(3 * assumed.predicted(dag.jobs[key]).seconds)
+    key = "sample gt-s1/step-4/tests"
+    assert plan.prices[key].seconds == pytest.approx(assumed.predicted(dag.jobs[key]).seconds / 2)
+    groups = by_group(plan).set_index("rule")
+    assert groups.loc["train", "measured"] == 1 and groups.loc["train", "measured_over_assumed"] == pytest.approx(3)
+
+
+def test_lengths_and_rows_are_measured(micro: Config) -> None:
+    import pandas as pd
+
+    from srt.io import write_parquet
+
+    results = Path(micro.results)
+    write_parquet(results / "data/sums_test.parquet", pd.DataFrame({"id": [str(i) for i in range(7)]}))
+    write_parquet(results / "runs/gt-s1/step-2/metrics.parquet", pd.DataFrame({"response_length": [10.0, 14.0]}))
+    write_parquet(results / "eval/base/micro/tests.groups.parquet", pd.DataFrame({"mean_length": [3.0, 5.0]}))
+    found = measure(micro, build(micro))
+    assert found.rows == {"sums_test": 7}
+    assert found.lengths == {("train", "micro"): 12.0, ("sample", "micro"): 4.0}
+    dag = build(micro)
+    longer = Pricing(micro, dag, found).predicted(dag.jobs["train gt-s1/step-2"]).seconds
+    assert longer > Pricing(micro, dag).predicted(dag.jobs["train gt-s1/step-2"]).seconds
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def chain(*names: str, gpus: int = 8) -> tuple[Dag, dict[str, Price]]:
+    """Jobs named `run/step` in chains by run, of one hour each; the state between two is temporary."""
+    dag, prices = Dag(), {}
+    for name in names:
+        run, step = name.split("/")
+        before = (f"{run}/{int(step) - 1}.state",) if int(step) else ()
+        job = Job("train", name, before, (f"{name}.model",), (f"{name}.state",))
+        dag.jobs[job.key] = job
+        dag.maker |= {path: job.key for path in (*job.outputs, *job.temp)}
+        dag.leaves.append(job.key)
+        prices[job.key] = Price(3600, gpus, final=1.0, temp=10.0, work=20.0)
+    return dag, prices
+
+
+def test_two_runs_on_one_and_on_two_partitions() -> None:
+    dag, prices = chain("a/0", "a/1", "a/2", "b/0", "b/1", "b/2")
+    one, two = (schedule(dag, prices, set(dag.jobs), count, 8) for count in (1, 2))
+    assert (one.wall, one.lower, two.wall, two.lower) == (6 * 3600, 6 * 3600, 3 * 3600, 3 * 3600)
+    assert critical_path(dag, prices, set(dag.jobs))["train a/0"] == 3 * 3600
+    # two runs of 4 GPUs share a partition
+    dag, prices = chain("a/0", "a/1", "b/0", "b/1", gpus=4)
+    assert schedule(dag, prices, set(dag.jobs), 1, 8).wall == 2 * 3600
+
+
+def test_the_disk_of_a_chain() -> None:
+    dag, prices = chain("a/0", "a/1", "a/2")
+    found = schedule(dag, prices, set(dag.jobs), 1, 8, disk=100.0)
+    # the third starts with two models, and the state of the second: 2 + 10, and works with 20 more
+    assert found.peak == 100 + 2 + 10 + 20
+
+
+def test_a_big_job_is_not_starved() -> None:
+    """Small jobs that come later do not keep a job waiting that needs the whole partition."""
+    dag, prices = chain(*(f"s{i}/0" for i in range(20)), "big/0", "big/1", gpus=1)
+    for step, hours in ((0, 1), (1, 2)):
+        prices[f"train big/{step}"] = Price(3600 * hours, 8)
+    prices["train s0/0"] = Price(1800, 1)
+    found = schedule(dag, prices, set(dag.jobs), 1, 8)
+    assert found.start["train big/0"] == 0 and found.start["train big/1"] == 3600
+
+
+def test_schedules_keep_to_gpus_and_inputs() -> None:
+    config = configuration("config/smoke.yaml", results="none")
+    dag = build(config)
+    gpus = {"sample": 1, "train": 4, "train_last": 4}
+    prices = {key: Price(60.0 + len(key), gpus.get(job.rule, 0)) for key, job in dag.jobs.items()}
+    for partitions in (1, 2):
+        found = schedule(dag, prices, set(dag.jobs), partitions, 8)
+        assert set(found.start) == set(dag.jobs) and found.lower <= found.wall + 1e-6
+        for key, began in found.start.items():
+            for parent in dag.parents(key):
+                assert began >= found.start[parent] + prices[parent].seconds - 1e-6
+        for now in found.start.values():
+            busy = [k for k, began in found.start.items() if began <= now < began + prices[k].seconds - 1e-6]
+            assert sum(prices[k].gpus for k in busy) <= 8 * partitions
+
+
+# -- what is printed ---------------------------------------------------------------------------------------------------
+
+
+def gpu_config(seeds: int = 1, **plan: object) -> Config:
+    """The smoke configuration with the 7B model in the tiny one's place."""
+    raw = read_yaml(ROOT / "config/smoke.yaml")
+    files = raw.pop("files")
+    sections = {name: read_yaml(ROOT / path) for name, path in files.items()}
+    entry = {"source": "hub", "repo": "Qwen/Qwen2.5-Math-7B", "revision": "b" * 40, "parameters": 7.6e9,
+             "gpus_train": 8, "gpus_sample": 1}  # fmt: skip
+    sections["models"] = {"tiny": entry}
+    train = {"max_prompt_tokens": 1024, "max_new_tokens": 3072, "dtype": "bfloat16"}
+    sampling = {"n": 32, "max_prompt_tokens": 1024, "max_new_tokens": 3072}
+    raw |= {"results": "none", "seeds": seeds, "train_defaults": train, "sampling": sampling, "plan": plan}
+    return load_config(raw | sections, ROOT)
+
+
+def test_savings_are_those_of_the_ladder() -> None:
+    plan = make_plan(gpu_config(paper_gpu_hours={"v1": 1000}, target_gpu_hours=1.0))
+    hours = [value for _, value in plan.ladder]
+    assert hours[0] > hours[1] > hours[2]  # CUDA graphs and the old-policy pass save
+    assert hours[-1] == pytest.approx(plan.gpu_hours(set(plan.dag.jobs)))  # nothing was measured
+    text = "\n".join(savings(plan))
+    assert "The target of 1 is missed by" in text and "v1 states 1,000 GPU-hours" in text
+    changed = [f"{b - a:+,.0f}" for a, b in itertools.pairwise(hours)]
+    assert all(change in text for change in changed)
+    met = "\n".join(savings(make_plan(gpu_config(target_gpu_hours=1e6))))
+    assert "is met" in met
+    shorter = dict(plan.sensitivity)["responses half as long"]
+    assert shorter < hours[-1] < dict(plan.sensitivity)["responses twice as long"]
+
+
+def test_seeds_are_counted_once_for_the_target() -> None:
+    one, three = make_plan(gpu_config(target_gpu_hours=1.0)), make_plan(gpu_config(3, target_gpu_hours=1.0))
+    line = next(line for line in savings(one) if line.startswith("With one seed"))
+    assert line in savings(three) and len(three.dag.jobs) > 2 * len(one.dag.jobs)
+
+
+def test_a_variant_changes_only_what_it_says() -> None:
+    plan = make_plan(gpu_config())
+    job = plan.dag.jobs["train srt_mix-s1/step-6"]
+    base, eager, small = (plan.pricing.predicted(job, v) for v in (Variant(), Variant(eager=4.0), Variant(gpus=4)))
+    assert eager.seconds > base.seconds and eager.gpus == base.gpus == 8 and small.gpus == 4
+    assert base.temp == 0 and base.final > 14 * 7.6e9  # keep_states: all
+
+
+def test_text_and_json_hold_the_same_numbers() -> None:
+    plan = make_plan(gpu_config())
+    text, data = to_text(plan), to_json(plan)
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    total = data["targets"][-1]
+    assert f"{total['jobs']:,} jobs, {total['gpu_hours']:,.0f} GPU-hours" in text
+    assert len(data["wall"]) == 3 and all(w["lower"] <= w["wall"] + 1 for w in data["wall"])
+    assert max(len(line) for line in text.splitlines()) < 140
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "scripts/plan.py", "--configfile", "config/smoke.yaml", "--partitions", "1", "3"]
+    done = subprocess.run([*command, "--out", tmp_path], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "plan.csv", encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert rows[0]["target"] == "fig1" and rows[-1]["target"] == "total, each job once"
+    assert f"{int(rows[-1]['jobs']):,} jobs" in done.stdout.replace("\n", " ")
+    assert [w["partitions"] for w in json.loads((tmp_path / "plan.json").read_text())["wall"]] == [1, 3]
+    wrong = subprocess.run([*command, "0"], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert wrong.returncode == 2 and wrong.stderr == "error: --partitions must be at least 1\n"
+
+
+def test_a_resolved_configuration_gives_the_same_plan(tmp_path: Path) -> None:
+    config = configuration("config/smoke.yaml", results="none")
+    again = Config.model_validate(json.loads(config.model_dump_json()))
+    assert to_text(make_plan(again)) == to_text(make_plan(config))
+
+
+def test_thousands_of_jobs_take_seconds() -> None:
+    import time
+
+    config = gpu_config(seeds=40)
+    began = time.monotonic()
+    plan = make_plan(config)
+    assert len(plan.dag.jobs) > 1500 and time.monotonic() - began < 20
+
+
+def test_the_full_configuration_has_a_plan() -> None:
+    config = configuration("config/config.yaml", seeds=1, results="none")
+    plan = make_plan(config)
+    assert plan.gpu_hours(set(plan.dag.jobs)) > 100 and not plan.done
