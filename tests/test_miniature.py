@@ -1,0 +1,145 @@
+"""The page of the miniature run: numbers come from the CSVs beside it, and from nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from srt.config import Config, load_config, read_yaml
+from srt.errors import SrtError
+from srt.io import write_csv, write_parquet
+from srt.miniature import MARK, alarm_table, collect, cost_table, fill
+
+PAGE = ROOT / "docs/miniature"
+
+
+def configuration(tmp_path: Path) -> Config:
+    raw = read_yaml(ROOT / "config/mini.yaml") | {"results": str(tmp_path / "results")}
+    return load_config(raw, ROOT, "config/mini.yaml")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """CSVs as a run makes them, with numbers that are easy to see again."""
+    claim = {
+        "version": "v1",
+        "where": "§4",
+        "problems": 10,
+        "seeds": 3,
+        "max_width": 0.2,
+        "expect": "> 0",
+        "reason": "",
+    }
+    claims = [
+        {"claim": "up", "statement": "It rises.", "verdict": "supported", "number": "rise", "estimate": 0.125,
+         "lo": 0.1, "hi": 0.15, **claim},
+        {"claim": "two", "statement": "Two.", "verdict": "not supported", "number": "a", "estimate": 20.0, "lo": 10.0,
+         "hi": float("inf"), **claim},
+        {"claim": "two", "statement": "Two.", "verdict": "not supported", "number": "b", "estimate": -0.5, "lo": -0.6,
+         "hi": -0.4, **claim},
+        {"claim": "open", "statement": "Open.", "verdict": "undecided", **claim, "reason": "Too wide."},
+    ]  # fmt: skip
+    write_csv(tmp_path / "claims.csv", pd.DataFrame(claims))
+    results = [
+        {"run": f"{run}-s{seed}", "seed": seed, "step": step, "dataset": "t", "avg": value + 0.1 * seed, "maj": 0.5}
+        for run, gain in (("a", 0.2), ("a_b", 0.9))
+        for step, value in ((0, 0.1), (20, 0.1 + gain))
+        for seed in (1, 2, 3)
+    ]
+    write_csv(tmp_path / "results.csv", pd.DataFrame(results))
+    curve = {"quantity": "avg@32", "runs": "x"}
+    rows = [
+        {"panel": panel, "step": step, "value": value, "lo": value - 0.05, "hi": value + 0.05, **curve}
+        for panel, values in (("SRT", (0.4, 0.5, 0.2)), ("Chain", (0.4, 0.45, 0.45, 0.5)))
+        for step, value in zip((0, 20, 40) if panel == "SRT" else (0, 20, 20, 40), values, strict=True)
+    ]
+    rows.append({"panel": "SRT", "step": 30, "value": None, "quantity": "alarm", "runs": "x"})
+    write_csv(tmp_path / "extensions.csv", pd.DataFrame(rows))
+    alarms = {"run": ["a", "a"], "seed": [1, 2], "steps": 60, "alarm": [12, None], "fall": [15, 20], "lead": [3, None],
+              "false_alarm": [False, False], "missed": [False, True]}  # fmt: skip
+    write_csv(tmp_path / "alarm.csv", pd.DataFrame(alarms))
+    cost = {"rule": ["train", "score"], "jobs": [2, 4], "seconds": [7200.0, 1800.0], "mean": [3600.0, 450.0],
+            "memory_mb": [900.0, 100.0]}  # fmt: skip
+    write_csv(tmp_path / "cost.csv", pd.DataFrame(cost))
+    return tmp_path
+
+
+def test_marks(folder: Path) -> None:
+    def said(mark: str) -> str:
+        return fill(f"x {{{{{mark}}}}} y", folder).removeprefix("x ").removesuffix(" y")
+
+    assert said("claim up") == "**supported**; rise: 0.125 [0.100, 0.150]"
+    assert said("claim two") == "**not supported**; a: 20 [10, inf]; b: -0.500 [-0.600, -0.400]"
+    assert said("claim open") == "**undecided** (Too wide)"
+    assert said("counts") == "1 supported, 1 not supported, 1 undecided"
+    assert said("accuracy a t 20 avg") == said("accuracy a t last avg") == "0.500"  # not a_b's
+    assert "| a | 60 | 12, none | 15, 20 | 3, none | 0 |" in said("alarms")
+    assert "| SRT | 0.400 | 0.500 | 0.200 [0.150, 0.250] | 20 |" in said("extensions")
+    assert said("sustains_longest") == "Chain (end 0.500 [0.450, 0.550])"
+    assert "| train | 2 | 7200 | 3600.0 | 900 |" in said("costs") and said("hours") == "2.50"
+    assert said("claims").count("\n") == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("mark", "sentence"),
+    [
+        ("claim upp", "unknown claim 'upp'"),
+        ("claims2", "unknown mark 'claims2'"),
+        ("accuracy a t 10 avg", "no avg of run 'a' on 't' at step 10"),
+        ("claim", "wrong number of arguments"),
+    ],
+)
+def test_a_wrong_mark_is_a_sentence(folder: Path, mark: str, sentence: str) -> None:
+    with pytest.raises(SrtError, match=sentence):
+        fill(f"{{{{{mark}}}}}", folder)
+
+
+def test_tables_of_alarms_and_costs(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    config = config.model_copy(update={"runs": {"srt_beyond": config.runs["srt_beyond"]}})
+    steps = range(1, 31)
+    collapsing = {
+        "step": steps,
+        "true_accuracy": [0.5 if s < 20 else 0.0 for s in steps],
+        "majority_ratio": [0.3 if s < 15 else 0.9 for s in steps],
+        "top_majority_share": [0.1 if s < 15 else 1.0 for s in steps],
+        "kl": 0.1,
+        "response_length": 20.0,
+    }
+    for seed in (1, 2, 3):
+        path = Path(config.results, "runs", f"srt_beyond-s{seed}", "metrics.parquet")
+        path.parent.mkdir(parents=True)
+        write_parquet(path, pd.DataFrame(collapsing), {})
+    table = alarm_table(config)
+    assert table["alarm"].tolist() == [16] * 3 and (table["lead"] > 0).all() and not table["false_alarm"].any()
+    benchmark = Path(config.results, "benchmarks/train/srt_beyond-s1/step-20.tsv")
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text("s\th:m:s\tmax_rss\n10.5\t0:00:10\t800.0\n")
+    # the whole configuration: `build` needs its figures' runs
+    assert cost_table(configuration(tmp_path)).to_dict("records") == [
+        {"rule": "train", "jobs": 1, "seconds": 10.5, "mean": 10.5, "memory_mb": 800.0}
+    ]
+    with pytest.raises(SrtError, match="finish the run"):
+        collect(config, tmp_path)
+
+
+def test_marks_of_the_template_name_what_there_is(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    marks = MARK.findall((PAGE / "template.md").read_text(encoding="utf-8"))
+    assert marks
+    for kind, args in marks:
+        if kind == "claim":
+            assert args.strip() in config.claims
+        if kind == "accuracy":
+            run, dataset, step, _ = args.split()
+            tested = {member for suite in config.runs[run].suites for member in config.members(suite)}
+            assert dataset in tested and (step in ("0", "last") or int(step) in config.runs[run].checkpoints)
+
+
+def test_the_page_is_what_its_tables_say() -> None:
+    if not (PAGE / "claims.csv").is_file():
+        pytest.skip("docs/miniature holds no tables: no full run of `make mini` is kept yet")
+    assert (PAGE / "README.md").read_text(encoding="utf-8") == fill((PAGE / "template.md").read_text("utf-8"), PAGE)
