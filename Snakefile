@@ -20,7 +20,13 @@ include: "rules/models.smk"
 include: "rules/sample.smk"
 include: "rules/labels.smk"
 include: "rules/train.smk"
+include: "rules/validation.smk"
 include: "rules/figures.smk"
+include: "rules/claims.smk"
+include: "rules/audit.smk"
+include: "rules/browser.smk"
+include: "rules/provenance.smk"
+include: "rules/plan.smk"
 include: "rules/collect.smk"
 include: "rules/cluster.smk"
 
@@ -31,3 +37,4 @@ rule all:
     input:
         rules.all_figures.input,
         rules.all_tables.input,
+        rules.all_browser.input,

@@ -9,6 +9,7 @@ localrules:
     all_eval,
     all_figures,
     all_tables,
+    all_browser,
 
 
 rule all_data:
@@ -26,19 +27,15 @@ rule all_models:
 rule all_samples:
     """The base models' scored samples on every suite that their runs are evaluated on."""
     input:
-        sorted({base_groups(r.model, s) for r in CFG.runs.values() for s in r.suites}),
+        sorted({groups_of(f"base/{r.model}", s) for r in CFG.runs.values() for s in r.suites}),
 
 
 rule all_labels:
     """All offline labels and curricula that runs need."""
     input:
         sorted(
-            {f"{RESULTS}/labels/{r.model}/{r.data}.parquet" for r in CFG.runs.values() if r.reward == "offline_labels"}
-            | {
-                f"{RESULTS}/curriculum/{r.model}/{r.data}-{r.curriculum.by}-{r.curriculum.fraction:.4f}.parquet"
-                for r in CFG.runs.values()
-                if r.curriculum
-            }
+            {labels_file(i) for i in RUNS if CFG.entry(i)[1].reward == "offline_labels"}
+            | {subset_file(r) for r in CFG.runs.values() if r.curriculum}
         ),
 
 
@@ -51,7 +48,7 @@ rule all_train:
 rule all_eval:
     """All evaluations of all checkpoints."""
     input:
-        sorted({file for row in evaluations(CFG) for file in row["groups"]}),
+        sorted({file for files in GROUPS_OF_RUN.values() for file in files}),
 
 
 rule all_figures:
@@ -61,10 +58,22 @@ rule all_figures:
 
 
 rule all_tables:
-    """The table of all evaluations, and the metrics of all runs."""
+    """The table of all evaluations, the verdicts on claims, the data audit, provenance, and the metrics of all runs."""
     input:
         rules.results_table.output,
+        rules.audit.output,
+        rules.decontaminated.output,
+        rules.provenance.output,
+        rules.early_stopping.output if VALIDATED else [],
+        rules.claims.output if CFG.claims else [],
         rules.all_train.input,
+
+
+rule all_browser:
+    """The rollout pages of all runs, of the first seed of each, and their list."""
+    input:
+        rules.browser_list.output,
+        [f"{RESULTS}/browser/{page['file']}" for page in pages(CFG)],
 
 
 for _name in RUNS:
@@ -75,5 +84,5 @@ for _name in RUNS:
             _name.replace("-", "_")
         input:
             f"{RESULTS}/runs/{_name}/metrics.parquet",
-            [f for row in evaluations(CFG) if row["run"] == _name for f in row["groups"]],
+            GROUPS_OF_RUN[_name],
         localrule: True

@@ -1,5 +1,4 @@
 # Configuration, paths and wildcards that all rules share.
-import os
 import sys
 from pathlib import Path
 
@@ -11,9 +10,12 @@ sys.path.insert(0, str(ROOT / "src"))
 from srt.config import load_config
 from srt.config.spec import REVISION, data_spec, model_spec, sample_spec, train_spec
 from srt.errors import SrtError
+from srt.figures.resolve import resolve_figure
 from srt.io import canonical_json, write_text
-from srt.slurm import install, wait_for_orphans
-from srt.workflow import ResultsLock, evaluations, prepare_environment, resolve_figure
+from srt.resources import HOST_BASE_MB, sampling_job, training_job
+from srt.site import read_site
+from srt.slurm import KILLED_FOR_MEMORY, install, wait_for_orphans
+from srt.workflow import ResultsLock, evaluation_spec, expand_evaluations, prepare_environment
 
 prepare_environment()
 
@@ -23,11 +25,29 @@ except SrtError as error:
     # one line and no more: a WorkflowError would add where in this file it was raised
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+if not workflow.remote_exec and not workflow.subprocess_exec:
+    for _sentence in CFG.unpinned():
+        print(f"warning: {_sentence}", file=sys.stderr)
 
 RESULTS = CFG.results
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
+# The report sorts its categories by name, so the names carry their order.
+SECTIONS = {
+    "claims": "1 Claims",
+    "figures": "2 Figures",
+    "runs": "3 Runs",
+    "data": "4 Data audit",
+    "costs": "5 Costs",
+    "provenance": "6 Provenance",
+}
 RUNS = [i for run in CFG.runs for i in CFG.instances(run)]
+# All evaluations, for the specs of jobs; their rows; the groups files of each run of one seed.
+EVALUATION_SPEC = evaluation_spec(CFG)
+EVALUATIONS = expand_evaluations(EVALUATION_SPEC)
+GROUPS_OF_RUN = {run: [] for run in RUNS}
+for _row in EVALUATIONS:
+    GROUPS_OF_RUN[_row["run"]] += _row["groups"]
 
 
 wildcard_constraints:
@@ -55,9 +75,9 @@ def checkpoint_model(checkpoint: str) -> str:
     return CFG.entry(checkpoint.partition("/")[0])[1].model
 
 
-def base_groups(model: str, suite: str) -> str:
-    """Scored groups of a base model on a suite or data set."""
-    return f"{RESULTS}/eval/base/{model}/{suite}.groups.parquet"
+def groups_of(checkpoint: str, suite: str) -> str:
+    """Scored groups of a checkpoint on a suite or data set."""
+    return f"{RESULTS}/eval/{checkpoint}/{suite}.groups.parquet"
 
 
 def problem_files(suite: str) -> list:
@@ -65,10 +85,9 @@ def problem_files(suite: str) -> list:
     return [f"{RESULTS}/data/{name}.parquet" for name in CFG.members(suite)]
 
 
-def memory(model: str, kind: str) -> int:
-    """Host memory in MB for a job on this model: its weights in float32, a few times over when training."""
-    weights = CFG.models[model].parameters * 4 / 1e6
-    return int(1200 + weights * (6 if kind == "train" else 2))
+def model_memory(model: str) -> int:
+    """Memory in MB of a job that makes a base model: its weights in float32, three times over."""
+    return int(HOST_BASE_MB + CFG.models[model].parameters * 4 * 3 / 1e6)
 
 
 def previous(wc) -> int:
@@ -83,20 +102,30 @@ def previous(wc) -> int:
 
 
 def segment_inputs(wc) -> dict:
-    """Base model, problems, and what the method needs: the last state, labels, a subset."""
+    """Where the run starts, problems, and what the method needs: the last state, labels, a subset."""
     run = CFG.entry(wc.run)[1]
     inputs = {
-        "base": f"{RESULTS}/models/{run.model}",
+        "base": checkpoint_dir(CFG.start(wc.run)),
         "problems": f"{RESULTS}/data/{run.data}.parquet",
     }
     if previous(wc):
         inputs["resume"] = f"{RESULTS}/runs/{wc.run}/step-{previous(wc)}/state"
     if run.reward == "offline_labels":
-        inputs["labels"] = f"{RESULTS}/labels/{run.model}/{run.data}.parquet"
+        inputs["labels"] = labels_file(wc.run)
     if run.curriculum:
-        part = f"{run.data}-{run.curriculum.by}-{run.curriculum.fraction:.4f}"
-        inputs["subset"] = f"{RESULTS}/curriculum/{run.model}/{part}.parquet"
+        inputs["subset"] = subset_file(run)
     return inputs
+
+
+def labels_file(instance: str) -> str:
+    """The labels of a run with reward offline_labels: the majorities of its teacher on its training set."""
+    return f"{RESULTS}/labels/{CFG.teacher(instance)}/{CFG.entry(instance)[1].data}.parquet"
+
+
+def subset_file(run) -> str:
+    """The problems of a run with a curriculum."""
+    part = f"{run.data}-{run.curriculum.by}-{run.curriculum.fraction:.4f}"
+    return f"{RESULTS}/curriculum/{CFG.ranking_model(run)}/{part}.parquet"
 
 
 def exact_fraction(wc) -> float:
@@ -110,14 +139,41 @@ def segment_options(wc, input) -> str:
     return " ".join(f"--{k} {input[k]}" for k in ("resume", "labels", "subset") if k in input.keys())
 
 
+def in_one_line(function, *args):
+    """Call a function; its SrtError becomes Snakemake's, which has no traceback."""
+    try:
+        return function(*args)
+    except SrtError as error:
+        raise WorkflowError(str(error)) from None
+
+
+ASKS = {}  # by job: each of its resources is a function, and all of them ask this
+
+
+def segment_ask(wc):
+    """What a training job asks for."""
+    key = wc.run, wc.step
+    if key not in ASKS:
+        ASKS[key] = in_one_line(training_job, CFG, wc.run, int(wc.step) - previous(wc), SITE)
+    return ASKS[key]
+
+
+def suite_ask(wc):
+    """What a sampling job asks for."""
+    key = "sample", wc.checkpoint, wc.suite
+    if key not in ASKS:
+        ASKS[key] = in_one_line(sampling_job, CFG, checkpoint_model(wc.checkpoint), wc.suite, SITE)
+    return ASKS[key]
+
+
 def train_gpus(wc) -> int:
     """GPUs of a run's jobs, over all nodes."""
-    return CFG.models[CFG.entry(wc.run)[1].model].gpus_train
+    return segment_ask(wc).gpus
 
 
 def train_nodes(wc) -> int:
     """Nodes of a run's jobs: as few as hold its GPUs."""
-    return max(1, -(-train_gpus(wc) // GPUS_PER_NODE))
+    return SITE.nodes(train_gpus(wc))
 
 
 def train_gres(wc) -> str:
@@ -125,8 +181,8 @@ def train_gres(wc) -> str:
     nodes = train_nodes(wc)
     if train_gpus(wc) % nodes:
         raise WorkflowError(
-            f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {GPUS_PER_NODE} GPUs evenly: "
-            f"use a multiple of {nodes}, or set SRT_GPUS_PER_NODE"
+            f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {SITE.gpus_per_node} GPUs evenly: "
+            f"use a multiple of {nodes}, or correct gpus_per_node in partitions.yaml"
         )
     return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
 
@@ -140,7 +196,7 @@ def figure_caption(name: str) -> str:
 
 
 LOCK = ResultsLock(Path(RESULTS))
-GPUS_PER_NODE = int(os.environ.get("SRT_GPUS_PER_NODE", 8))
+SITE = in_one_line(read_site, ROOT / "workflow/profiles/slurm/partitions.yaml")
 # A rule's own `retries` would also be taken inside its SLURM job, in the same memory and what is left of the time.
 RETRIES = 0 if workflow.remote_exec else 3
 if not workflow.remote_exec:
@@ -162,4 +218,6 @@ onsuccess:
 
 
 onerror:
+    for sentence in KILLED_FOR_MEMORY.values():
+        print(sentence, file=sys.stderr)
     shell("echo 'failed: the log of each failed job is under {LOGS}/; the same command goes on from here' >&2")

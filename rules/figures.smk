@@ -16,13 +16,13 @@ for _name in CFG.figures:
             png=report(
                 f"{_prefix}.png",
                 caption=figure_caption(_name),
-                category="Figures",
+                category=SECTIONS["figures"],
                 labels={"figure": _name, "format": "picture"},
             ),
             csv=report(
                 f"{_prefix}.csv",
                 caption=figure_caption(_name),
-                category="Figures",
+                category=SECTIONS["figures"],
                 labels={"figure": _name, "format": "numbers"},
             ),
         log:
@@ -42,16 +42,26 @@ for _name in CFG.figures:
         shell:
             "python scripts/figure.py --spec {params.spec:q} --out-prefix {params.prefix} > {log} 2>&1"
 
+    for _alias in CFG.figures[_name].aliases:
+
+        rule:
+            """A figure by its number in the other version of the paper."""
+            name:
+                _alias
+            input:
+                multiext(_prefix, ".pdf", ".png", ".csv"),
+            localrule: True
+
 
 rule results_table:
     """One table of all evaluations, with intervals and the gain over the base model."""
     input:
-        groups=sorted({file for row in evaluations(CFG) for file in row["groups"]}),
+        groups=sorted({file for files in GROUPS_OF_RUN.values() for file in files}),
     output:
         csv=report(
             f"{RESULTS}/tables/results.csv",
             caption="../workflow/report/results.rst",
-            category="Tables",
+            category=SECTIONS["runs"],
             labels={"table": "all evaluations"},
         ),
     log:
@@ -64,7 +74,7 @@ rule results_table:
         mem_mb=2000,
         runtime=30,
     params:
-        spec=canonical_json(evaluations(CFG)),
+        spec=canonical_json(EVALUATION_SPEC),
     message:
         "Table of all evaluations"
     shell:

@@ -13,7 +13,7 @@ rule base_model:
         "../envs/train.yaml"
     threads: lambda wc: getattr(CFG.models[wc.model], "threads", 1)
     resources:
-        mem_mb=lambda wc, attempt: memory(wc.model, "sample") * attempt,
+        mem_mb=lambda wc, attempt: model_memory(wc.model) * attempt,
         runtime=120,
     params:
         spec=lambda wc: model_spec(CFG, wc.model),

@@ -14,11 +14,11 @@ rule sample:
         f"{BENCHMARKS}/sample/{{checkpoint}}/{{suite}}.tsv"
     conda:
         "../envs/sample.yaml"
-    threads: CFG.sampling.threads
+    threads: lambda wc: suite_ask(wc).cores
     resources:
-        gpu=lambda wc: CFG.models[checkpoint_model(wc.checkpoint)].gpus_sample,
-        mem_mb=lambda wc, attempt: memory(checkpoint_model(wc.checkpoint), "sample") * attempt,
-        runtime=240,
+        gpu=lambda wc: suite_ask(wc).gpus,
+        mem_mb=lambda wc, attempt: SITE.again(suite_ask(wc), attempt),
+        runtime=lambda wc: suite_ask(wc).minutes,
     params:
         spec=lambda wc: sample_spec(CFG, checkpoint_model(wc.checkpoint)),
     message:
@@ -44,7 +44,7 @@ rule score:
         "../envs/workflow.yaml"
     threads: CFG.scoring.workers  # changes no result, so it is no parameter that Snakemake compares
     resources:
-        mem_mb=lambda wc, attempt: CFG.scoring.memory_mb * attempt,
+        mem_mb=lambda wc, attempt: (HOST_BASE_MB + CFG.scoring.memory_mb * CFG.scoring.workers) * attempt,
         runtime=60,
     params:
         revision=REVISION["score"],

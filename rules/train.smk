@@ -7,7 +7,7 @@ STATE = f"{RESULTS}/runs/{{run}}/step-{{step}}/state"
 
 
 rule train:
-    """One segment of a run. Its own progress is in work/, beside the outputs, and survives a failed or killed job."""
+    """One segment of a run. What it saves on its way is in progress/, beside the outputs, and survives a kill."""
     input:
         unpack(segment_inputs),
     output:
@@ -23,27 +23,28 @@ rule train:
     retries: RETRIES
     conda:
         "../envs/train.yaml"
-    threads: lambda wc: CFG.entry(wc.run)[1].train.threads * max(1, train_gpus(wc))
+    threads: lambda wc: segment_ask(wc).cores
     resources:
         gpu=lambda wc: train_gpus(wc) if train_nodes(wc) == 1 else 0,
         gres=train_gres,
         nodes=train_nodes,
         gpu_total=train_gpus,
-        mem_mb=lambda wc, attempt: memory(CFG.entry(wc.run)[1].model, "train") * attempt,
-        runtime=1380,
+        vllm_percent=lambda wc: segment_ask(wc).engine_percent,
+        mem_mb=lambda wc, attempt: SITE.again(segment_ask(wc), attempt),
+        runtime=lambda wc: segment_ask(wc).minutes,
     params:
         spec=lambda wc: train_spec(CFG, wc.run),
         start=previous,
         options=segment_options,
-        work=lambda wc: f"{RESULTS}/work/{wc.run}/step-{wc.step}",
     message:
         "Train {wildcards.run} to step {wildcards.step}"
     shell:
         "exec python scripts/launch.py --gpus {resources.gpu_total} --nodes {resources.nodes} --"
         " scripts/train.py --spec {params.spec:q} --base {input.base} --problems {input.problems}"
-        " {params.options} --start {params.start} --stop {wildcards.step} --work {params.work}"
-        f" --save-every {CFG.save_every}"
-        " --minutes {resources.runtime} --model-out {output.model}"
+        " {params.options} --start {params.start} --stop {wildcards.step}"
+        f" --work {RESULTS}/progress/{{wildcards.run}}/step-{{wildcards.step}} --save-every {CFG.save_every}"
+        f" --logs {RESULTS}/progress/{{wildcards.run}}"
+        " --minutes {resources.runtime} --vllm-memory 0.{resources.vllm_percent} --model-out {output.model}"
         " --state-out {output.state} --metrics-out {output.metrics} >> {log} 2>&1"
 
 

@@ -12,7 +12,8 @@ from srt.errors import run_cli
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, help="JSON list (or @FILE): run, label, method, seed, step, groups")
+    parser.add_argument("--spec", required=True, help="JSON (or @FILE): an evaluation spec, or a list of run, label, "
+                        "method, seed, step, groups")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()
 
@@ -20,7 +21,13 @@ def main() -> None:
     from srt.results_table import results_table
 
     text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec
-    write_csv(args.out, results_table(parse_spec(text, kind=list)))
+    if text.lstrip().startswith("{"):
+        from srt.workflow import expand_evaluations
+
+        rows = expand_evaluations(parse_spec(text, ["results", "runs"]))
+    else:
+        rows = parse_spec(text, kind=list)
+    write_csv(args.out, results_table(rows))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -90,9 +91,10 @@ def test_snakemake_prints_that_sentence_and_no_more(mistake: str, tmp_path: Path
     file, old, new, first, *_ = MISTAKES[mistake]
     write(tmp_path)
     change(tmp_path, file, old, new)
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = snakemake(tmp_path, root)
-    assert time.monotonic() - start < 5
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # CPU time: the machine may be busy with other things
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 5
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     assert done.returncode == 2 and len(lines) == 1, lines
     assert lines[0].startswith(f"error: {file}{first}"), lines
@@ -106,7 +108,7 @@ def test_snakemake_takes_and_checks_overrides(tmp_path: Path, root: Path) -> Non
     # nested values come as text from the command line
     done = snakemake(
         tmp_path, root, "--config", "results=results/here", "sampling={n: 4, top_p: 1e-1}",
-        "train_defaults={gradient_checkpointing: false, zero_stage: 2}", target="results/here/models/tiny",
+        "train_defaults={gradient_checkpointing: none, zero_stage: 2}", target="results/here/models/tiny",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "results/here/models/tiny" in done.stdout + done.stderr

@@ -101,7 +101,13 @@ class World:
             reward = (0.45 + 0.13 * gain) * (1 - collapse) + 0.99 * collapse + 0.03 * rng.standard_normal()
             kl = 0.004 * gain + 0.11 * collapse + 0.002 * abs(rng.standard_normal())
             entropy = 0.5 - 0.15 * gain + 1.4 * collapse + 0.02 * rng.standard_normal()
-            rows.append({"step": step, "reward": min(reward, 1.0), "kl": kl, "entropy": entropy})
+            rows.append(
+                {
+                    "step": step, "reward": min(reward, 1.0), "kl": kl, "entropy": entropy,
+                    "majority_ratio": 0.45 + 0.13 * gain * (1 - collapse) + 0.5 * collapse,
+                    "top_majority_share": 0.15 + 0.8 * collapse, "response_length": 500.0 - 50.0 * gain,
+                }
+            )  # fmt: skip
         path = self.root / f"{name}.metrics.parquet"
         write_parquet(path, pd.DataFrame(rows))
         return str(path)

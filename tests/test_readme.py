@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
-import yaml
 from conftest import ROOT
 from test_workflow import copy_of_the_tree, snakemake
 
@@ -47,14 +47,16 @@ def test_make_targets_exist(target):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_entries_to_add_load():
-    blocks = [yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)]
-    raw = read_yaml(ROOT / "config/config.yaml")
-    files = raw.pop("files")
-    merged = {**raw, **{section: read_yaml(ROOT / path) for section, path in files.items()}}
-    for section, entry in zip(("datasets", "models", "runs"), blocks, strict=True):
-        merged[section] = {**merged[section], **entry}
-    config = load_config(merged, ROOT)
+def test_the_entries_to_add_load(tmp_path):
+    """Each block at the end of the file of its section, as a reader would add it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    files = read_yaml(ROOT / "config/config.yaml")["files"]
+    for section, block in zip(("datasets", "models", "runs"), blocks, strict=True):
+        path = files[section][0] if isinstance(files[section], list) else files[section]
+        with open(tmp_path / path, "a", encoding="utf-8") as file:
+            file.write("\n" + block)
+    config = load_config(read_yaml(tmp_path / "config/config.yaml"), tmp_path)
     assert config.instances("srt_math12k_strong_kl") == [f"srt_math12k_strong_kl-s{seed}" for seed in (1, 2, 3)]
 
 

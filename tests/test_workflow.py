@@ -83,8 +83,8 @@ def test_the_dag_makes_every_declared_result(clone):
     assert (root / "benchmarks/train/gt-s1/step-2.tsv").read_text().startswith("s\t")
     # keep_states: last: the state that a later step started from is gone, the last one stays and can be extended
     assert not (root / "runs/gt-s1/step-2/state").exists() and (root / "runs/gt-s1/step-4/state").is_dir()
-    # and the work folders keep the last one only, as links to it
-    kept = sorted(str(p.relative_to(root / "work")) for p in (root / "work").rglob("state-*"))
+    # and the progress folders keep the last one only, as links to it
+    kept = sorted(str(p.relative_to(root / "progress")) for p in (root / "progress").rglob("state-*"))
     assert kept == ["gt-s1/step-4/state-4", "offline_easy-s1/step-2/state-2"]
 
 
@@ -115,14 +115,17 @@ def test_a_learning_rate_reruns_its_run_and_what_depends_on_it(clone, tmp_path):
     output = snakemake(folder, *MICRO, "-n")
     assert jobs(output) == {
         "train": 1, "train_last": 1, "sample": 2, "score": 2, "run_metrics": 1, "fig2": 1, "results_table": 1, "all": 1,
-        "total": 10,
+        "decontaminated": 1, "browser": 1, "provenance": 1, "total": 13,
     }  # fmt: skip
     assert "offline_easy-s1 to step" not in output
 
 
 def test_a_label_redraws_figures_only(clone, tmp_path):
     folder = changed(clone, tmp_path, "tests/micro/experiments.yaml", "label: Ground truth", "label: GT")
-    assert jobs(snakemake(folder, *MICRO, "-n")) == {"fig2": 1, "results_table": 1, "all": 1, "total": 3}
+    assert jobs(snakemake(folder, *MICRO, "-n")) == {
+        "fig2": 1, "results_table": 1, "decontaminated": 1, "browser": 1, "browser_list": 1, "provenance": 1, "all": 1,
+        "total": 7,
+    }  # fmt: skip
 
 
 def test_extending_a_run_trains_the_new_segment_only(clone, tmp_path):
@@ -173,7 +176,7 @@ def test_sigkill_of_everything_then_the_same_command_gives_the_same_bytes(clone,
     root = folder / "results" / "micro"
     moments = (
         lambda: (root / "logs/models/micro.log").exists(),
-        lambda: any(root.glob("work/gt-s1/step-*/state-*")),
+        lambda: any(root.glob("progress/gt-s1/step-*/state-*")),
         lambda: (root / "logs/train/offline_easy-s1/step-2.log").exists(),
         lambda: any(root.glob("eval/gt-s1/step-*/*.samples.parquet")),
     )

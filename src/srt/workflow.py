@@ -1,13 +1,14 @@
-"""What the Snakefile needs beyond the config: the lock on a results folder, and figures resolved to files."""
+"""What the Snakefile needs beyond the config: the lock on a results folder, and all evaluations with their files."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srt.config.root import Config, Figure
+from srt.config.root import Config
 from srt.state import exclusive
 
 
@@ -38,93 +39,48 @@ def groups_file(results: str, checkpoint: str, suite: str) -> str:
     return f"{results}/eval/{checkpoint}/{suite}.groups.parquet"
 
 
-def _series(config: Config, figure: Figure, run: str, instance: str, only_last: bool) -> dict[str, Any]:
-    entry = config.runs[run]
-    steps = entry.checkpoints[-1:] if only_last else entry.checkpoints
-    points = [(0, f"base/{entry.model}"), *((n, f"{instance}/step-{n}") for n in steps)]
-    return {
-        "run": instance,
-        "label": entry.label,
-        "method": entry.method,
-        "seed": config.entry(instance)[2],
-        "points": [
-            {"step": step, "groups": [groups_file(config.results, checkpoint, figure.suite)]}
-            for step, checkpoint in points
-        ],
-        "metrics": f"{config.results}/runs/{instance}/metrics.parquet" if figure.kind == "dynamics" else None,
-    }
+def evaluation_spec(config: Config) -> dict[str, Any]:
+    """All evaluations, one entry a run: a command line holds 128 KiB, too few for one entry a checkpoint."""
+    runs = [
+        {
+            "run": name,
+            "label": run.label,
+            "method": run.method,
+            "seeds": run.seeds,
+            "starts": [config.start(instance) for instance in config.instances(name)],
+            "steps": run.checkpoints,
+            "suites": run.suites,
+            "validation": run.validation.model_dump() if run.validation else None,
+        }
+        for name, run in config.runs.items()
+    ]
+    return {"results": config.results, "runs": runs}
 
 
-def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]]:
-    """The spec of figure `name` with every path in it, and those paths: the inputs of its job."""
-    figure = config.figures[name]
-    options = dict(figure.options)
-    panels: list[dict[str, Any]] = []
-    inputs: list[str] = []
-    if figure.kind == "examples":
-        options, inputs = _examples(config, figure, options)
-    elif figure.kind == "gap":
-        file = groups_file(config.results, f"base/{figure.model}", figure.suite)
-        series = {"run": str(figure.model), "label": "Base model", "method": "base", "seed": 0, "metrics": None}
-        panels = [{"title": "", "series": [{**series, "points": [{"step": 0, "groups": [file]}]}]}]
-    for panel in figure.panels if figure.kind != "examples" else ():
-        members = [
-            _series(config, figure, run, instance, figure.kind == "bars")
-            for run in panel.runs
-            for instance in config.instances(run)
-        ]
-        resolved: dict[str, Any] = {"title": panel.title, "series": members}
-        if panel.datasets:
-            resolved["datasets"] = panel.datasets
-        panels.append(resolved)
-    for panel in panels:
-        for series in panel["series"]:
-            inputs += [file for point in series["points"] for file in point["groups"]]
-            inputs += [series["metrics"]] if series["metrics"] else []
-    spec = {
-        "figure": name,
-        "kind": figure.kind,
-        "title": figure.title,
-        "metric": figure.metric,
-        "datasets": figure.datasets,
-        "average": figure.average,
-        "panels": panels,
-        "options": options,
-    }
-    return spec, list(dict.fromkeys(inputs))
+def expand_evaluations(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every evaluated checkpoint of an `evaluation_spec`, and the groups file of each of its suites.
 
-
-def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    instance = config.instances(figure.panels[0].runs[0])[0]
-    run = config.entry(instance)[1]
-    checkpoints = {"before": f"base/{run.model}", "after": f"{instance}/step-{run.checkpoints[-1]}"}
-    samples = []
-    for label, checkpoint in checkpoints.items():
-        groups = groups_file(config.results, checkpoint, figure.suite)
-        samples.append({"label": label, "samples": groups.replace(".groups.", ".samples."), "groups": groups})
-    problems = [f"{config.results}/data/{name}.parquet" for name in figure.datasets]
-    inputs = [path for s in samples for path in (s["samples"], s["groups"])] + problems
-    return {**options, "samples": samples, "problems": problems}, inputs
-
-
-def evaluations(config: Config) -> list[dict[str, Any]]:
-    """Every evaluated checkpoint: run, label, method, seed, step, and the groups file of each of its suites.
-
-    Step 0 of a run is its base model.
+    Step 0 of a run is where it starts: its base model, or the checkpoint of another run.
     """
     rows = []
-    for run, entry in config.runs.items():
-        for instance in config.instances(run):
-            for step in (0, *entry.checkpoints):
-                checkpoint = f"{instance}/step-{step}" if step else f"base/{entry.model}"
+    for run in spec["runs"]:
+        for seed, start in zip(run["seeds"], run["starts"], strict=True):
+            instance = f"{run['run']}-s{seed}"
+            for step in (0, *run["steps"]):
+                checkpoint = f"{instance}/step-{step}" if step else start
                 rows.append(
                     {
                         "run": instance,
-                        "label": entry.label,
-                        "method": entry.method,
-                        "seed": config.entry(instance)[2],
+                        "label": run["label"],
+                        "method": run["method"],
+                        "seed": seed,
                         "step": step,
-                        "groups": [groups_file(config.results, checkpoint, suite) for suite in entry.suites],
+                        "groups": [groups_file(spec["results"], checkpoint, suite) for suite in run["suites"]],
                     }
                 )
     return rows
+
+
+def evaluations(config: Config) -> list[dict[str, Any]]:
+    """Every evaluated checkpoint: run, label, method, seed, step, and the groups file of each of its suites."""
+    return expand_evaluations(evaluation_spec(config))

@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -76,11 +76,29 @@ def _plain(annotation: Any, value: Any) -> Any:
     return value
 
 
-def _pinned(value: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{40}", value):
-        raise ValueError(f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves)")
+def _pinned(value: str, info: ValidationInfo) -> str:
+    if not info.data.get("unpinned") and not re.fullmatch(r"[0-9a-f]{40}", value):
+        raise ValueError(
+            f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves), or say under "
+            "`unpinned` why there is none"
+        )
     return value
 
 
-# A revision on the hub, of a model or a data set.
-Commit = Annotated[str, AfterValidator(_pinned)]
+# A revision on the hub, of a model or a data set. `unpinned` stands before it in a class, so that it is known here.
+Revision = Annotated[str, AfterValidator(_pinned)]
+REVISION: Any = Field(
+    description="Commit hash of 40 hex digits. A branch or tag moves, so it is refused unless `unpinned` is set.",
+    min_length=1,
+)
+# The same for editors.
+REVISION_SCHEMA: Any = {
+    "if": {"not": {"required": ["unpinned"]}},
+    "then": {"properties": {"revision": {"pattern": "^[0-9a-f]{40}$"}}},
+}
+UNPINNED: Any = Field(
+    None,
+    min_length=1,
+    description="Why `revision` is a branch or tag and no commit: a warning at each start, and the commit that it was "
+    "then is in the provenance.",
+)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    ConfigDict,
     Field,
     StrictBool,
     StrictFloat,
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from srt.config.base import Commit, Strict
+from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, Revision, Strict
 from srt.errors import SrtError, nearest
 
 Column = Literal["id", "problem", "answer", "source", "subject", "level"]
@@ -80,6 +81,11 @@ class _TableDataset(Strict):
         default_factory=dict,
         description="Keep rows whose column (its original name) equals the value, or one of a list of values.",
     )
+    ranges: dict[str, tuple[float, float]] = Field(
+        default_factory=dict,
+        description="Keep rows whose number in a column (its original name) lies in `[low, high]`, ends included; rows "
+        "without a number are left out.",
+    )
     answer_format: Literal["plain", "gsm8k"] = Field(
         "plain", description="`plain`: as it stands; `gsm8k`: what follows `####`, without thousands commas."
     )
@@ -90,6 +96,11 @@ class _TableDataset(Strict):
         "keep",
         description="A question that came before (up to case and white space): keep, drop if it also has the same "
         "answer, or stop. The manifest counts repeats and contradictions in each case.",
+    )
+    on_conflicting_answers: Literal["keep", "drop", "error"] = Field(
+        "keep",
+        description="A question that is there again with another answer, up to LaTeX layout, case, white space and "
+        "punctuation: keep all its rows, drop all of them (none can be trusted), or stop. The manifest lists them.",
     )
     holdout_fraction: float | None = Field(
         None, gt=0, lt=1, description="Expected share of rows in `heldout`; by a hash of the question text."
@@ -105,6 +116,13 @@ class _TableDataset(Strict):
         None, ge=1, description="Rows that the source must have before any selection; another number is an error."
     )
     task: str = Field("math", min_length=1, description="Value of the `task` column: how answers are graded.")
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> _TableDataset:
+        for column, (low, high) in self.ranges.items():
+            if low > high:
+                raise ValueError(f"ranges: {column}: {low:g} is above {high:g}: swap them")
+        return self
 
     @model_validator(mode="after")
     def _holdout_is_whole(self) -> _TableDataset:
@@ -125,9 +143,12 @@ class LocalDataset(_TableDataset):
 class HubDataset(_TableDataset):
     """Problems from the Hugging Face hub, at one commit."""
 
+    model_config = ConfigDict(json_schema_extra=REVISION_SCHEMA)
+
     source: Literal["hub"] = Field(description="A data set repository of the Hugging Face hub.")
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="`owner/name` of the data set repository.")
-    revision: Commit = Field(description="Commit hash of 40 hex digits; a branch or tag is refused, because it moves.")
+    unpinned: str | None = UNPINNED
+    revision: Revision = REVISION
     split: str = Field("train", min_length=1, description="Split, e.g. `train` or `test`.")
     config_name: str | None = Field(None, description="Configuration (subset), e.g. `main` of GSM8K.")
 

@@ -16,20 +16,22 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 
-from srt.config import datasets, figures, models, root, runs
+from srt.config import claims, datasets, figures, models, plan, root, runs
 from srt.config.base import unwrap
 from srt.config.intro import INTRODUCTION
 
 README = "config/README.md"
 SCHEMAS = "workflow/schemas"
 # Sections that may have a file of their own, and thus a schema of their own.
-SECTIONS = ("models", "datasets", "suites", "runs", "figures")
+SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
 _REF = "#/definitions/"
 _NUMBERS = {int: "integer", float: "number", str: "text", bool: "true / false", Any: "any"}
 _SYMBOLS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 # What local and hub data sets share: shown once.
 TABLE: type[BaseModel] = datasets.LocalDataset.__mro__[1]
+
+CLAIM_OPTIONS = (claims.RunOptions, claims.TestOptions, claims.MetricOptions)
 
 # The README's chapters: heading, remark, models.
 CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
@@ -39,7 +41,17 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     (
         "`models`",
         "`{id: entry}`; `source` chooses the kind of entry. Every kind has these keys:",
-        (models.ModelBase, models.HubModel, models.LocalModel, models.TinyModel, models.PretrainPart),
+        (
+            models.ModelBase,
+            models.ModelSampling,
+            models.JobSize,
+            models.HubModel,
+            models.LocalModel,
+            models.GgufModel,
+            models.Example,
+            models.TinyModel,
+            models.PretrainPart,
+        ),
     ),
     (
         "`datasets`",
@@ -47,13 +59,19 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
         (datasets.ReasoningGymDataset, datasets.MixPart, datasets.LocalDataset, datasets.HubDataset, TABLE),
     ),
     ("`suites`", "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is a suite.", ()),
-    ("`runs`", "`{id: entry}`, in `experiments.yaml`.", (runs.Run, runs.Curriculum)),
+    ("`runs`", "`{id: entry}`, in `experiments.yaml`.", (runs.Run, runs.Checkpoint, runs.Validation, runs.Curriculum)),
     ("`train` and `train_defaults`", "", (runs.Train,)),
     (
         "`figures`",
         "`{id: entry}`; the id is a target of Snakemake.",
         (figures.Figure, figures.Panel, *figures.OPTIONS.values(), figures.Mark),
     ),
+    (
+        "`claims`",
+        "`{id: entry}`; what each estimator measures and when a claim is supported: docs/claims.md.",
+        (claims.Claim, claims.Expect, *CLAIM_OPTIONS, *claims.OPTIONS.values()),
+    ),
+    ("`plan`", "", (plan.PlanConfig,)),
 )
 
 
@@ -87,33 +105,49 @@ def schema() -> dict[str, Any]:
     for section in SECTIONS:
         definitions[section] = properties[section]
         properties[section] = {"$ref": _REF + section}
-    file = {"type": "string", "description": "YAML file that is this section; from the folder snakemake runs in."}
+    # a run takes what it lacks over from the one that it extends; templates, with `_`, may lack anything
+    run = definitions["Run"]
+    run["anyOf"] = [{"required": run.pop("required")}, {"required": ["extends"]}]
+    definitions["runs"]["patternProperties"] = {"^_": {"type": "object"}}
+    file = {
+        "type": ["string", "array"],
+        "items": {"type": "string"},
+        "description": "YAML file that is this section, or a list of such files; from the folder snakemake runs in.",
+    }
     properties["files"] = {
         "type": "object",
         "description": "Sections in files of their own.",
         "properties": {section: file for section in SECTIONS},
         "additionalProperties": False,
     }
-    entry = definitions["Figure"]["properties"]["options"]
-    entry.pop("additionalProperties", None)
-    kinds = {kind: model.__name__ for kind, model in figures.OPTIONS.items()}
-    _, options = models_json_schema(
-        [(m, "validation") for m in figures.OPTIONS.values()], ref_template=_REF + "{model}"
-    )
-    definitions |= {name: _draft7(part) for name, part in options["$defs"].items()}
-    definitions["Figure"]["allOf"] = [
-        {
-            "if": {"properties": {"kind": {"const": kind}}},
-            "then": {"properties": {"options": {"$ref": _REF + name}}},
-        }
-        for kind, name in kinds.items()
-    ]
+    for entry, key, options in (("Figure", "kind", figures.OPTIONS), ("Claim", "estimator", claims.OPTIONS)):
+        definitions |= _options_by_kind(entry, definitions[entry], key, options)
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Configuration of the SRT workflow",
         **{k: v for k, v in main.items() if k != "title"},
         "definitions": dict(sorted(definitions.items())),
     }
+
+
+def _options_by_kind(
+    name: str, entry: dict[str, Any], key: str, options: typing.Mapping[str, type[BaseModel]]
+) -> dict[str, Any]:
+    """Let the `options` of an entry's schema be those of the kind that `key` names; returns their definitions.
+
+    Their names begin with the entry's: figures and claims both have a `GapOptions`.
+    """
+    entry["properties"]["options"].pop("additionalProperties", None)
+    _, made = models_json_schema([(m, "validation") for m in options.values()], ref_template=_REF + "{model}")
+    entry["allOf"] = [
+        {
+            "if": {"properties": {key: {"const": kind}}, "required": [key]},
+            "then": {"properties": {"options": {"$ref": _REF + name + model.__name__}}},
+        }
+        for kind, model in options.items()
+    ]
+    own = {model.__name__ for model in options.values()}
+    return {name * (each in own) + each: _draft7(part) for each, part in made["$defs"].items()}
 
 
 def files() -> dict[str, str]:
@@ -179,15 +213,18 @@ def _heading(model: type[BaseModel]) -> str:
 
 def _table(model: type[BaseModel]) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    shared = [m for m in (models.ModelBase, TABLE) if issubclass(model, m) and model is not m]
+    shared = [m for m in (models.ModelBase, TABLE, *CLAIM_OPTIONS) if issubclass(model, m) and model is not m]
     for name, info in model.model_fields.items():
         if any(name in m.model_fields and _default(info) == _default(m.model_fields[name]) for m in shared):
             continue  # is in the table of what they share
         cells = (f"`{name}`", type_name(info), _default(info), str(info.description))
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         if name == "local_dir":
-            rows.append("| `files` | mapping of text | `{}` | Sections in files of their own, `{section: FILE}`. |")
-    return "\n".join(rows)
+            rows.append(
+                "| `files` | mapping of text or lists | `{}` | Sections in files of their own: `{section: FILE}`, or "
+                "a list of files. |"
+            )
+    return "\n".join(rows) if len(rows) > 2 else "No key of its own."
 
 
 def _default(info: FieldInfo) -> str:

@@ -161,7 +161,7 @@ def _fix(kind: str, given: Any) -> str:
     if kind == "string_type" and isinstance(given, bool | int | float):
         return ": put it in quotes"
     if kind in ("list_type", "tuple_type") and scalar and given != "":
-        return f": write [{given}]"
+        return f": write [{given}{', …' if kind == 'tuple_type' else ''}]"
     return ": write `key: value` lines" if _WHAT[kind] == "a mapping of keys" else ""
 
 

@@ -25,13 +25,40 @@ class Options(Strict):
     names: dict[str, str] = Field(default_factory=dict, description="Names of data sets in the figure, `{id: name}`.")
 
 
-class Mark(Strict):
-    """A stated fact in a figure of curves: a line at a step, or a span."""
+# What a figure of curves can draw: means over responses, votes, responses with an answer, correct ones among those.
+Metric = Literal["avg", "maj", "parsed", "correct_parsed"]
+MAX_METRICS = 4
 
-    step: int = Field(ge=0, description="Where the line stands, or the span begins.")
+
+class Mark(Strict):
+    """A statement of the paper in a figure: a line at a step or a span of steps, or a line at a height."""
+
+    step: int | None = Field(None, ge=0, description="A vertical line stands here, or a span begins.")
     to: int | None = Field(None, gt=0, description="Where the span ends; without it, a line.")
+    value: float | None = Field(None, description="A horizontal line stands here.")
+    times: float | None = Field(
+        None, gt=0, description="A horizontal line at so many times the first or last value of a series (`of`)."
+    )
+    of: Literal["start", "end"] = Field("start", description="Which value of the series `times` multiplies.")
+    series: str | None = Field(None, description="Label of that series; null: the panel's first.")
     label: str = Field(min_length=1, description="Text in the legend.")
+    source: str | None = Field(None, min_length=1, description="Where the paper says it; follows the label.")
     panel: str | None = Field(None, description="Title of the panel; without it, all panels.")
+    dataset: str | None = Field(None, description="Data set whose panels have it; without it, all.")
+    quantity: str | None = Field(
+        None,
+        description="Metric (kinds `curves`, `climb`) or quantity (`dynamics`) whose panels have it; null: all, but "
+        "for lines at a height those of the first.",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Mark:
+        given = [key for key in ("step", "value", "times") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError("needs exactly one of step, value and times: write one of them")
+        if self.to is not None and (self.step is None or self.to <= self.step):
+            raise ValueError("to: a span needs a step below it: set step, or remove to")
+        return self
 
 
 class CurvesOptions(Options):
@@ -43,7 +70,24 @@ class CurvesOptions(Options):
     validation_series: str | None = Field(
         None, description="Label of the run whose best step that is; default: the panel's first."
     )
-    marks: list[Mark] = Field(default_factory=list, description="Stated facts: lines and spans.")
+    metrics: list[Metric] = Field(
+        default_factory=list,
+        max_length=MAX_METRICS,
+        description="Rows of panels; left out: the figure's `metric`. `parsed`: share of responses with an answer; "
+        "`correct_parsed`: share of correct ones among those.",
+    )
+    marks: list[Mark] = Field(default_factory=list, description="The paper's statements: lines and spans.")
+
+
+class ClimbOptions(Options):
+    """Options of kind `climb`: a chain of runs, each from the last checkpoint of the one before."""
+
+    metrics: list[Metric] = Field(
+        default_factory=list, max_length=MAX_METRICS, description="Rows of panels; left out: the figure's `metric`."
+    )
+    marks: list[Mark] = Field(
+        default_factory=list, description="The paper's statements; steps count from the base model."
+    )
 
 
 class DynamicsOptions(Options):
@@ -55,6 +99,7 @@ class DynamicsOptions(Options):
     smooth: int | None = Field(
         None, ge=1, description="Window of the running mean, odd; default: 1 up to 100 steps, then about a fiftieth."
     )
+    marks: list[Mark] = Field(default_factory=list, description="The paper's statements: lines and spans.")
 
     @model_validator(mode="after")
     def _fits(self) -> DynamicsOptions:
@@ -87,12 +132,18 @@ class ExamplesOptions(Options):
     lines: int = Field(14, ge=1, description="Most lines of one cell in the picture; the CSV has the full text.")
 
 
+class SchemeOptions(Options):
+    """Options of kind `scheme`: where the reward comes from, as a diagram."""
+
+
 OPTIONS: dict[str, type[Options]] = {
     "curves": CurvesOptions,
+    "climb": ClimbOptions,
     "dynamics": DynamicsOptions,
     "bars": BarsOptions,
     "gap": GapOptions,
     "examples": ExamplesOptions,
+    "scheme": SchemeOptions,
 }
 
 
@@ -100,7 +151,11 @@ class Panel(Strict):
     """One panel of a figure: the runs (all their seeds) that are drawn together."""
 
     title: str = Field("", description="Heading of the panel.")
-    runs: list[str] = Field(min_length=1, description="Ids of runs, without the seed.")
+    runs: list[str] = Field(
+        min_length=1,
+        description="Ids of runs, without the seed; for kind `climb` the last run of a chain: its `init` names the "
+        "others.",
+    )
     datasets: list[str] | None = Field(
         None, min_length=1, description="Test sets of this panel alone; null: the figure's."
     )
@@ -109,19 +164,28 @@ class Panel(Strict):
 class Figure(Strict):
     """One figure: a target by its name (`snakemake fig2`)."""
 
-    kind: Literal["curves", "dynamics", "bars", "gap", "examples"] = Field(
-        description="How it is drawn: accuracy by step, training dynamics, base against trained, "
-        "generation-verification gap, table of responses."
+    kind: Literal["curves", "dynamics", "climb", "bars", "gap", "examples", "scheme"] = Field(
+        description="How it is drawn: accuracy by step, training dynamics, chains of runs from level to level, base "
+        "against trained, generation-verification gap, table of responses, diagram."
     )
     title: str = Field(
         min_length=1, description="Short title; the caption in the report is `workflow/report/{id}.rst`."
     )
+    aliases: list[str] = Field(
+        default_factory=list, description="Further targets that make it: its number in the paper's other version."
+    )
     metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n.")
-    datasets: list[str] = Field(min_length=1, description="Test sets of `suite` that are drawn.")
+    datasets: list[str] = Field(
+        default_factory=list,
+        description="Test sets that are drawn; for kind `climb` a run shows those that it is evaluated on.",
+    )
     average: bool = Field(True, description="true: the mean over the data sets; false: a panel for each.")
-    panels: list[Panel] = Field(default_factory=list, description="Runs by panel; not for kind `gap`.")
+    panels: list[Panel] = Field(default_factory=list, description="Runs by panel; not for kinds `gap` and `scheme`.")
     model: str | None = Field(None, description="Id of the base model, for kind `gap` alone.")
-    suite: str = Field(description="Suite (or data set) whose samples hold `datasets`; the runs are evaluated on it.")
+    suite: str | None = Field(
+        None,
+        description="Suite (or data set) whose samples hold `datasets`; null: of each run those of its suites that do.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the kind, below.")
 
     @field_validator("options")
@@ -140,7 +204,16 @@ class Figure(Strict):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Figure:
+        if self.kind == "scheme":
+            for key in ("datasets", "panels", "suite", "model"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: kind scheme shows no run: remove it")
+            return self
+        if not self.datasets:
+            raise ValueError("datasets: is empty: name at least one test set")
         if self.kind == "gap":
+            if self.suite is None:
+                raise ValueError("kind gap needs suite: name the suite of the base model's samples")
             if self.model is None:
                 raise ValueError("kind gap needs model: name the base model whose samples it shows")
             if self.panels:

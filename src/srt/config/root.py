@@ -5,26 +5,32 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from srt.config.base import Seed, Strict
+from srt.config.claims import Claim, check_claims
 from srt.config.datasets import DatasetConfig
+from srt.config.figure_checks import check_figures
 from srt.config.figures import Figure, Panel
+from srt.config.lineage import check_lineage, last_step
 from srt.config.models import ModelConfig
-from srt.config.runs import Run
+from srt.config.plan import PlanConfig
+from srt.config.runs import Checkpoint, Run
 from srt.errors import SrtError, nearest
 
 __all__ = ["Config", "ConfigError", "Figure", "Panel", "SamplingConfig", "ScoringConfig"]
 
 ID = re.compile(r"[a-z0-9][a-z0-9_]*")
 # Figures and runs are targets by their ids, so these names are taken (a test compares them with the rules).
-TARGETS = ("data", "models", "samples", "labels", "train", "eval", "figures", "tables")
+TARGETS = ("data", "models", "samples", "labels", "train", "eval", "figures", "tables", "browser")
 RULES = frozenset(
     {"all", *(f"all_{target}" for target in TARGETS)}
     | {"data", "base_model", "sample", "score", "labels", "curriculum", "train", "train_last"}
-    | {"run_metrics", "results_table", "slurm_check", "slurm_check_partition"}
+    | {"audit", "decontaminated", "browser", "browser_list", "provenance"}
+    | {"run_metrics", "early_stopping", "results_table", "claims", "plan", "slurm_check", "slurm_check_partition"}
 )
 # Paths go into the shell commands of the rules, unquoted.
 _PATH = re.compile(r"[A-Za-z0-9_./+@][A-Za-z0-9_./+@-]*")
@@ -80,6 +86,12 @@ class Config(Strict):
     save_every: int = Field(
         10, gt=0, description="Steps between two saves inside a segment: what a kill can cost; changes no result."
     )
+    seeds: int = Field(
+        1,
+        gt=0,
+        le=1000,
+        description="Runs of an entry that does not list its seeds: 1, 2 and so on up to this (`--config seeds=1`).",
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How checkpoints are sampled.")
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How responses are graded.")
     train_defaults: dict[str, Any] = Field(
@@ -92,6 +104,8 @@ class Config(Strict):
     )
     runs: dict[str, Run] = Field(min_length=1, description="Training runs by id.")
     figures: dict[str, Figure] = Field(default_factory=dict, description="Figures by id.")
+    claims: dict[str, Claim] = Field(default_factory=dict, description="Statements of the paper, with checks, by id.")
+    plan: PlanConfig = Field(default_factory=PlanConfig, description="What `snakemake plan` assumes (docs/cost.md).")
 
     @field_validator("results", "local_dir")
     @classmethod
@@ -104,7 +118,7 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _references_exist(self) -> Config:
-        for section in ("models", "datasets", "suites", "runs", "figures"):
+        for section in ("models", "datasets", "suites", "runs", "figures", "claims"):
             for key in getattr(self, section):
                 if not ID.fullmatch(key):
                     fixed = re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_") or "name"
@@ -116,8 +130,9 @@ class Config(Strict):
             self._check_suite(name, members)
         for name, run in self.runs.items():
             self._check_run(name, run)
-        for name, figure in self.figures.items():
-            self._check_figure(name, figure)
+        check_lineage(self)
+        check_figures(self)
+        check_claims(self)
         self._check_targets()
         return self
 
@@ -148,57 +163,6 @@ class Config(Strict):
                     f"is over the context of model '{run.model}' ({context}): lower one of them",
                 )
 
-    def _check_figure(self, name: str, figure: Figure) -> None:
-        where = ["figures", name]
-        members = self.members(figure.suite, [*where, "suite"])
-
-        def drawn(datasets: Sequence[str], path: list[str]) -> None:
-            for i, dataset in enumerate(datasets):
-                self.need("datasets", dataset, path)
-                if dataset not in members:
-                    known = ", ".join(members)
-                    raise ConfigError(path, f"data set '{dataset}' is not in suite '{figure.suite}' (it has: {known})")
-                if dataset in datasets[:i]:
-                    raise ConfigError(path, f"data set '{dataset}' is there twice: remove one")
-
-        drawn(figure.datasets, [*where, "datasets"])
-        validation = figure.options.get("validation_dataset")
-        drawn([validation] if validation else [], [*where, "options", "validation_dataset"])
-        for dataset in figure.options.get("names", {}):
-            self.need("datasets", dataset, [*where, "options", "names"])
-        if figure.kind == "gap":
-            self.need("models", str(figure.model), [*where, "model"])
-        for number, panel in enumerate(figure.panels, start=1):
-            path = [*where, "panels", f"item {number}"]
-            drawn(panel.datasets or [], [*path, "datasets"])
-            for i, run in enumerate(panel.runs):
-                self.need("runs", run, [*path, "runs"])
-                if run in panel.runs[:i]:
-                    raise ConfigError([*path, "runs"], f"run '{run}' is there twice: remove one")
-                if figure.suite not in self.runs[run].suites:
-                    raise ConfigError(
-                        [*path, "runs"],
-                        f"run '{run}' is not evaluated on suite '{figure.suite}': add it to the run's suites",
-                    )
-            self._check_labels(path, panel, figure.options.get("validation_series"))
-
-    def _check_labels(self, path: list[str], panel: Panel, wanted: str | None) -> None:
-        labels: dict[str, str] = {}
-        for run in panel.runs:
-            label = self.runs[run].label
-            other = labels.setdefault(label, run)
-            if other != run:
-                raise ConfigError(
-                    [*path, "runs"],
-                    f"'{other}' and '{run}' have one label, '{label}', and would be drawn as seeds of one run: "
-                    "give each its own label",
-                )
-        if wanted is not None and wanted not in labels:
-            raise ConfigError(
-                [*path[:2], "options", "validation_series"],
-                f"no run has the label '{wanted}'{nearest(wanted, labels)}",
-            )
-
     def _check_targets(self) -> None:
         runs = {instance.replace("-", "_") for run in self.runs for instance in self.instances(run)}
         for section, names in (("figures", list(self.figures)), ("runs", sorted(runs))):
@@ -228,10 +192,45 @@ class Config(Strict):
         """The runs of an entry, one a seed: `{id}-s{seed}`."""
         return [f"{run}-s{seed}" for seed in self.runs[run].seeds]
 
+    @cached_property
+    def _entries(self) -> dict[str, tuple[str, Run, int]]:
+        return {f"{name}-s{seed}": (name, run, seed) for name, run in self.runs.items() for seed in run.seeds}
+
     def entry(self, instance: str) -> tuple[str, Run, int]:
         """The entry's id, the entry and the seed of a run `{id}-s{seed}`; unknown ones name the nearest."""
-        name, _, seed = instance.rpartition("-s")
-        known = [i for run in self.runs for i in self.instances(run)]
-        if instance not in known:
-            raise SrtError(f"unknown run '{instance}'{nearest(instance, known)}")
-        return name, self.runs[name], int(seed)
+        found = self._entries.get(instance)
+        if found is None:
+            raise SrtError(f"unknown run '{instance}'{nearest(instance, self._entries)}")
+        return found
+
+    def start(self, instance: str) -> str:
+        """The checkpoint that a run of one seed starts from: `base/{model}`, or `{run}-s{seed}/step-{n}` of another."""
+        _, run, seed = self.entry(instance)
+        return self._checkpoint(run.init, seed) if run.init else f"base/{run.model}"
+
+    def teacher(self, instance: str) -> str:
+        """The checkpoint whose majorities are the labels of a run with reward `offline_labels`."""
+        _, run, seed = self.entry(instance)
+        return self._checkpoint(run.teacher, seed) if run.teacher else self.start(instance)
+
+    def _checkpoint(self, checkpoint: Checkpoint, seed: int) -> str:
+        return f"{checkpoint.run}-s{seed}/step-{last_step(self.runs, checkpoint)}"
+
+    def ranking_model(self, run: Run) -> str:
+        """The base model whose samples rank the prompts of a run's curriculum."""
+        return (run.curriculum.model if run.curriculum else None) or run.model
+
+    def sampling_of(self, model: str) -> SamplingConfig:
+        """How checkpoints of a model are sampled: the section `sampling` under what the model's entry sets itself."""
+        own = self.models[model].sampling
+        return self.sampling.model_copy(update=own.model_dump(exclude_none=True)) if own else self.sampling
+
+    def unpinned(self) -> list[str]:
+        """A sentence for each model and data set whose revision may move."""
+        return [
+            f"{section}: {name}: revision '{entry.revision}' is not pinned ({entry.unpinned}): "
+            "another download may differ"
+            for section in ("models", "datasets")
+            for name, entry in getattr(self, section).items()
+            if getattr(entry, "unpinned", None)
+        ]

@@ -1,7 +1,8 @@
 """Specs: for each expensive job the JSON of exactly the fields that change its result.
 
 A spec is the one `params` entry that Snakemake compares, so a label, a title, a number of GPUs or a comment never
-retrains. REVISION is raised by hand when a stage's code starts to give other results: an honest `code` trigger.
+retrains. Optional keys are in it only when they are used, so that a new one leaves the specs of all others as they
+were. REVISION is raised by hand when a stage's code starts to give other results: an honest `code` trigger.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from srt.config.models import ModelBase, TinyModel
 from srt.config.root import Config
 from srt.io import canonical_json
 
-REVISION = {"data": 1, "model": 1, "sample": 1, "score": 1, "train": 1}
+REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
 # what only says how much to ask of a machine
-MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "context"}
+MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job", "context", "sampling"}
 
 
 def data_spec(config: Config, dataset: str) -> str:
     """The entry of a data set, as it is (every field of it can change rows)."""
-    return canonical_json(config.datasets[dataset].model_dump(mode="json"))
+    return canonical_json(config.datasets[dataset].model_dump(mode="json", exclude_defaults=True))
 
 
 def model_spec(config: Config, model: str) -> str:
@@ -29,7 +30,8 @@ def model_spec(config: Config, model: str) -> str:
     # the prompt suffix changes prompts, not the weights of a model that is only fetched
     if not isinstance(entry, TinyModel):
         spared = spared | {"prompt_suffix"}
-    return canonical_json({**entry.model_dump(mode="json", exclude=spared), "revision_of_code": REVISION["model"]})
+    fields = entry.model_dump(mode="json", exclude=spared, exclude_defaults=True)
+    return canonical_json({**fields, "revision_of_code": REVISION["model"]})
 
 
 def _prompting(model: ModelBase) -> dict[str, Any]:
@@ -39,14 +41,20 @@ def _prompting(model: ModelBase) -> dict[str, Any]:
 def sample_spec(config: Config, model: str) -> str:
     """How a checkpoint of `model` is sampled."""
     return canonical_json(
-        {**config.sampling.model_dump(mode="json"), **_prompting(config.models[model]), "revision": REVISION["sample"]}
+        {
+            **config.sampling_of(model).model_dump(mode="json"),
+            **_prompting(config.models[model]),
+            "revision": REVISION["sample"],
+        }
     )
 
 
 def train_spec(config: Config, instance: str) -> str:
     """A run of one seed: reward, data, hyperparameters; not its length, so that it can be extended."""
-    name, run, seed = config.entry(instance)
-    del name
+    _, run, seed = config.entry(instance)
+    origin: dict[str, Any] = {"init": config.start(instance)} if run.init else {}
+    if run.reward == "offline_labels" and (teacher := config.teacher(instance)) != f"base/{run.model}":
+        origin["teacher"] = teacher
     return canonical_json(
         {
             "run": instance,
@@ -54,8 +62,9 @@ def train_spec(config: Config, instance: str) -> str:
             "reward": run.reward,
             "model": run.model,
             "data": run.data,
-            "curriculum": run.curriculum.model_dump(mode="json") if run.curriculum else None,
+            "curriculum": run.curriculum.model_dump(mode="json", exclude_none=True) if run.curriculum else None,
             "extractor": config.scoring.extractor,
+            **origin,
             **_prompting(config.models[run.model]),
             "train": run.train.resolved().model_dump(mode="json"),
             "revision": REVISION["train"],

@@ -18,10 +18,12 @@ from srt.figures.spec import parse_spec
 # name -> (module, what it draws); modules are imported when drawn, so that a list of kinds costs nothing.
 KINDS: dict[str, tuple[str, str]] = {
     "curves": ("srt.figures.curves", "accuracy against RL step, a panel a train set or a data set"),
+    "climb": ("srt.figures.climb", "accuracy from level to level along chains of runs, steps added up"),
     "dynamics": ("srt.figures.dynamics", "accuracy, training reward and KL penalty of the same runs"),
     "bars": ("srt.figures.bars", "base model against trained model, a group of bars a test set"),
     "gap": ("srt.figures.gap", "generation-verification gap against the consistency threshold"),
     "examples": ("srt.figures.examples", "responses to the same prompts before and after training"),
+    "scheme": ("srt.figures.scheme", "where the reward comes from: a verifier, or the majority vote"),
 }
 SUFFIXES = (".pdf", ".png", ".csv")
 

@@ -2,8 +2,9 @@
 
 Each series is one run: its first point is the base model, its last the trained one. Groups are the data sets of each
 series (`datasets` of the spec, the panel or the series), in order of first appearance; a panel with one data set gives
-the group its title. Whiskers are 95 % bootstrap intervals over problems and seeds; the number above a bar is the
-paired gain over the same problems (with its interval where a group has one trained model), in the CSV too.
+the group its title, and a group has the bars of its own series only. Whiskers are 95 % bootstrap intervals over
+problems and seeds; the number above a bar is the paired gain over the same problems (with its interval where a group
+has one trained model and groups are few), in the CSV too.
 
 Options
     names         {data set: name in the figure}
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 OPTIONS = ("base_label",)
 _GROUP = 0.78  # share of a group's slot that its bars fill
+_MANY = 4  # groups; with more, notes stand upright and lose their intervals, which the CSV keeps
 
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
@@ -46,11 +48,12 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     figure.set_size_inches(width, 2.75)
     rows = []
     top = 0.0
-    ticks = []
+    ticks, sizes = [], []
+    crowded = len(groups) > _MANY
     for position, (title, dataset, by_label) in enumerate(groups):
         bars = _bars(tables, base, by_label, dataset)
-        slot = _GROUP / (1 + len(labels))
-        offsets = {label: (i - len(labels) / 2) * slot for i, label in enumerate([base, *labels])}
+        slot = _GROUP / (1 + max(len(each) for _, _, each in groups))
+        offsets = {label: (i - len(by_label) / 2) * slot for i, label in enumerate([base, *by_label])}
         high = 0.0
         for label, frame in bars:
             value, lo, hi = frame[["value", "lo", "hi"]].iloc[0]
@@ -64,29 +67,35 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
         gains = _gains(tables, by_label, dataset)
         for label, gain in gains:
             rows.append(identify(gain, panel=title, seeds=by_label[label], dataset=dataset, quantity="gain"))
-            if len(gains) > 1:
+            if crowded or len(gains) > 1:
                 above = next(frame for name, frame in bars if name == label).hi.iloc[0]
-                _note(axis, position + offsets[label], above, f"{gain.value.iloc[0]:+.3f}")
-        if len(gains) == 1:
+                _note(axis, position + offsets[label], above, f"{gain.value.iloc[0]:+.3f}", upright=crowded)
+        if not crowded and len(gains) == 1:
             _note(axis, position, high, "{:+.3f}\n[{:+.3f}, {:+.3f}]".format(*gain[["value", "lo", "hi"]].iloc[0]))
-        ticks.append(f"{title}\n{bars[0][1].n_problems.iloc[0]} problems")
+        ticks.append(title)
+        sizes.append(int(bars[0][1].n_problems.iloc[0]))
         top = max(top, high)
+    if crowded and len(set(sizes)) == 1:
+        axis.set_xlabel(f"{sizes[0]} problems each")
+    else:
+        ticks = [f"{title}\n{size} problems" for title, size in zip(ticks, sizes, strict=True)]
     axis.set_xticks(range(len(groups)), ticks)
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.6, len(groups) - 0.4)
     axis.set_ylabel(tables.metric_label([dataset for _, dataset, _ in groups]))
-    axis.set_ylim(0, max(top * 1.18, 0.05))  # room for the notes
+    axis.set_ylim(0, max(top * (1.26 if crowded else 1.18), 0.05))  # room for the notes
     axis.set_yticks([tick for tick in axis.get_yticks() if tick <= 1.0])
     style.legend(figure, [axis])
     return figure, pd.concat(rows, ignore_index=True)
 
 
-def _note(axis: Axes, x: float, y: float, text: str) -> None:
-    """Small grey text over a bar, with true minus signs."""
+def _note(axis: Axes, x: float, y: float, text: str, upright: bool = False) -> None:
+    """Small grey text over a bar, with true minus signs; turned by 90 degrees where bars are many."""
     text = text.replace("-", "\N{MINUS SIGN}")
     axis.annotate(
         text, (x, y), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom",
         fontsize=6.0, color=style.GREY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+        rotation=90 if upright else 0,
     )  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 One row a panel of the spec, one column a quantity. Accuracy is the mean over data sets with the band of
 `srt.figures.curves`. Training quantities are one number a step: the line is a centred running mean of the seeds'
 mean, the band the range of the seeds (none for one seed), and the unsmoothed mean stays behind the line, thin.
+Triangles mark where the collapse alarm rings, rings where early stopping would stop.
 
 Options
     names         {data set: name in the figure}
     quantities    which columns, in order; default ["accuracy", "reward", "kl"]; others are columns of the training
                   metrics (`QUANTITIES`)
     smooth        window of the running mean in logged steps (odd); default 1 up to 100 steps, then about a fiftieth
+    marks         the paper's statements (`srt.figures.marks`); "quantity" says in which column
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ import pandas as pd
 from srt.errors import SrtError, nearest
 from srt.figures import style
 from srt.figures.load import Tables, identify
+from srt.figures.marks import check_marks, draw_alarms, draw_statements, draw_stops
 from srt.figures.spec import Series, Spec, check_options, check_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPTIONS = ("quantities", "smooth")
+OPTIONS = ("quantities", "smooth", "marks")
 DEFAULT = ("accuracy", "reward", "kl")
 # Column of the training metrics -> axis label.
 QUANTITIES = {
@@ -53,17 +56,20 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and the table of all that it shows."""
     check_options(spec, OPTIONS)
     check_panels(spec)
+    check_marks(spec)
     quantities = _quantities(spec)
     columns = [name for name in quantities if name != "accuracy"]
     tables = Tables(spec)
-    look = style.looks([(series.label, series.method) for panel in spec.panels for series in panel.series])
+    look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
     figure, axes = style.grid(len(spec.panels) * len(quantities), columns=len(quantities), sharex="row")
 
     rows = []
     tops, lows = dict.fromkeys(quantities, 0.0), dict.fromkeys(quantities, 0.0)
     for index, axis in enumerate(axes):
         panel, quantity = spec.panels[index // len(quantities)], quantities[index % len(quantities)]
-        for rank, (label, seeds) in enumerate(panel.groups_of_seeds().items()):
+        groups = panel.groups_of_seeds()
+        curves = {}
+        for rank, (label, seeds) in enumerate(groups.items()):
             line = look[label]
             if quantity == "accuracy":
                 curve = tables.curve(seeds, panel.datasets)
@@ -73,10 +79,23 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
                 name, dataset, line = quantity, "", replace(line, marker="none")  # a point a step needs no markers
                 if not np.array_equal(curve["raw"], curve["value"], equal_nan=True):
                     axis.plot(curve.step, curve.raw, color=line.color, linewidth=0.5, alpha=0.35)
-            style.draw_line(axis, curve.step, curve.value, curve.lo, curve.hi, line, label, rank)
+            if quantity == "accuracy":
+                style.draw_curve(axis, curve, line, label, rank)
+            else:
+                style.draw_line(axis, curve.step, curve.value, curve.lo, curve.hi, line, label, rank)
+            curves[label] = curve
             lows[quantity] = min(lows[quantity], np.nanmin(curve["value"], initial=0.0))
             tops[quantity] = max(tops[quantity], np.nanmax(curve[["value", "hi"]].to_numpy(), initial=0.0))
             rows.append(identify(curve, panel=panel.title, seeds=seeds, dataset=dataset, quantity=name))
+        if quantity == "accuracy":
+            rows += draw_stops(axis, tables, panel, groups, look, panel.datasets, spec.metric)
+        alarms = draw_alarms(axis, tables, panel, groups, look)
+        rows += alarms if quantity == quantities[0] else []  # listed once a panel
+        stated, height = draw_statements(
+            axis, spec, panel.title, panel.datasets, quantity, curves, quantity == quantities[0]
+        )  # fmt: skip
+        rows += stated
+        tops[quantity] = max(tops[quantity], height)
         axis.set_ylabel(_label(tables, quantity, panel.datasets))
         style.step_axis(axis)
         if len(spec.panels) > 1 and index % len(quantities) == 0:

@@ -73,6 +73,32 @@ def mean_interval(strata: Sequence[np.ndarray]) -> tuple[float, float, float]:
     return mean, *percentile_interval(total / len(strata))
 
 
+def ratio_interval(strata: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
+    """Mean over data sets and seeds of sum(numerator) / sum(denominator) over problems, with its bootstrap interval.
+
+    `strata` holds (numerators, denominators), each [seeds, problems], one pair a data set; problems and seeds are drawn
+    as in `mean_interval`. A seed whose denominators are all 0 has no ratio and is left out; NaN if none has one.
+    """
+    seeds = strata[0][0].shape[0]
+    seed_counts = draw_counts(seeds, _SEED_OF_SEEDS).astype(np.float64)
+    total = np.zeros(N_BOOT)
+    means = []
+    for position, (numerators, denominators) in enumerate(strata):
+        whole, parts = denominators.sum(axis=1), numerators.sum(axis=1)
+        ratios = np.divide(parts, whole, out=np.full(seeds, np.nan), where=whole > 0)
+        if np.isnan(ratios).all():
+            return float("nan"), float("nan"), float("nan")
+        means.append(np.nanmean(ratios))
+        for rows, counts in count_blocks(numerators.shape[1], position):
+            drawn = counts @ denominators.T
+            ratio = np.divide(counts @ numerators.T, drawn, out=np.full_like(drawn, np.nan), where=drawn > 0)
+            weight = seed_counts[rows] * np.isfinite(ratio)
+            weighted = np.sum(np.nan_to_num(ratio) * weight, axis=1)
+            there = weight.sum(axis=1)
+            total[rows] += np.divide(weighted, there, out=np.full(len(there), np.nan), where=there > 0)
+    return float(np.mean(means)), *percentile_interval(total / len(strata))
+
+
 def kept_mean_intervals(values: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Intervals of the mean over kept problems, the kept share being resampled too.
 

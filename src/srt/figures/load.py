@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from srt.alarm import COLUMNS as ALARM_COLUMNS
+from srt.alarm import collapse_alarm
 from srt.errors import SrtError, nearest
-from srt.figures.intervals import mean_interval
+from srt.figures.intervals import mean_interval, ratio_interval
 from srt.figures.spec import Point, Series, Spec
 from srt.io import read_parquet
 
@@ -30,6 +32,7 @@ GROUP_COLUMNS = [
     "majority_correct",
 ]
 VALUE_COLUMN = {"avg": "pass_rate", "maj": "majority_correct"}
+SHARES = {"parsed": "share with an answer", "correct_parsed": "correct among answers"}
 
 
 class Tables:
@@ -101,21 +104,44 @@ class Tables:
         """The n of avg@n and maj@n, from the data ("8/32" where data sets differ); call after they were read."""
         return "/".join(str(n) for n in sorted({self._n[dataset][1] for dataset in datasets}))
 
-    def metric_label(self, datasets: Sequence[str]) -> str:
-        """ "avg@32" or "maj@32", with the n of the data."""
-        return f"{self.spec.metric}@{self.n_label(datasets)}"
+    def metric_label(self, datasets: Sequence[str], metric: str | None = None) -> str:
+        """ "avg@32" or "maj@32", with the n of the data; a share's name for `parsed` and `correct_parsed`."""
+        metric = metric or self.spec.metric
+        return SHARES.get(metric) or f"{metric}@{self.n_label(datasets)}"
 
-    def values(self, points: Sequence[Point], dataset: str) -> np.ndarray:
-        """The metric by seed and problem, shape [len(points), problems], in [0, 1]."""
-        column = VALUE_COLUMN[self.spec.metric]
+    def values(self, points: Sequence[Point], dataset: str, metric: str | None = None) -> np.ndarray:
+        """avg or maj by seed and problem, shape [len(points), problems], in [0, 1]."""
+        return self._column(points, dataset, VALUE_COLUMN[metric or self.spec.metric])
+
+    def _column(self, points: Sequence[Point], dataset: str, column: str) -> np.ndarray:
         return np.stack([self.groups(point.groups, dataset)[column].to_numpy(np.float64) for point in points])
 
-    def curve(self, seeds: Sequence[Series], datasets: Sequence[str]) -> pd.DataFrame:
+    def _estimate(self, points: Sequence[Point], datasets: Sequence[str], metric: str) -> tuple[float, ...]:
+        """value, lo, hi over the seeds, and the least and the largest value of a single seed."""
+        if metric in VALUE_COLUMN:
+            strata = [self.values(points, dataset, metric) for dataset in datasets]
+            each = np.mean([part.mean(axis=1) for part in strata], axis=0)
+            return *mean_interval(strata), float(each.min()), float(each.max())
+        pairs = []
+        for dataset in datasets:
+            n, parsed = self._column(points, dataset, "n"), self._column(points, dataset, "parsed")
+            # A grader that reads the whole response can pass one without a parsed answer: no more than parsed count.
+            correct = np.minimum(self._column(points, dataset, "pass_rate") * n, parsed)
+            pairs.append((parsed, n) if metric == "parsed" else (correct, parsed))
+        with np.errstate(invalid="ignore"):
+            each = np.mean([top.sum(axis=1) / below.sum(axis=1) for top, below in pairs], axis=0)
+        known = each[np.isfinite(each)]
+        spread = (float(known.min()), float(known.max())) if len(known) else (float("nan"), float("nan"))
+        return *ratio_interval(pairs), *spread
+
+    def curve(self, seeds: Sequence[Series], datasets: Sequence[str], metric: str | None = None) -> pd.DataFrame:
         """The metric against the step for the seeds of one label, averaged over `datasets`.
 
-        Returns step, value, lo, hi, n_problems, n_seeds, one row a step. Each data set weighs the same; the interval
-        is that of `srt.figures.intervals.mean_interval`.
+        Returns step, value, lo, hi, seed_lo, seed_hi, n_problems, n_seeds, one row a step. Each data set weighs the
+        same. lo and hi are the interval over problems and seeds of `srt.figures.intervals`, seed_lo and seed_hi the
+        range of the seeds.
         """
+        metric = metric or self.spec.metric
         steps = [point.step for point in seeds[0].points]
         for other in seeds[1:]:
             odd = sorted({point.step for point in other.points} ^ set(steps))
@@ -126,10 +152,23 @@ class Tables:
                 )
         rows = []
         for position, step in enumerate(steps):
-            strata = [self.values([run.points[position] for run in seeds], dataset) for dataset in datasets]
-            value, lo, hi = mean_interval(strata)
-            rows.append((step, value, lo, hi, sum(part.shape[1] for part in strata), len(seeds)))
-        return pd.DataFrame(rows, columns=["step", "value", "lo", "hi", "n_problems", "n_seeds"])
+            points = [run.points[position] for run in seeds]
+            problems = sum(len(self.groups(points[0].groups, dataset)) for dataset in datasets)
+            rows.append((step, *self._estimate(points, datasets, metric), problems, len(seeds)))
+        columns = ["step", "value", "lo", "hi", "seed_lo", "seed_hi", "n_problems", "n_seeds"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def alarm(self, run: Series) -> int | None:
+        """The step at which the collapse alarm rings on the run's training metrics; None if it does not."""
+        return collapse_alarm(self.training(run, list(ALARM_COLUMNS[1:])))
+
+    def stop(self, run: Series, dataset: str, metric: str) -> int:
+        """Early stopping: the evaluated step at which the run is best on `dataset`, the earliest of equals.
+
+        The same as in tables/early_stopping.csv (`srt.early_stopping`), where step 0 is where the run starts.
+        """
+        values = [self.values([point], dataset, metric).mean() for point in run.points]
+        return run.points[int(np.argmax(values))].step
 
     def training(self, run: Series, columns: Sequence[str]) -> pd.DataFrame:
         """The run's training metrics, by step: `step` and the asked-for columns."""

@@ -16,9 +16,11 @@ from typing import Any
 from srt.errors import SrtError, nearest
 
 METRICS = ("avg", "maj")
+# What curves can show; the last two are shares of responses (with an answer; correct ones among those).
+CURVE_METRICS = (*METRICS, "parsed", "correct_parsed")
 _SPEC_KEYS = ("figure", "kind", "title", "metric", "datasets", "average", "panels", "options")
 _PANEL_KEYS = ("title", "series", "datasets")
-_SERIES_KEYS = ("run", "label", "method", "seed", "points", "metrics", "datasets")
+_SERIES_KEYS = ("run", "label", "method", "seed", "points", "metrics", "datasets", "validation", "stage", "offset")
 _POINT_KEYS = ("step", "groups")
 
 
@@ -32,7 +34,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One run: several runs of one `label` in a panel are seeds of one line."""
+    """One run: several runs of one `label` in a panel are seeds of one line.
+
+    `validation` is (data set, metric) of early stopping, if the groups files hold that set. In a climb, `stage` is the
+    place of the run in its chain and `offset` the steps before it; elsewhere both are 0.
+    """
 
     run: str
     label: str
@@ -41,6 +47,9 @@ class Series:
     points: tuple[Point, ...]
     metrics: str | None
     datasets: tuple[str, ...]
+    validation: tuple[str, str] | None = None
+    stage: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,13 @@ class Panel:
         for series in self.series:
             by_label.setdefault(series.label, []).append(series)
         return {label: sorted(group, key=lambda s: (s.seed, s.run)) for label, group in by_label.items()}
+
+    def stages(self) -> list[list[Series]]:
+        """The runs of a climb by their place in the chain, each with its seeds in order."""
+        by_stage: dict[int, list[Series]] = {}
+        for series in self.series:
+            by_stage.setdefault(series.stage, []).append(series)
+        return [sorted(by_stage[stage], key=lambda s: (s.seed, s.run)) for stage in sorted(by_stage)]
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,21 @@ def check_options(spec: Spec, known: Iterable[str]) -> None:
             raise SrtError(f"{spec.where()}: kind '{spec.kind}' has no option '{key}'{nearest(key, known)}")
 
 
+def curve_metrics(spec: Spec) -> tuple[str, ...]:
+    """The rows of panels: `options.metrics`, else the figure's metric."""
+    metrics = spec.options.get("metrics") or [spec.metric]
+    if not isinstance(metrics, list):
+        raise SrtError(f"{spec.where()}: options.metrics must be a list, not {metrics!r}")
+    for metric in metrics:
+        if metric not in CURVE_METRICS:
+            raise SrtError(
+                f"{spec.where()}: options.metrics has the unknown '{metric}'{nearest(str(metric), CURVE_METRICS)}"
+            )
+    if len(set(metrics)) != len(metrics):
+        raise SrtError(f"{spec.where()}: options.metrics must name each metric once")
+    return tuple(metrics)
+
+
 def check_panels(spec: Spec) -> None:
     """Refuse a figure with nothing to draw: no panel, no series, no point, no data set."""
     if not spec.panels:
@@ -197,7 +228,20 @@ def _series(raw: Any, datasets: tuple[str, ...], where: str) -> Series:
         points=tuple(points),
         metrics=metrics,
         datasets=_names(raw["datasets"], f"{where}: 'datasets'") if raw.get("datasets") else datasets,
+        validation=_validation(raw.get("validation"), where),
+        stage=_integer(raw.get("stage", 0), f"{where}: 'stage'"),
+        offset=_integer(raw.get("offset", 0), f"{where}: 'offset'"),
     )
+
+
+def _validation(raw: Any, where: str) -> tuple[str, str] | None:
+    if raw is None:
+        return None
+    _object(raw, f"{where}: 'validation'")
+    _only(raw, ("dataset", "metric"), f"{where}, validation")
+    if not isinstance(raw.get("dataset"), str) or raw.get("metric") not in METRICS:
+        raise SrtError(f"{where}: 'validation' needs the text 'dataset' and a 'metric', 'avg' or 'maj', not {raw!r}")
+    return raw["dataset"], raw["metric"]
 
 
 def _point(raw: Any, where: str) -> Point:

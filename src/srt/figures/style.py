@@ -1,8 +1,8 @@
 """The one house style: sizes, fonts, and the look of each method, the same in every figure.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers; each method also has its own line and marker,
-so that the figures read in black and white. Text is DejaVu, which matplotlib ships, embedded as TrueType. Nothing in
-a file depends on the time, the machine or the user's matplotlibrc.
+Colours are Okabe and Ito's, and for the rarer methods darker ones that stay apart from them for colour-blind readers;
+each method also has its own line and marker, so that the figures read in black and white. Text is DejaVu, which
+matplotlib ships, embedded as TrueType. Nothing in a file depends on the time, the machine or the user's matplotlibrc.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from srt.errors import SrtError, nearest
@@ -27,6 +27,7 @@ BAND_ALPHA = 0.13
 GREY = "#666666"
 LIGHT = "#D9D9D9"
 STEP_LABEL = "RL step"
+_LEGEND_ROW = 0.16  # inches
 
 RC = {
     "font.family": "DejaVu Sans",
@@ -81,34 +82,58 @@ METHODS: dict[str, Look] = {
     "easy_majority": Look("#56B4E9", (0, (1.0, 0.9)), "v"),
     "test_time": Look("#E69F00", "-", "P", "////"),
     "base": Look("#7F7F7F", (0, (1.0, 1.6)), "X"),
+    "fixed_teacher": Look("#000000", (0, (6.0, 1.4, 1.0, 1.4)), "d"),
+    "soft_majority": Look("#882255", (0, (3.0, 1.0, 1.0, 1.0)), "p"),
+    "threshold": Look("#661100", (0, (5.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "h"),
+    "climbing": Look("#8C510A", (0, (6.5, 1.2)), "<"),
+    "warm_up": Look("#1B3A6B", (0, (3.2, 1.6)), ">"),
 }
-# Second, third, ... label of one method in one panel (levels, presets): the same colour, paler, another marker.
+# Second, third, ... label of one method (hyperparameters, presets): the same colour, paler, another line and marker.
 _MARKERS = ("", "X", "P", "h", "*", "<", ">")
+_REPEATED: tuple[Any, ...] = ("-", (0, (4.5, 1.4)), (0, (1.0, 0.9)), (0, (4.5, 1.2, 1.0, 1.2)), (0, (2.5, 2.5)))
 
 
-def look(method: str, repeat: int = 0) -> Look:
-    """The look of a method; `repeat` counts the labels of that method that came before in the same figure."""
+def look(method: str, repeat: int = 0, shade: int | None = None) -> Look:
+    """The look of a method; `repeat` counts the labels of that method that came before in the same figure.
+
+    `shade`, how pale it is, counts those before it in the same panel; default: as `repeat`.
+    """
     if method not in METHODS:
         raise SrtError(f"method '{method}' has no colour in the house style{nearest(method, METHODS)}")
     base = METHODS[method]
     if repeat == 0:
         return base
-    paler = 1 - 0.62 ** min(repeat, 3)
+    paler = 1 - 0.62 ** min(repeat if shade is None else shade, 3)
     channels = [int(base.color[i : i + 2], 16) for i in (1, 3, 5)]
     color = "#" + "".join(f"{round(c + (255 - c) * paler):02X}" for c in channels)
-    lines = ["-", (0, (4.5, 1.4)), (0, (1.0, 0.9)), (0, (4.5, 1.2, 1.0, 1.2))]
-    lines = [line for line in lines if line != base.line]
+    lines = [line for line in _REPEATED if line != base.line]
     return Look(color, lines[(repeat - 1) % len(lines)], _MARKERS[1 + (repeat - 1) % 6], base.hatch)
 
 
-def looks(labels: Sequence[tuple[str, str]]) -> dict[str, Look]:
-    """Looks of a figure's (label, method) pairs; two labels of one method get two looks."""
+def looks(*panels: Sequence[tuple[str, str]]) -> dict[str, Look]:
+    """Looks of a figure's (label, method) pairs, by panel; two labels of one method get two looks.
+
+    The first label of a method has its look. The others have a line and a marker that no other label has, while there
+    are such, and are the paler the later they come in their panel.
+    """
     seen: dict[str, Look] = {}
     count: dict[str, int] = {}
-    for label, method in labels:
-        if label not in seen:
-            seen[label] = look(method, count.get(method, 0))
-            count[method] = count.get(method, 0) + 1
+    first = [look(method) for method in dict.fromkeys(method for panel in panels for _, method in panel)]
+    lines, markers = [each.line for each in first], [each.marker for each in first]
+    for panel in panels:
+        shades: dict[str, int] = {}
+        for label, method in dict.fromkeys(panel):
+            shade = shades[method] = shades.get(method, -1) + 1
+            if label in seen:
+                continue
+            repeat = count[method] = count.get(method, -1) + 1
+            seen[label] = look(method, repeat, max(shade, 1))
+            if repeat:
+                line = next((each for each in _REPEATED if each not in lines), seen[label].line)
+                marker = next((each for each in _MARKERS[1:] if each not in markers), seen[label].marker)
+                lines.append(line)
+                markers.append(marker)
+                seen[label] = replace(seen[label], line=line, marker=marker)
     return seen
 
 
@@ -155,11 +180,29 @@ def draw_line(axes: Axes, x: Any, y: Any, lo: Any, hi: Any, style: Look, label: 
     )  # fmt: skip
 
 
+def draw_curve(axes: Axes, curve: Any, style: Look, label: str, rank: int = 0, offset: int = 0) -> None:
+    """A curve of `srt.figures.load.Tables.curve`: one seed has its interval as band, several have their range.
+
+    With several seeds the thin edges are the interval over problems and seeds, which is wider where problems are few.
+    """
+    x = curve.step + offset
+    if curve.n_seeds.max() > 1:
+        axes.fill_between(x, curve.seed_lo, curve.seed_hi, color=style.color, alpha=1.6 * BAND_ALPHA, linewidth=0)
+        for edge in (curve.lo, curve.hi):
+            axes.plot(x, edge, color=style.color, alpha=0.35, linewidth=0.4)
+        nothing = [float("nan")] * len(x)
+        draw_line(axes, x, curve.value, nothing, nothing, style, label, rank)
+    else:
+        draw_line(axes, x, curve.value, curve.lo, curve.hi, style, label, rank)
+
+
 def step_axis(axes: Axes) -> None:
     """Whole numbers, few ticks, and the name of the x axis."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=2))
+    place = axes.get_subplotspec()
+    narrow = place is not None and place.get_gridspec().ncols >= 4
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if narrow else 5, integer=True, min_n_ticks=2))
     axes.set_xlabel(STEP_LABEL)
 
 
@@ -181,6 +224,9 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> None:
         for width in range(min(columns, len(handles)), 0, -1):  # as many columns as fit into the figure
             drawn = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width)
             if width == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+                # A legend of many rows makes the figure taller, not its panels flatter.
+                rows = math.ceil(len(handles) / width)
+                figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + _LEGEND_ROW * (rows - 1))
                 break
             drawn.remove()
 

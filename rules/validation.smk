@@ -1,0 +1,30 @@
+# Early stopping: the step that a held-out validation set would choose, found after the run (paper Section 5.1).
+VALIDATED = [run for run in EVALUATION_SPEC["runs"] if run["validation"]]
+
+
+rule early_stopping:
+    """Where early stopping would stop each run that has a validation set, and what it would keep."""
+    input:
+        groups=sorted({file for row in VALIDATED for i in CFG.instances(row["run"]) for file in GROUPS_OF_RUN[i]}),
+    output:
+        csv=report(
+            f"{RESULTS}/tables/early_stopping.csv",
+            caption="../workflow/report/early_stopping.rst",
+            category=SECTIONS["runs"],
+            labels={"table": "early stopping"},
+        ),
+    log:
+        f"{LOGS}/tables/early_stopping.log",
+    benchmark:
+        f"{BENCHMARKS}/tables/early_stopping.tsv"
+    conda:
+        "../envs/figures.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        spec=canonical_json({"results": RESULTS, "runs": VALIDATED}),
+    message:
+        "Table of early stopping"
+    shell:
+        "python scripts/early_stopping.py --spec {params.spec:q} --out {output.csv} > {log} 2>&1"

@@ -1,0 +1,26 @@
+"""Write where early stopping would stop each run that has a validation set (CSV), and what that keeps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import _bootstrap  # noqa: F401
+
+from srt.errors import run_cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="JSON: results, runs (as the workflow makes it)")
+    parser.add_argument("--out", required=True, type=Path, help="CSV to write")
+    args = parser.parse_args()
+
+    from srt.early_stopping import early_stopping
+    from srt.io import parse_spec, write_csv
+
+    write_csv(args.out, early_stopping(parse_spec(args.spec, ["results", "runs"])))
+
+
+if __name__ == "__main__":
+    run_cli(main)

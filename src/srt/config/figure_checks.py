@@ -1,0 +1,158 @@
+"""Figures against the rest of the configuration: data sets, suites, runs and labels that they name exist and fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from srt.config.figures import Figure, Panel
+from srt.config.lineage import ancestors
+from srt.errors import SrtError, nearest
+
+if TYPE_CHECKING:
+    from srt.config.root import Config
+
+
+def chain(config: Config, run: str) -> list[str]:
+    """The runs that lead to `run` by `init`, the first from the base model, and `run` itself."""
+    return [*reversed(ancestors(config.runs, run)), run]
+
+
+def suites_of(config: Config, figure: Figure, run: str, datasets: Sequence[str]) -> list[str]:
+    """The suites whose samples of a run hold `datasets`: the figure's, or the first of the run's that has each."""
+    if figure.suite is not None:
+        return [figure.suite]
+    found: list[str] = []
+    for dataset in datasets:
+        holders = [suite for suite in config.runs[run].suites if dataset in config.members(suite)]
+        if not holders:
+            raise SrtError(f"run '{run}' is not evaluated on '{dataset}': add it to the run's suites")
+        found += [] if set(holders) & set(found) else holders[:1]
+    return found
+
+
+def level_datasets(config: Config, figure: Figure, panel: Panel, run: str) -> list[str]:
+    """The figure's data sets that a run of a chain is evaluated on."""
+    evaluated = {member for suite in config.runs[run].suites for member in config.members(suite)}
+    return [name for name in panel.datasets or figure.datasets if name in evaluated]
+
+
+def check_figures(config: Config) -> None:
+    """Raise `ConfigError` for the first figure that names what there is not."""
+    for name, figure in config.figures.items():
+        _check_figure(config, name, figure)
+    _check_aliases(config)
+
+
+def _check_figure(config: Config, name: str, figure: Figure) -> None:
+    from srt.config.root import ConfigError
+
+    where = ["figures", name]
+    members = config.members(figure.suite, [*where, "suite"]) if figure.suite is not None else None
+
+    def drawn(datasets: Sequence[str], path: list[str]) -> None:
+        for i, dataset in enumerate(datasets):
+            config.need("datasets", dataset, path)
+            if members is not None and dataset not in members:
+                known = ", ".join(members)
+                raise ConfigError(path, f"data set '{dataset}' is not in suite '{figure.suite}' (it has: {known})")
+            if dataset in datasets[:i]:
+                raise ConfigError(path, f"data set '{dataset}' is there twice: remove one")
+
+    drawn(figure.datasets, [*where, "datasets"])
+    validation = figure.options.get("validation_dataset")
+    drawn([validation] if validation else [], [*where, "options", "validation_dataset"])
+    for dataset in figure.options.get("names", {}):
+        config.need("datasets", dataset, [*where, "options", "names"])
+    if figure.kind == "gap":
+        config.need("models", str(figure.model), [*where, "model"])
+    for number, panel in enumerate(figure.panels, start=1):
+        path = [*where, "panels", f"item {number}"]
+        drawn(panel.datasets or [], [*path, "datasets"])
+        for i, run in enumerate(panel.runs):
+            config.need("runs", run, [*path, "runs"])
+            if run in panel.runs[:i]:
+                raise ConfigError([*path, "runs"], f"run '{run}' is there twice: remove one")
+            _check_evaluated(config, figure, panel, run, [*path, "runs"])
+        if figure.kind != "climb":
+            _check_labels(config, path, panel, figure.options.get("validation_series"))
+    _check_marks(config, figure, where)
+
+
+def _check_evaluated(config: Config, figure: Figure, panel: Panel, run: str, path: list[str]) -> None:
+    """The run, or each run of its chain, has samples of what is drawn of it."""
+    from srt.config.root import ConfigError
+
+    if figure.kind == "climb":
+        for each in chain(config, run):
+            if not level_datasets(config, figure, panel, each):
+                raise ConfigError(
+                    path,
+                    f"run '{each}', from which '{run}' comes, is evaluated on none of the figure's data sets: "
+                    "add one of its test sets to datasets",
+                )
+        return
+    if figure.suite is not None:
+        if figure.suite not in config.runs[run].suites:
+            raise ConfigError(
+                path, f"run '{run}' is not evaluated on suite '{figure.suite}': add it to the run's suites"
+            )
+        return
+    validation = figure.options.get("validation_dataset")
+    try:
+        suites_of(config, figure, run, [*(panel.datasets or figure.datasets), *([validation] if validation else [])])
+    except SrtError as error:
+        raise ConfigError(path, str(error)) from None
+
+
+def _check_labels(config: Config, path: list[str], panel: Panel, wanted: str | None) -> None:
+    from srt.config.root import ConfigError
+
+    labels: dict[str, str] = {}
+    for run in panel.runs:
+        label = config.runs[run].label
+        other = labels.setdefault(label, run)
+        if other != run:
+            raise ConfigError(
+                [*path, "runs"],
+                f"'{other}' and '{run}' have one label, '{label}', and would be drawn as seeds of one run: "
+                "give each its own label",
+            )
+    if wanted is not None and wanted not in labels:
+        raise ConfigError(
+            [*path[:2], "options", "validation_series"],
+            f"no run has the label '{wanted}'{nearest(wanted, labels)}",
+        )
+
+
+def _check_marks(config: Config, figure: Figure, where: list[str]) -> None:
+    """Series and data sets that marks name are drawn."""
+    from srt.config.root import ConfigError
+
+    labels = [config.runs[run].label for panel in figure.panels for run in panel.runs]
+    datasets = [*figure.datasets, *(name for panel in figure.panels for name in panel.datasets or [])]
+    for number, mark in enumerate(figure.options.get("marks", []), start=1):
+        path = [*where, "options", "marks", f"item {number}"]
+        series, dataset = mark.get("series"), mark.get("dataset")
+        if series is not None and series not in labels:
+            raise ConfigError([*path, "series"], f"no run has the label '{series}'{nearest(series, labels)}")
+        if dataset is not None and dataset not in datasets:
+            raise ConfigError(
+                [*path, "dataset"], f"data set '{dataset}' is not drawn{nearest(dataset, datasets)}: remove the mark"
+            )
+
+
+def _check_aliases(config: Config) -> None:
+    """Each is a target of its own: an id that no figure, run, rule or other alias has."""
+    from srt.config.root import ID, RULES, ConfigError
+
+    runs = {instance.replace("-", "_") for run in config.runs for instance in config.instances(run)}
+    seen: dict[str, str] = {}
+    for name, figure in config.figures.items():
+        for alias in figure.aliases:
+            where = ["figures", name, "aliases"]
+            if not ID.fullmatch(alias):
+                raise ConfigError(where, f"'{alias}' must be lower-case letters, digits and _: rename it")
+            if alias in config.figures or alias in runs or alias in RULES or alias in seen:
+                raise ConfigError(where, f"'{alias}' is a figure, run, rule or alias already: choose another id")
+            seen[alias] = name

@@ -1,0 +1,89 @@
+"""Climbing levels (v2: Fig. 5): chains of runs, each from the last checkpoint of the one before.
+
+One panel a chain; several metrics are rows. The x axis adds up the steps from the base model on. Each run is drawn on
+its own level's test set in the look of its method, so where a level begins the line starts anew: the last model of one
+level, tested on the next. Levels stand at the top, thin lines between them. Bands, triangles and grey lines as in
+`srt.figures.curves`.
+
+Options
+    names      {data set: name of the level}
+    metrics    rows of panels: "avg", "maj", "parsed", "correct_parsed"; default: the figure's metric
+    marks      the paper's statements (`srt.figures.marks`); steps count from the base model
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from srt.figures import style
+from srt.figures.load import Tables, identify
+from srt.figures.marks import check_marks, draw_alarms, draw_statements
+from srt.figures.spec import Panel, Spec, check_options, check_panels, curve_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OPTIONS = ("metrics", "marks")
+STEP_LABEL = "RL step, from the base model on"
+
+
+def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
+    """The figure and its table, whose `step` counts from the base model and `step_of_run` from the run's start."""
+    check_options(spec, OPTIONS)
+    check_panels(spec)
+    check_marks(spec)
+    metrics = curve_metrics(spec)
+    tables = Tables(spec)
+    cells = [(metric, panel) for metric in metrics for panel in spec.panels]
+    look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
+    figure, axes = style.grid(len(cells), columns=len(spec.panels), sharey=True)
+
+    rows: list[pd.DataFrame] = []
+    for axis, (metric, panel) in zip(axes, cells, strict=True):
+        label_of_metric = ""
+        for seeds in panel.stages():
+            first = seeds[0]
+            curve = tables.curve(seeds, first.datasets, metric)
+            style.draw_curve(axis, curve, look[first.label], first.label, first.stage, offset=first.offset)
+            label_of_metric = tables.metric_label(first.datasets, metric)
+            placed = curve.assign(step_of_run=curve.step, step=curve.step + first.offset)
+            rows.append(
+                identify(placed, panel=panel.title, seeds=seeds, dataset="+".join(first.datasets),
+                         quantity=label_of_metric)
+            )  # fmt: skip
+            alarms = draw_alarms(axis, tables, panel, {first.label: seeds}, look)
+            rows += alarms if metric == metrics[0] else []
+            stated, _ = draw_statements(
+                axis, spec, panel.title, first.datasets, metric, {first.label: curve}, metric == metrics[0],
+                extent=(first.offset, first.offset + first.points[-1].step),
+            )  # fmt: skip
+            rows += stated
+        _levels(axis, spec, panel, named=metric == metrics[0])
+        if metric == metrics[0]:
+            axis.set_title(panel.title, pad=16)
+        style.step_axis(axis)
+        axis.set_xlabel(STEP_LABEL if metric == metrics[-1] else "")
+        axis.set_ylabel(label_of_metric)
+    style.fraction_axis(axes, 1.0)
+    style.legend(figure, axes)
+    return figure, pd.concat(rows, ignore_index=True)
+
+
+def _levels(axis: Axes, spec: Spec, panel: Panel, named: bool) -> None:
+    """A line where each level begins, and over it the level's name."""
+    stages = panel.stages()
+    ends = [seeds[0].offset + seeds[0].points[-1].step for seeds in stages]
+    axis.set_xlim(-0.015 * ends[-1], 1.015 * ends[-1])
+    for seeds, end in zip(stages, ends, strict=True):
+        begin = seeds[0].offset
+        if begin:
+            axis.axvline(begin, color=style.LIGHT, linewidth=0.9, zorder=0.6)
+        if named:
+            name = ", ".join(spec.name(dataset) for dataset in seeds[0].datasets)
+            axis.annotate(
+                name, ((begin + end) / 2, 1.0), xycoords=axis.get_xaxis_transform(), xytext=(0, 5),
+                textcoords="offset points", ha="center", va="bottom", fontsize=6.5, color=style.GREY,
+            )  # fmt: skip

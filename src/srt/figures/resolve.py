@@ -1,0 +1,111 @@
+"""From a figure's entry in the configuration to its spec with every path in it: what the rules and the plan need.
+
+Reads no file and imports no matplotlib, as rules are parsed in every job.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srt.config.figure_checks import chain, level_datasets, suites_of
+from srt.config.figures import Figure, Panel
+from srt.config.root import Config
+from srt.workflow import groups_file
+
+# Kinds that mark steps of training (the collapse alarm, early stopping) and so read the training metrics.
+WITH_METRICS = ("curves", "dynamics", "climb")
+
+
+def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]]:
+    """The spec of figure `name` (`srt.figures.spec.parse_spec`) and the files in it: the inputs of its job."""
+    figure = config.figures[name]
+    options = dict(figure.options)
+    panels: list[dict[str, Any]] = []
+    inputs: list[str] = []
+    if figure.kind == "examples":
+        options, inputs = _examples(config, figure, options)
+    elif figure.kind == "gap":
+        file = groups_file(config.results, f"base/{figure.model}", str(figure.suite))
+        series = {"run": str(figure.model), "label": "Base model", "method": "base", "seed": 0, "metrics": None}
+        panels = [{"title": "", "series": [{**series, "points": [{"step": 0, "groups": [file]}]}]}]
+    else:
+        panels = [_panel(config, figure, panel) for panel in figure.panels]
+    for panel in panels:
+        for series in panel["series"]:
+            inputs += [file for point in series["points"] for file in point["groups"]]
+            inputs += [series["metrics"]] if series["metrics"] else []
+    spec = {
+        "figure": name,
+        "kind": figure.kind,
+        "title": figure.title,
+        "metric": figure.metric,
+        "datasets": figure.datasets,
+        "average": figure.average,
+        "panels": panels,
+        "options": options,
+    }
+    return spec, list(dict.fromkeys(inputs))
+
+
+def _panel(config: Config, figure: Figure, panel: Panel) -> dict[str, Any]:
+    """A panel with one series a run of one seed; of a climb, one a run of the chain."""
+    series = []
+    for run in panel.runs:
+        if figure.kind != "climb":
+            datasets = list(panel.datasets or figure.datasets)
+            series += [_series(config, figure, run, instance, datasets) for instance in config.instances(run)]
+            continue
+        offset, links = 0, chain(config, run)
+        for stage, link in enumerate(links):
+            datasets = level_datasets(config, figure, panel, link)
+            following = config.runs[links[stage + 1]].init if stage + 1 < len(links) else None
+            end = (following.step if following else None) or config.runs[link].checkpoints[-1]
+            for seed in config.runs[run].seeds:
+                resolved = _series(config, figure, link, f"{link}-s{seed}", datasets)
+                points = [point for point in resolved["points"] if point["step"] <= end]  # what the next one builds on
+                series.append({**resolved, "points": points, "datasets": datasets, "stage": stage, "offset": offset})
+            offset += end
+    resolved = {"title": panel.title, "series": series}
+    return {**resolved, "datasets": panel.datasets} if panel.datasets else resolved
+
+
+def _series(config: Config, figure: Figure, run: str, instance: str, datasets: list[str]) -> dict[str, Any]:
+    entry = config.runs[run]
+    validation = figure.options.get("validation_dataset")
+    suites = suites_of(config, figure, run, [*datasets, *([validation] if validation else [])])
+    steps = entry.checkpoints[-1:] if figure.kind == "bars" else entry.checkpoints
+    points = [(0, config.start(instance)), *((n, f"{instance}/step-{n}") for n in steps)]
+    series = {
+        "run": instance,
+        "label": entry.label,
+        "method": entry.method,
+        "seed": config.entry(instance)[2],
+        "points": [
+            {"step": step, "groups": [groups_file(config.results, checkpoint, suite) for suite in suites]}
+            for step, checkpoint in points
+        ],
+        "metrics": f"{config.results}/runs/{instance}/metrics.parquet" if figure.kind in WITH_METRICS else None,
+    }
+    # Early stopping is marked where the figure's own samples tell it; no figure asks for more samples for that.
+    held_out = entry.validation if figure.kind in ("curves", "dynamics") else None
+    if held_out and any(held_out.dataset in config.members(suite) for suite in suites):
+        series["validation"] = held_out.model_dump(mode="json")
+    return series
+
+
+def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The options of a table of responses: the samples of the start and of the end of one run, and the problems."""
+    run = figure.panels[0].runs[0]
+    instance = config.instances(run)[0]
+    suites = suites_of(config, figure, run, figure.datasets)
+    checkpoints = {
+        "before": config.start(instance),
+        "after": f"{instance}/step-{config.runs[run].checkpoints[-1]}",
+    }
+    samples = []
+    for label, checkpoint in checkpoints.items():
+        groups = groups_file(config.results, checkpoint, suites[0])
+        samples.append({"label": label, "samples": groups.replace(".groups.", ".samples."), "groups": groups})
+    problems = [f"{config.results}/data/{name}.parquet" for name in figure.datasets]
+    inputs = [path for s in samples for path in (s["samples"], s["groups"])] + problems
+    return {**options, "samples": samples, "problems": problems}, inputs

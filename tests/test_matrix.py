@@ -1,0 +1,427 @@
+"""The full matrix: every cell that the paper has, and runs that start from, learn from or stop by others."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from config_files import change, write
+from conftest import ROOT
+
+from srt.config import Config, load_config, read_yaml
+from srt.config.lineage import ancestors
+from srt.config.spec import data_spec, model_spec, sample_spec, train_spec
+from srt.data.rows import select_rows
+from srt.errors import SrtError
+from srt.workflow import evaluation_spec, evaluations, expand_evaluations
+
+MAIN, MODELS, DATASETS, RUNS = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml"
+
+
+def full(**overrides: Any) -> Config:
+    raw = read_yaml(ROOT / "config/config.yaml") | overrides
+    return load_config(raw, ROOT, configfiles=["config/config.yaml"])
+
+
+def load(folder: Path) -> Config:
+    return load_config(read_yaml(folder / MAIN), folder, MAIN, [folder / MAIN])
+
+
+@pytest.fixture(scope="module")
+def matrix() -> Config:
+    return full()
+
+
+# -- what is in it ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["qwen2_5_math_7b", "qwen3_14b_base"])
+@pytest.mark.parametrize("data", ["dapo", "math12k", "aime_1983_2023"])
+@pytest.mark.parametrize("reward", ["majority", "ground_truth"])
+def test_every_cell_of_the_first_version(model: str, data: str, reward: str, matrix: Config) -> None:
+    size = "_14b" if model == "qwen3_14b_base" else ""
+    short = {"dapo": "dapo", "math12k": "math12k", "aime_1983_2023": "aime"}[data]
+    run = matrix.runs[f"{'srt' if reward == 'majority' else 'gt'}_{short}{size}"]
+    assert (run.model, run.data, run.reward, run.curriculum) == (model, data, reward, None)
+    train = run.train.resolved()
+    assert run.seeds == [1, 2, 3] and run.init is None
+    # reference §1.2; Appendix B.1
+    assert (train.prompts_per_step, train.rollouts_per_prompt, train.temperature) == (16, 32, 1.0)
+    assert (train.learning_rate, train.betas, train.weight_decay, train.grad_clip) == (1e-6, (0.9, 0.999), 0.01, 1.0)
+    assert (train.kl_coefficient, train.kl_placement, train.kl_estimator, train.advantage) == (
+        0.001, "reward", "k3", "rloo",
+    )  # fmt: skip
+    assert (train.max_prompt_tokens, train.max_new_tokens, train.preset) == (1024, 3072, "clean")
+    epochs = {"dapo": 1, "math12k": 1, "aime_1983_2023": 10}[data]
+    per_epoch = {"dapo": 17234 // 16, "math12k": 11998 // 16, "aime_1983_2023": 919 // 16}[data]
+    assert run.steps >= epochs * per_epoch
+    assert data != "dapo" or run.validation is not None
+
+
+def test_the_other_runs_of_the_first_version(matrix: Config) -> None:
+    runs = matrix.runs
+    assert runs["srt_dapo"].steps == 1200  # Table 1
+    for name in ("srt_dapo", "gt_dapo"):
+        twin = runs[f"{name}_authors"]
+        assert twin.train.preset == "authors" and twin.train.resolved().entropy_coefficient == 0.001
+        assert twin.model_copy(update={"label": runs[name].label, "train": runs[name].train}) == runs[name]
+    assert runs["srt_dapo_offline"].reward == "offline_labels"
+    assert matrix.teacher("srt_dapo_offline-s2") == "base/qwen2_5_math_7b"
+    for suffix in ("", "_14b"):
+        for by, name in (("pass_rate", "pass_rate"), ("majority_frequency", "majority")):
+            easy = runs[f"srt_dapo_easy_{name}{suffix}"]
+            assert easy.curriculum is not None and easy.curriculum.by == by and easy.curriculum.fraction == 1 / 3
+            assert easy.steps >= 3 * (17234 // 3 // 16) and matrix.ranking_model(easy) == "qwen2_5_math_7b"
+    assert {runs[f"ttt_{test}"].data for test in ("aime24", "aime25", "amc23")} == {"aime24", "aime25", "amc23"}
+
+
+def test_the_second_version_climbs_levels_from_one_checkpoint_to_the_next(matrix: Config) -> None:
+    runs = matrix.runs
+    levels = ["gt_knights_2", "srt_knights_3", "srt_knights_5", "srt_knights_7", "srt_knights_9"]
+    assert ancestors(runs, "srt_knights_9") == levels[-2::-1]
+    assert [matrix.datasets[runs[r].data].params["n_people"] for r in levels] == [2, 3, 5, 7, 9]
+    assert ancestors(runs, "srt_bitwise_4") == ["srt_bitwise_3", "gt_bitwise_2"] and runs["gt_bitwise_2"].steps == 950
+    for name, run in runs.items():
+        if run.model != "qwen3_4b_base":
+            continue
+        train = run.train.resolved()
+        assert (train.advantage, train.kl_placement, train.kl_coefficient, train.learning_rate) == (
+            "group_std", "loss", 1e-4, 1e-6,
+        )  # fmt: skip
+        assert run.reward == "ground_truth" if run.init is None else run.reward != "ground_truth", name
+        # tests are of the level that is trained, and apart from it
+        (test,) = run.suites
+        one, other = matrix.datasets[run.data], matrix.datasets[test]
+        assert (one.params, one.split, other.split) == (other.params, "train", "test"), name
+    for task, level, start in (("bitwise", 3, 2), ("family", 5, 4), ("knights", 7, 2)):
+        teacher = runs[f"teacher_{task}_{level}"]
+        assert teacher.reward == "offline_labels" and teacher.init is not None
+        assert matrix.teacher(f"teacher_{task}_{level}-s3").startswith(f"gt_{task}_{start}-s3/step-")
+
+
+def test_models_of_the_second_version_have_their_own_sampling(matrix: Config) -> None:
+    assert matrix.sampling_of("llama3_1_8b_instruct").temperature == 0
+    assert matrix.sampling_of("deepseek_math_7b_instruct").temperature == 0.7
+    assert matrix.sampling_of("qwen3_14b_base") == matrix.sampling
+    assert {run.train.learning_rate for run in matrix.runs.values() if "llama" in run.model} == {1e-7, 3e-7}
+    assert json.loads(sample_spec(matrix, "llama3_1_8b_instruct"))["temperature"] == 0
+
+
+def test_every_model_is_pinned(matrix: Config) -> None:
+    assert matrix.unpinned() == []
+
+
+def test_one_seed_by_the_command_line() -> None:
+    one = full(seeds=1)
+    assert {tuple(run.seeds) for run in one.runs.values()} == {(1,)}
+    assert full(seeds="2").runs["srt_dapo"].seeds == [1, 2]
+
+
+def test_specs_fit_a_command_line(matrix: Config) -> None:
+    assert len(json.dumps(evaluation_spec(matrix))) < 100_000  # Linux: 131,072 bytes an argument
+    assert expand_evaluations(json.loads(json.dumps(evaluation_spec(matrix)))) == evaluations(matrix)
+
+
+# -- features, on a small configuration -------------------------------------------------------------------------------
+
+SRT_MORE = "more: {extends: srt, init: {run: srt}, curriculum: null, label: More}\n"
+
+
+def with_runs(folder: Path, *entries: str) -> Config:
+    write(folder)
+    with open(folder / RUNS, "a", encoding="utf-8") as handle:
+        handle.write("".join(entries))
+    return load(folder)
+
+
+def test_a_run_starts_where_another_of_its_seed_ended(tmp_path: Path) -> None:
+    config = with_runs(tmp_path, SRT_MORE, "pinned: {extends: more, init: {run: srt, step: 6}, seeds: [2]}\n")
+    assert config.start("more-s2") == "srt-s2/step-12" and config.start("pinned-s2") == "srt-s2/step-6"
+    assert config.start("srt-s1") == "base/tiny"
+    assert json.loads(train_spec(config, "more-s2"))["init"] == "srt-s2/step-12"
+    first = next(row for row in evaluations(config) if row["run"] == "more-s2")
+    assert first["step"] == 0 and first["groups"][0] == "results/test/eval/srt-s2/step-12/tests.groups.parquet"
+
+
+def test_extending_a_run_moves_who_starts_from_its_end_but_not_who_names_a_step(tmp_path: Path) -> None:
+    entries = (SRT_MORE, "pinned: {extends: more, init: {run: srt, step: 12}}\n")
+    before = with_runs(tmp_path, *entries)
+    change(tmp_path, RUNS, "seeds: [1, 2]\n  steps: 12", "seeds: [1, 2]\n  steps: 18")
+    after = load(tmp_path)
+    changed = {i for i in ("srt-s1", "more-s1", "pinned-s1") if train_spec(before, i) != train_spec(after, i)}
+    assert changed == {"more-s1"}
+
+
+def test_a_teacher_is_the_start_unless_it_is_named(tmp_path: Path) -> None:
+    config = with_runs(
+        tmp_path,
+        SRT_MORE,
+        "taught: {extends: more, method: offline, reward: offline_labels, label: T}\n",
+        "by_other: {extends: taught, init: null, teacher: {run: srt, step: 6}, label: O}\n",
+        "by_base: {extends: taught, init: null, label: B}\n",
+    )
+    assert config.teacher("taught-s2") == "srt-s2/step-12" and config.teacher("by_other-s1") == "srt-s1/step-6"
+    assert config.teacher("by_base-s1") == "base/tiny" and "teacher" not in json.loads(train_spec(config, "by_base-s1"))
+    assert json.loads(train_spec(config, "by_other-s1"))["teacher"] == "srt-s1/step-6"
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (
+            "a: {extends: srt, init: {run: b}}\nb: {extends: srt, init: {run: c}}\nc: {extends: srt, init: {run: a}}\n",
+            "runs.yaml: c: init: run: the runs wait for each other (a -> b -> c -> a)",
+        ),
+        (
+            "a: {extends: srt, reward: offline_labels, teacher: {run: b}}\nb: {extends: srt, init: {run: a}}\n",
+            "runs.yaml: b: init: run: the runs wait for each other (a -> b -> a)",
+        ),
+        (
+            "a: {extends: srt, model: hub7b, init: {run: srt}}\n",
+            "runs.yaml: a: init: run: run 'srt' trains model 'tiny' and this one 'hub7b': set both to the same",
+        ),
+        (
+            "a: {extends: b}\nb: {extends: a}\n",
+            "runs.yaml: b: extends: the entries extend each other (a -> b -> a)",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(entries: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(SrtError) as caught:
+        with_runs(tmp_path, entries)
+    assert str(caught.value).startswith(expected)
+
+
+def test_extends_merges_train_key_by_key_and_templates_are_no_runs(tmp_path: Path) -> None:
+    config = with_runs(
+        tmp_path,
+        "_base: {train: {kl_coefficient: 0.5, learning_rate: 1.0e-3}}\n",
+        "child: {extends: grandchild, train: {kl_clamp: 3}}\n",
+        "grandchild: {extends: _base, label: G, method: srt, model: tiny, data: sums, reward: majority, steps: 6, "
+        "segment: 6, suites: [tests], train: {kl_coefficient: 0.25}}\n",
+    )
+    assert "_base" not in config.runs
+    train = config.runs["child"].train
+    assert (train.kl_coefficient, train.learning_rate, train.kl_clamp, train.max_new_tokens) == (0.25, 1e-3, 3.0, 60)
+
+
+def test_seeds_of_the_main_file_are_those_of_runs_without_a_list(tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, MAIN, "save_every: 5", "save_every: 5\nseeds: 3")
+    config = load(tmp_path)
+    assert config.instances("gt") == ["gt-s1", "gt-s2", "gt-s3"] and config.instances("srt") == ["srt-s1", "srt-s2"]
+
+
+def test_sections_in_several_files(tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, MAIN, "runs: runs.yaml", "runs: [runs.yaml, more.yaml]")
+    (tmp_path / "more.yaml").write_text("other: {extends: srt, label: Other, steps: 5}\n")
+    with pytest.raises(SrtError, match=r"^more.yaml: other: steps \(5\) must be a multiple of segment \(6\)"):
+        load(tmp_path)
+    (tmp_path / "more.yaml").write_text("other: {extends: srt, label: Other, steps: 18}\n")
+    assert load(tmp_path).runs["other"].seeds == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("part", "fraction", "fits"), [("train", 0.25, True), ("heldout", 0.25, False), ("train", 0.5, False)]
+)
+def test_a_validation_set_is_really_held_out(part: str, fraction: float, fits: bool, tmp_path: Path) -> None:
+    write(tmp_path)
+    with open(tmp_path / DATASETS, "a", encoding="utf-8") as handle:
+        handle.write(f"all: {{source: local, path: more.jsonl, holdout_fraction: {fraction}, part: {part}}}\n")
+    change(tmp_path, DATASETS, "path: more.jsonl\n", "path: more.jsonl\n  holdout_fraction: 0.25\n  part: heldout\n")
+    change(
+        tmp_path,
+        RUNS,
+        "data: sums\n  reward: majority",
+        "data: all\n  reward: majority\n  validation: {dataset: more_test}",
+    )
+    if fits:
+        assert load(tmp_path).runs["srt"].validation is not None
+        return
+    with pytest.raises(SrtError, match=r"runs.yaml: srt: validation: dataset: 'more_test' is not held out of 'all'"):
+        load(tmp_path)
+
+
+def every_spec(config: Config) -> dict[str, str]:
+    return {
+        **{f"data {name}": data_spec(config, name) for name in config.datasets},
+        **{f"model {name}": model_spec(config, name) for name in config.models},
+        **{f"sample {name}": sample_spec(config, name) for name in config.models},
+        **{f"train {i}": train_spec(config, i) for run in config.runs for i in config.instances(run)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        # every optional key at its default
+        (RUNS, "reward: majority", "reward: majority\n  init: null\n  teacher: null\n  validation: null", set()),
+        (RUNS, "by: pass_rate", "by: pass_rate, model: null", set()),
+        (MODELS, "repo: Qwen", "unpinned: null\n  sampling: null\n  repo: Qwen", set()),
+        (MODELS, "repo: Qwen", "sampling: {}\n  repo: Qwen", set()),
+        (DATASETS, "more.jsonl", "more.jsonl\n  ranges: {}\n  on_duplicate_problem: keep", set()),
+        # what says nothing about results
+        (RUNS, "reward: majority", "reward: majority\n  validation: {dataset: more_test}", set()),
+        # what does
+        (RUNS, "by: pass_rate", "by: pass_rate, model: hub7b", {"train srt-s1", "train srt-s2"}),
+        (MODELS, "repo: Qwen", "sampling: {temperature: 0}\n  repo: Qwen", {"sample hub7b"}),
+        (DATASETS, "more.jsonl", "more.jsonl\n  ranges: {rate: [0, 1]}", {"data more_test"}),
+    ],
+)  # fmt: skip
+def test_what_changes_which_specs(file: str, old: str, new: str, expected: set[str], tmp_path: Path) -> None:
+    write(tmp_path)
+    before = every_spec(load(tmp_path))
+    change(tmp_path, file, old, new)
+    after = every_spec(load(tmp_path))
+    assert {name for name in before | after if before.get(name) != after.get(name)} == expected
+
+
+def test_an_unpinned_revision_is_said(tmp_path: Path) -> None:
+    write(tmp_path)
+    change(
+        tmp_path, MODELS, "revision: b101308fe89651ea5ce025f25317fea6fc07e96e", "revision: main\n  unpinned: none yet"
+    )
+    assert load(tmp_path).unpinned() == [
+        "models: hub7b: revision 'main' is not pinned (none yet): another download may differ"
+    ]
+
+
+def test_ranges_keep_numbers_within_them_and_nothing_else() -> None:
+    from srt.config.datasets import parse_dataset
+
+    rows = [
+        {"problem": f"p{i}", "answer": "1", "rate": rate} for i, rate in enumerate([0.3, 0.29, None, True, "0.5", 0.7])
+    ]
+    entry = {"source": "local", "path": "x.jsonl", "ranges": {"rate": [0.3, 0.7]}}
+    picked = select_rows(parse_dataset("x", entry), "x", "x", ["problem", "answer", "rate"], rows)
+    assert [row["problem"] for row in picked.rows] == ["p0", "p5"] and picked.counts["filtered"] == 2
+    with pytest.raises(SrtError, match="no row has a number from 2 to 3 in rate: widen `ranges`"):
+        select_rows(parse_dataset("x", entry | {"ranges": {"rate": [2, 3]}}), "x", "x", list(rows[0]), rows)
+    with pytest.raises(SrtError, match=r"lacks the column 'rat' of `ranges`.*did you mean 'rate'"):
+        select_rows(parse_dataset("x", entry | {"ranges": {"rat": [2, 3]}}), "x", "x", list(rows[0]), rows)
+
+
+# -- on the DAG -------------------------------------------------------------------------------------------------------
+
+
+def snakemake(folder: Path, *args: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output[-4000:]
+    return output
+
+
+def jobs(output: str) -> dict[str, int]:
+    table = output.split("Job stats:")[-1] if "Job stats:" in output else ""
+    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+def test_the_full_matrix_is_planned_fast_and_no_job_twice() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = snakemake(ROOT, "--profile", "slurm", "-n", "--forceall", "--nolock")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 25  # CPU time, as the machine may be busy; about 12 s where it is idle
+    # jobs print their message instead of their files; it names what they make
+    made = re.findall(r"^Job \d+: (.+)$", output, re.MULTILINE)
+    assert len(made) > 4000 and sorted(made) == sorted(set(made))
+    matrix = full()
+    planned = jobs(output)
+    assert planned["train"] + planned["train_last"] == sum(
+        len(r.checkpoints) * len(r.seeds) for r in matrix.runs.values()
+    )
+    files = {file for row in evaluations(matrix) for file in row["groups"]}
+    assert (
+        0 <= planned["sample"] - len(files) < 30 and planned["sample"] == planned["score"]
+    )  # labels and curricula, too
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which a small DAG has run: a warm-up, SRT from its end, and the same with a fixed teacher."""
+    folder = tmp_path_factory.mktemp("climb") / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not (ROOT / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    micro = folder / "tests/micro"
+    (micro / "experiments.yaml").write_text(
+        "up: {label: Ground truth, method: ground_truth, model: micro, data: sums, reward: ground_truth, steps: 2, "
+        "segment: 1, suites: [tests]}\n"
+        "more: {extends: up, label: SRT, method: srt, reward: majority, init: {run: up}, "
+        "validation: {dataset: sums_test, metric: maj}}\n"
+        "taught: {extends: more, label: Fixed teacher, method: offline, reward: offline_labels, steps: 1}\n"
+    )
+    (micro / "figures.yaml").write_text("{}\n")
+    snakemake(folder, *CLIMB, *TARGETS)
+    return folder
+
+
+CLIMB = ("--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2")
+TARGETS = ("early_stopping",)
+
+
+def test_a_climbing_run_starts_from_the_weights_of_the_last(climbed: Path) -> None:
+    root = climbed / "results/micro"
+    stopped = pd.read_csv(root / "tables/early_stopping.csv")
+    assert sorted(stopped["run"]) == ["more-s1", "taught-s1"] and set(stopped["dataset"]) == {"sums_test"}
+    assert (stopped["at_stop"] == stopped["best"]).all()
+    # step 0 is the last checkpoint of the warm-up, and that is the teacher, too
+    groups = pd.read_parquet(root / "eval/up-s1/step-2/tests.groups.parquet")
+    assert stopped["start"].round(6).unique().tolist() == [round(float(groups["majority_correct"].mean()), 6)]
+    assert (root / "labels/up-s1/step-2/sums.parquet").is_file() and not (root / "labels/base").exists()
+
+
+def planned(climbed: Path, tmp_path: Path, old: str, new: str) -> tuple[dict[str, int], str]:
+    folder = tmp_path / "changed"
+    shutil.copytree(climbed, folder, symlinks=True)
+    file = folder / "tests/micro/experiments.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    output = snakemake(folder, *CLIMB, "-n", *TARGETS)
+    return jobs(output), output
+
+
+def trained(output: str) -> set[str]:
+    return set(re.findall(r"Job \d+: Train (\S+) to step", output))
+
+
+def test_nothing_is_left_to_do(climbed: Path) -> None:
+    assert "Nothing to be done" in snakemake(climbed, *CLIMB, "-n", *TARGETS)
+
+
+def test_a_hyperparameter_of_the_first_level_reruns_what_comes_from_it(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(climbed, tmp_path, "suites: [tests]}", "suites: [tests], train: {learning_rate: 2.0e-3}}")
+    assert trained(output) == {"up-s1", "more-s1", "taught-s1"} and stats["labels"] == 1 and "base_model" not in stats
+
+
+def test_a_hyperparameter_of_the_last_level_reruns_that_run_only(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(
+        climbed, tmp_path, "reward: offline_labels", "reward: offline_labels, train: {betas: [0.9, 0.99]}"
+    )
+    assert trained(output) == {"taught-s1"} and "labels" not in stats
+
+
+def test_names_and_validation_train_nothing(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(climbed, tmp_path, "label: SRT", "label: Self-training")
+    assert trained(output) == set() and "sample" not in stats and stats["early_stopping"] == 1
+
+
+def test_extending_the_last_level_trains_its_new_segment_only(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(climbed, tmp_path, "reward: offline_labels, steps: 1", "reward: offline_labels, steps: 2")
+    assert trained(output) == {"taught-s1"} and stats["train_last"] == stats["sample"] == 1 and "train" not in stats
