@@ -30,6 +30,7 @@ RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
     ("zero1", {"zero_stage": 1}, [1, 3]),
     ("zero2", {"zero_stage": 2}, [1, 3]),
     ("zero3", {"zero_stage": 3}, [1, 3]),
+    ("zero3s", {"zero_stage": 3, "gradient_checkpointing": "selective"}, [1, 3]),
     ("batch", {"advantage": "reinforce_pp"}, [3]),
     ("several", {"iterations": 2, "clip": 0.2, "kl_placement": "loss", "zero_stage": 2}, [3]),
     ("authors", {"preset": "authors", "micro_batch_sequences": 6, "zero_stage": 1}, [3]),
@@ -87,7 +88,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
-@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "authors", "batch", "several"])
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "zero3s", "authors", "batch", "several"])
 def test_two_processes_are_one(alone, together, tiny_base, name):
     """The same weights to 1e-5 after one step and after three; AdamW forgets the scale, the logged norm does not."""
     base = load_file(tiny_base / "model.safetensors")
@@ -103,7 +104,7 @@ def test_two_processes_are_one(alone, together, tiny_base, name):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3"])
+@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3", "zero3s"])
 def test_stages_are_one_another(alone, name):
     assert distance(weights(alone / name / "3"), weights(alone / "zero1" / "3")) < 1e-5
 

@@ -130,14 +130,23 @@ class Worker:
         assert code == 0, said
         return said
 
-    def kill_when(self, child: int, folder: Path, moment: Callable[[], bool], delay: float) -> None:
-        """SIGKILL the child `delay` seconds after `moment` has come; it must not have ended by itself."""
+    def kill_when(
+        self,
+        child: int,
+        folder: Path,
+        moment: Callable[[], bool],
+        delay: float,
+        late: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """SIGKILL the child `delay` seconds after `moment` has come, or when it is `late`: it must not have ended."""
         deadline = time.monotonic() + 120
         while not moment():
             assert time.monotonic() < deadline, f"{folder}: the moment never came"
             assert running(child), (folder / f"{child}.log").read_text(encoding="utf-8")
             time.sleep(0.0005)
-        time.sleep(delay)
+        end = time.monotonic() + delay
+        while time.monotonic() < end and not late():
+            time.sleep(0.002)
         os.kill(child, signal.SIGKILL)
         assert self.wait(child) == -signal.SIGKILL, "it ended before the signal"
 
@@ -202,6 +211,7 @@ def moments(work: Path, place: Path, child: int, target: int) -> dict[str, Calla
         "start-up": lambda: True,
         "ready": lambda: mine("start", 0),
         "step": lambda: mine("step", target),
+        "last": lambda: mine("step", STOP - 1),
         "saving": lambda: any(work.glob(".state-*.tmp")),
         "results": lambda: any(place.glob(".*.tmp")) or (place / "model").exists(),
     }
@@ -224,7 +234,8 @@ def test_twenty_kills_at_any_moment_change_no_byte(worker, whole, tmp_path):
         child = worker.start(tmp_path, save_every=save_every)
         every[child] = save_every
         delay = draw.uniform(0, {"start-up": 1.0, "saving": 0.02, "results": 0.01}.get(kind, a_step))
-        worker.kill_when(child, tmp_path, moments(work, place, child, target)[kind], delay)
+        at = moments(work, place, child, target)
+        worker.kill_when(child, tmp_path, at[kind], delay, late=at["results"] if kind == "results" else at["last"])
     assert not (place / "metrics.parquet").exists()
     every[None] = 1
     worker.finish(tmp_path)

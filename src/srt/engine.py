@@ -120,7 +120,13 @@ class TrainEngine:
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": grad_clip,
-            "zero_optimization": {"stage": zero_stage, "overlap_comm": world.device.type == "cuda"},
+            "zero_optimization": {
+                "stage": zero_stage,
+                "overlap_comm": world.device.type == "cuda",
+                # ZeRO 3 would replace torch's linear for the whole process by one whose gradients are wrong where
+                # activations are computed again selectively
+                "memory_efficient_linear": False,
+            },
             "zero_allow_untested_optimizer": True,
             "bf16": {"enabled": dtype == "bfloat16"},
             "data_types": {"grad_accum_dtype": "fp32"},
