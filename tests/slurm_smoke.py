@@ -25,8 +25,8 @@ from slurm_cluster import Cluster
 from test_workflow import copy_of_the_tree
 
 RESULTS = "results/smoke"
-# Not results: records of one run (times, hosts, attempts), and the resolved configuration, which names the GPUs.
-RECORDS = ("logs/", "benchmarks/", "progress/", ".lock", "config.json")
+# Not results: records of one run (times, hosts, attempts, versions), and the configuration, which names the GPUs.
+RECORDS = ("logs/", "benchmarks/", "progress/", "provenance/", ".lock", "config.json")
 LOCAL = ["--profile", "workflow/profiles/smoke", "--cores", "2"]
 SLURM = ["--profile", "slurm", "--configfile", "config/smoke.yaml"]
 # Not to wait 40 s for each look at SLURM; nothing else differs from the profile.
