@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT
 from test_matrix import full
 
+from srt.workflow import evaluations
+
 # -- on the DAG -------------------------------------------------------------------------------------------------------
 
 
