@@ -34,7 +34,7 @@ rule all_labels:
     """All offline labels and curricula that runs need."""
     input:
         sorted(
-            {labels_file(i) for i in RUNS if CFG.entry(i)[1].reward == "offline_labels"}
+            {labels_file(i) for i in RUNS if CFG.entry(i)[1].uses_labels}
             | {subset_file(r) for r in CFG.runs.values() if r.curriculum}
         ),
 
@@ -58,12 +58,13 @@ rule all_figures:
 
 
 rule all_tables:
-    """The table of all evaluations, the verdicts on claims, the data audit, provenance, and the metrics of all runs."""
+    """The table of all evaluations, the verdicts on claims, the data audit, costs, provenance, metrics of all runs."""
     input:
         rules.results_table.output,
         rules.audit.output,
         rules.decontaminated.output,
         rules.provenance.output,
+        rules.costs.output,
         rules.early_stopping.output if VALIDATED else [],
         rules.claims.output if CFG.claims else [],
         rules.all_train.input,

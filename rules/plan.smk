@@ -15,3 +15,30 @@ rule plan:
         "Plan"
     shell:
         "python scripts/plan.py --resolved {params.config} --out {params.out} 2> {log} || {{ cat {log} >&2; exit 1; }}"
+
+
+rule costs:
+    """What all jobs took: time, GPU-hours and memory by rule and model, beside what the plan expected."""
+    input:
+        rules.results_table.output,
+        [files["metrics"] for files in PROVENANCE["runs"].values()],
+    output:
+        csv=report(
+            f"{RESULTS}/costs/costs.csv",
+            caption="../workflow/report/costs.rst",
+            category=SECTIONS["costs"],
+            labels={"table": "time, GPU-hours, memory", "format": "numbers"},
+        ),
+    log:
+        f"{LOGS}/costs/costs.log",
+    conda:
+        "../envs/workflow.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        config=f"{RESULTS}/config.json",
+    message:
+        "Costs"
+    shell:
+        "python scripts/costs.py --resolved {params.config} --out {output.csv} > {log} 2>&1"

@@ -26,7 +26,7 @@ from test_workflow import copy_of_the_tree
 
 RESULTS = "results/smoke"
 # Not results: records of one run (times, hosts, attempts, versions), and the configuration, which names the GPUs.
-RECORDS = ("logs/", "benchmarks/", "progress/", "provenance/", ".lock", "config.json")
+RECORDS = ("logs/", "benchmarks/", "progress/", "provenance/", "costs/", ".lock", "config.json")
 LOCAL = ["--profile", "workflow/profiles/smoke", "--cores", "2"]
 SLURM = ["--profile", "slurm", "--configfile", "config/smoke.yaml"]
 # Not to wait 40 s for each look at SLURM; nothing else differs from the profile.

@@ -11,7 +11,7 @@ from conftest import ROOT
 from srt.config import Config, load_config, read_yaml
 from srt.errors import SrtError
 from srt.io import write_csv, write_parquet
-from srt.miniature import MARK, alarm_table, collect, cost_table, fill
+from srt.miniature import MARK, alarm_table, collect, fill
 
 PAGE = ROOT / "docs/miniature"
 
@@ -61,8 +61,9 @@ def folder(tmp_path: Path) -> Path:
     alarms = {"run": ["a", "a"], "seed": [1, 2], "steps": 60, "alarm": [12, None], "fall": [15, 20], "lead": [3, None],
               "false_alarm": [False, False], "missed": [False, True]}  # fmt: skip
     write_csv(tmp_path / "alarm.csv", pd.DataFrame(alarms))
-    cost = {"rule": ["train", "score"], "jobs": [2, 4], "seconds": [7200.0, 1800.0], "mean": [3600.0, 450.0],
-            "memory_mb": [900.0, 100.0]}  # fmt: skip
+    cost = {"rule": ["train", "score", "figures", "total"], "model": ["tiny", None, None, None],
+            "measured": [2, 4, 0, 6], "hours": [2.0, 0.5, 0.0, 2.5], "cpu_hours": [1.9, 0.4, 0.0, 2.3],
+            "peak_memory_mib": [900.0, 100.0, None, 900.0]}  # fmt: skip
     write_csv(tmp_path / "cost.csv", pd.DataFrame(cost))
     return tmp_path
 
@@ -79,7 +80,7 @@ def test_marks(folder: Path) -> None:
     assert "| a | 60 | 12, none | 15, 20 | 3, none | 0 |" in said("alarms")
     assert "| SRT | 0.400 | 0.500 | 0.200 [0.150, 0.250] | 20 |" in said("extensions")
     assert said("sustains_longest") == "Chain (end 0.500 [0.450, 0.550])"
-    assert "| train | 2 | 7200 | 3600.0 | 900 |" in said("costs") and said("hours") == "2.50"
+    assert "| train | tiny | 2 | 2.00 | 1.90 | 900 |\n| score |  | 4 |" in said("costs") and said("hours") == "2.50"
     assert said("claims").count("\n") == 1 + 3
 
 
@@ -97,7 +98,7 @@ def test_a_wrong_mark_is_a_sentence(folder: Path, mark: str, sentence: str) -> N
         fill(f"{{{{{mark}}}}}", folder)
 
 
-def test_tables_of_alarms_and_costs(tmp_path: Path) -> None:
+def test_table_of_alarms(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     config = config.model_copy(update={"runs": {"srt_beyond": config.runs["srt_beyond"]}})
     steps = range(1, 31)
@@ -115,13 +116,6 @@ def test_tables_of_alarms_and_costs(tmp_path: Path) -> None:
         write_parquet(path, pd.DataFrame(collapsing), {})
     table = alarm_table(config)
     assert table["alarm"].tolist() == [16] * 3 and (table["lead"] > 0).all() and not table["false_alarm"].any()
-    benchmark = Path(config.results, "benchmarks/train/srt_beyond-s1/step-20.tsv")
-    benchmark.parent.mkdir(parents=True)
-    benchmark.write_text("s\th:m:s\tmax_rss\n10.5\t0:00:10\t800.0\n")
-    # the whole configuration: `build` needs its figures' runs
-    assert cost_table(configuration(tmp_path)).to_dict("records") == [
-        {"rule": "train", "jobs": 1, "seconds": 10.5, "mean": 10.5, "memory_mb": 800.0}
-    ]
     with pytest.raises(SrtError, match="finish the run"):
         collect(config, tmp_path)
 

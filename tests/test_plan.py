@@ -18,6 +18,7 @@ from srt.plan.jobs import Dag, Job, build
 from srt.plan.price import Price, Pricing, Variant, measure
 from srt.plan.report import by_figure, by_group, make_plan, savings, to_json, to_text
 from srt.plan.schedule import critical_path, schedule
+from srt.plan.spent import COLUMNS, spent
 
 
 def configuration(file: str, **changes: object) -> Config:
@@ -270,3 +271,21 @@ def test_the_full_configuration_has_a_plan() -> None:
     config = configuration("config/config.yaml", seeds=1, results="none")
     plan = make_plan(config)
     assert plan.gpu_hours(set(plan.dag.jobs)) > 100 and not plan.done
+
+
+def test_what_was_spent_is_what_the_benchmarks_say(micro: Config) -> None:
+    dag = build(micro)
+    train = [job for job in dag.jobs.values() if job.rule in ("train", "train_last")]
+    for seconds, job in zip((10, 20), train, strict=False):
+        Path(job.benchmark).parent.mkdir(parents=True, exist_ok=True)
+        Path(job.benchmark).write_text(f"s\tmax_pss\tcpu_time\n{seconds}\t{100 + seconds}\t9\n", encoding="utf-8")
+    table = spent(micro)
+    assert list(table.columns) == list(COLUMNS)
+    (row,) = (row for _, row in table.iterrows() if row["rule"] == "train")
+    assert (row["jobs"], row["measured"], row["peak_memory_mib"]) == (len(train), 2, 120)
+    assert row["hours"] == pytest.approx(30 / 3600) and row["cpu_hours"] == pytest.approx(18 / 3600)
+    pricing = Pricing(micro, dag)
+    expected = sum(pricing.predicted(job).seconds for job in train[:2])
+    assert row["measured_over_expected"] == pytest.approx(30 / expected)
+    total = table.iloc[-1]
+    assert total["jobs"] == len(dag.jobs) and total["measured"] == 2 and total["hours"] == pytest.approx(30 / 3600)

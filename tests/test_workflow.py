@@ -115,7 +115,7 @@ def test_a_learning_rate_reruns_its_run_and_what_depends_on_it(clone, tmp_path):
     output = snakemake(folder, *MICRO, "-n")
     assert jobs(output) == {
         "train": 1, "train_last": 1, "sample": 2, "score": 2, "run_metrics": 1, "fig2": 1, "results_table": 1, "all": 1,
-        "decontaminated": 1, "browser": 1, "provenance": 1, "total": 13,
+        "decontaminated": 1, "browser": 1, "provenance": 1, "costs": 1, "total": 14,
     }  # fmt: skip
     assert "offline_easy-s1 to step" not in output
 
@@ -123,8 +123,8 @@ def test_a_learning_rate_reruns_its_run_and_what_depends_on_it(clone, tmp_path):
 def test_a_label_redraws_figures_only(clone, tmp_path):
     folder = changed(clone, tmp_path, "tests/micro/experiments.yaml", "label: Ground truth", "label: GT")
     assert jobs(snakemake(folder, *MICRO, "-n")) == {
-        "fig2": 1, "results_table": 1, "decontaminated": 1, "browser": 1, "browser_list": 1, "provenance": 1, "all": 1,
-        "total": 7,
+        "fig2": 1, "results_table": 1, "decontaminated": 1, "browser": 1, "browser_list": 1, "provenance": 1,
+        "costs": 1, "all": 1, "total": 8,
     }  # fmt: skip
 
 

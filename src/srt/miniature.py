@@ -18,6 +18,7 @@ from srt.alarm import accuracy_fall, evaluate_alarm
 from srt.config.root import Config
 from srt.errors import SrtError, nearest
 from srt.io import read_parquet, write_csv
+from srt.plan.spent import spent
 
 MARK = re.compile(r"\{\{(\w+)((?: [\w.+-]+)*)\}\}")
 TABLES = ("claims/claims.csv", "tables/results.csv", "tables/early_stopping.csv", "provenance/provenance.csv")
@@ -34,7 +35,7 @@ def collect(config: Config, out: Path) -> None:
             raise SrtError(f"{results / file} does not exist: finish the run (`make mini`), then collect again")
         shutil.copyfile(results / file, out / Path(file).name)
     write_csv(out / "alarm.csv", alarm_table(config))
-    write_csv(out / "cost.csv", cost_table(config))
+    write_csv(out / "cost.csv", spent(config))  # anew: jobs after Snakemake's own table of costs count too
 
 
 def alarm_table(config: Config) -> pd.DataFrame:
@@ -52,23 +53,6 @@ def alarm_table(config: Config) -> pd.DataFrame:
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).astype({"alarm": "Int64", "fall": "Int64", "lead": "Int64"})
-
-
-def cost_table(config: Config) -> pd.DataFrame:
-    """One row a rule: jobs, seconds (sum and mean), and the largest memory (MB, resident) of one job."""
-    from srt.plan.jobs import build
-
-    rows = []
-    for job in build(config).jobs.values():
-        if job.benchmark and Path(job.benchmark).is_file():
-            measured = pd.read_csv(job.benchmark, sep="\t", na_values="-")
-            rule = "train" if job.rule == "train_last" else "figure" if job.rule in config.figures else job.rule
-            rows.append({"rule": rule, "seconds": measured["s"].mean(), "memory": measured["max_rss"].max()})
-    by_rule = pd.DataFrame(rows, columns=["rule", "seconds", "memory"]).groupby("rule")
-    table = by_rule.agg(
-        jobs=("seconds", "size"), seconds=("seconds", "sum"), mean=("seconds", "mean"), memory_mb=("memory", "max")
-    )
-    return table.sort_values("seconds", ascending=False).round(1).reset_index()
 
 
 def fill(template: str, folder: Path) -> str:
@@ -188,17 +172,19 @@ class _Page:
         return "; ".join(f"{r.panel} (end {r.end:.3f} [{r.lo:.3f}, {r.hi:.3f}])" for r in best.itertuples())
 
     def costs(self) -> str:
-        """{{costs}}: a table of what was measured, by rule."""
-        lines = ["| rule | jobs | seconds | mean | largest memory, MB |", "|---|---|---|---|---|"]
+        """{{costs}}: a table of what was measured, by rule and model."""
+        lines = ["| rule | model | jobs | hours | CPU-hours | largest memory, MiB |", "|---|---|---|---|---|---|"]
         lines += [
-            f"| {r.rule} | {r.jobs} | {r.seconds:.0f} | {r.mean:.1f} | {r.memory_mb:.0f} |"
-            for r in self.table("cost").itertuples()
+            f"| {r.rule} | {'' if pd.isna(r.model) else r.model} | {r.measured} | {r.hours:.2f} | {r.cpu_hours:.2f} "
+            f"| {r.peak_memory_mib:.0f} |"
+            for r in self.table("cost").query("measured > 0").itertuples()
         ]
         return "\n".join(lines)
 
     def hours(self) -> str:
-        """{{hours}}: core-hours of all measured jobs."""
-        return f"{self.table('cost')['seconds'].sum() / 3600:.2f}"
+        """{{hours}}: hours of all measured jobs, one after the other."""
+        table = self.table("cost")
+        return f"{table.loc[table['rule'] == 'total', 'hours'].item():.2f}"
 
 
 def _number(value: float) -> str:

@@ -140,6 +140,8 @@ class _Builder:
         sources += [self.path(f"data/{d}.parquet") for d in config.datasets]
         sources += [file for row in last for file in (self.metrics(row["run"]), row["groups"][0])]
         yield self.leaf("provenance", "provenance", sources, "provenance/provenance.csv")
+        ends = [self.path("tables/results.csv"), *(self.metrics(row["run"]) for row in last)]
+        yield self.leaf("costs", "costs", ends, "costs/costs.csv")
         stopped = [run for run, entry in config.runs.items() if getattr(entry, "validation", None)]
         if stopped:
             mine = {i for run in stopped for i in config.instances(run)}
@@ -226,7 +228,7 @@ class _Builder:
         read_ = [self.checkpoint(self.config.start(instance)), self.path(f"data/{entry.data}.parquet")]
         if before:
             read_.append(self.path(f"runs/{instance}/step-{before}/state"))
-        if entry.reward == "offline_labels":
+        if entry.uses_labels:
             read_.append(self.path(f"labels/{self.config.teacher(instance)}/{entry.data}.parquet"))
         if entry.curriculum:
             part = f"{entry.data}-{entry.curriculum.by}-{entry.curriculum.fraction:.4f}"
