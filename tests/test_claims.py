@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from claims_tables import Tables, curve, values
 from config_files import change, write
@@ -16,6 +17,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srt.claims.opening import opening
 from srt.claims.spec import resolve_claims
 from srt.claims.table import ESTIMATORS, check_claims, to_frame, to_html, to_markdown
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, decide, judge
@@ -362,3 +364,19 @@ claims:
     first = (made / "claims.csv").read_bytes()
     snakemake(folder, *MICRO, "claims", "--forcerun", "claims")
     assert (made / "claims.csv").read_bytes() == first
+
+
+def test_the_report_opens_with_the_verdicts(tmp_path: Path) -> None:
+    from docutils.core import publish_parts
+
+    assert "yet" in opening(tmp_path / "claims.csv")
+    rows = [
+        {"claim": "a", "version": "v1", "where": "§1", "statement": "avg@32 *rises* by |x|_2", "verdict": SUPPORTED},
+        {"claim": "a", "version": "v1", "where": "§1", "statement": "avg@32 *rises* by |x|_2", "verdict": SUPPORTED},
+        {"claim": "b", "version": "v2", "where": "Fig. 2", "statement": "It falls.", "verdict": UNDECIDED},
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "claims.csv", index=False)
+    text = opening(tmp_path / "claims.csv")
+    assert text.startswith("2 claims: 1 supported, 1 undecided.")
+    page = publish_parts(text, writer="html", settings_overrides={"halt_level": 2})["html_body"]
+    assert "avg&#64;32 *rises* by |x|_2" in page and page.count("<tr") == 3

@@ -139,6 +139,21 @@ def gain_difference(view: View, options: Options) -> list[Number]:
     return [_number(name, a - b, a_reps - b_reps, *curves)]
 
 
+def suite_gain(view: View, options: Options) -> list[Number]:
+    """The gain over base at one step on each suite, paired by problem and seed.
+
+    Suites that hold the same data sets in other samples (another temperature) see the same drawn problems.
+    """
+    numbers = []
+    for suite in options["suites"]:
+        for of, sets in each(options):
+            curve = view.curve(options["run"], sets, options["metric"], suite=suite, step=options["at"])
+            (base, base_reps), (value, reps) = at(curve, "base"), at(curve, "last")
+            name = f"gain of {curve.label} of {curve.run} to step {curve.steps[-1]}, {suite}{of}"
+            numbers.append(_number(name, value - base, reps - base_reps, curve))
+    return numbers
+
+
 def falls_sooner(view: View, options: Options) -> list[Number]:
     """Step of the fall of one run minus that of the other; a run that does not fall counts with the last common step.
 
@@ -242,4 +257,5 @@ ESTIMATORS: dict[str, Callable[[View, Options], list[Number]]] = {
     "saturates": saturates,
     "early_stopping": early_stopping,
     "gain_difference": gain_difference,
+    "suite_gain": suite_gain,
 }

@@ -66,10 +66,17 @@ class Evidence:
         self._files: dict[str, dict[str, pd.DataFrame]] = {}
         self._metrics: dict[str, pd.DataFrame] = {}
 
-    def frames(self, run: str, dataset: str) -> list[list[pd.DataFrame]]:
-        """Groups of a data set [seeds][1 + steps], one row a problem; all points hold the same problems and one n."""
+    def frames(
+        self, run: str, dataset: str, suite: str | None = None, step: int | None = None
+    ) -> list[list[pd.DataFrame]]:
+        """Groups of a data set [seeds][1 + steps], one row a problem; all points hold the same problems and one n.
+
+        `suite`: whose samples, and then of step 0 and `step` (None: the last) alone; else the first suite with it.
+        """
         entry = self.spec["runs"][run]
-        suite = suite_of(entry, dataset)
+        if suite is not None:
+            entry = {**entry, "steps": [step or entry["steps"][-1]]}
+        suite = suite or suite_of(entry, dataset)
         if suite is None:
             raise SrtError(f"claims: run '{run}' is not evaluated on '{dataset}': add a suite of it to the run")
         rows = [
@@ -154,21 +161,26 @@ class View:
         """Weight of each step of a window in each replicate: float [B, window], rows sum to 1."""
         return draw_counts(window, _STEPS + which).astype(np.float64) / window
 
-    def n(self, run: str, datasets: Sequence[str]) -> str:
+    def n(self, run: str, datasets: Sequence[str], suite: str | None = None, step: int | None = None) -> str:
         """The n of avg@n, from the data; "8/32" where data sets differ."""
-        sizes = {int(self.evidence.frames(run, dataset)[0][0]["n"].iloc[0]) for dataset in datasets}
+        sizes = {int(self.evidence.frames(run, dataset, suite, step)[0][0]["n"].iloc[0]) for dataset in datasets}
         return "/".join(map(str, sorted(sizes)))
 
-    def curve(self, run: str, datasets: Sequence[str], metric: str = "avg", other: str | None = None) -> Curve:
+    def curve(
+        self, run: str, datasets: Sequence[str], metric: str = "avg", other: str | None = None,
+        suite: str | None = None, step: int | None = None,
+    ) -> Curve:  # fmt: skip
         """The metric of a run, mean over the data sets.
 
         With `other`, only problems that this run has, too: prompts that are too long for one model are left out there.
+        With `suite`, its samples, and of step 0 and `step` (None: the last) alone.
         """
-        steps = np.array([0, *self.evidence.spec["runs"][run]["steps"]])
+        every = self.evidence.spec["runs"][run]["steps"]
+        steps = np.array([0, *(every if suite is None else [step or every[-1]])])
         value = replicates = 0.0
         problems = 0
         for dataset in datasets:
-            frames = self.evidence.frames(run, dataset)
+            frames = self.evidence.frames(run, dataset, suite, step)
             ids = frames[0][0].index
             if other is not None:
                 theirs = self.evidence.frames(other, dataset)[0][0].index
@@ -185,7 +197,8 @@ class View:
             replicates = replicates + (counts @ flat.T).reshape(N_BOOT, *values.shape[:2]) / len(datasets)
             problems += len(ids)
         weights = self.seed_weights(run, len(value))
-        label = {"avg": f"avg@{self.n(run, datasets)}", "maj": f"maj@{self.n(run, datasets)}"}
+        n = self.n(run, datasets, suite, step)
+        label = {"avg": f"avg@{n}", "maj": f"maj@{n}"}
         return Curve(
             run=run,
             steps=steps,

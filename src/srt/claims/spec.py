@@ -27,6 +27,11 @@ def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
                 runs[run] = _run(config, run, rows)
             wanted = {*options.get("datasets", ()), *(options.get("against_datasets") or ())}
             wanted |= {options["validation_dataset"]} if "validation_dataset" in options else set()
+            if claim.estimator == "suite_gain":
+                ends = {**runs[run], "steps": [options["at"] or runs[run]["steps"][-1]]}
+                named = [name for seed in checkpoints(ends) for name in seed]
+                inputs += [groups_file(config.results, name, suite) for name in named for suite in options["suites"]]
+                continue
             inputs += _files(config.results, runs[run], wanted)
             if claim.estimator in FROM_TRAINING:
                 inputs += [f"{config.results}/runs/{instance}/metrics.parquet" for instance in runs[run]["instances"]]

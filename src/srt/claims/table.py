@@ -12,6 +12,7 @@ import pandas as pd
 
 from srt.claims import agreement, curves, training
 from srt.claims.evidence import Evidence, Undecided, View
+from srt.claims.opening import SIGN
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, Verdict, decide, digits, region_of
 from srt.errors import SrtError, nearest
 
@@ -111,7 +112,6 @@ td.v { white-space: nowrap; font-weight: 600; } .small { font-size: 13px; color:
 .supported { color: #117733; } .refuted { color: #882255; } .undecided { color: #666; }
 """
 _CLASS = {SUPPORTED: "supported", REFUTED: "refuted", UNDECIDED: "undecided"}
-_SIGN = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?"}
 
 
 def to_html(checked: list[Checked], title: str) -> str:
@@ -121,7 +121,7 @@ def to_html(checked: list[Checked], title: str) -> str:
     for item in checked:
         verdict = item.verdict.verdict
         cells = [
-            f'<td class="v {_CLASS[verdict]}">{_SIGN[verdict]} {verdict}</td>',
+            f'<td class="v {_CLASS[verdict]}">{SIGN[verdict]} {verdict}</td>',
             f"<td>{html.escape(item.claim['statement'])}<br><code>{item.name}</code></td>",
             f'<td class="small">{html.escape(_source(item))}</td>',
             f'<td class="small">{"<br>".join(html.escape(text) for text in _numbers(item))}</td>',
