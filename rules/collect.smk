@@ -31,11 +31,12 @@ rule all_samples:
 
 
 rule all_labels:
-    """All offline labels and curricula that runs need."""
+    """All offline labels, stored responses and curricula that runs need."""
     input:
         sorted(
             {labels_file(i) for i in RUNS if CFG.entry(i)[1].uses_labels}
             | {subset_file(r) for r in CFG.runs.values() if r.curriculum}
+            | {f"{RESULTS}/{preference_file(CFG, i)}" for i in offline_runs(CFG)}
         ),
 
 

@@ -8,7 +8,8 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 from srt.config import load_config
-from srt.config.spec import REVISION, data_spec, model_spec, sample_spec, train_spec
+from srt.config.preferences import OFFLINE, offline_runs, preference_file, preference_spec
+from srt.config.spec import REVISION, data_revision, data_spec, model_spec, sample_spec, train_spec
 from srt.errors import SrtError
 from srt.figures.resolve import resolve_figure
 from srt.io import canonical_json, write_text
@@ -110,15 +111,17 @@ def segment_inputs(wc) -> dict:
     }
     if previous(wc):
         inputs["resume"] = f"{RESULTS}/runs/{wc.run}/step-{previous(wc)}/state"
-    if run.reward == "offline_labels":
+    if run.uses_labels:
         inputs["labels"] = labels_file(wc.run)
+    if run.reward in OFFLINE:
+        inputs["preferences"] = f"{RESULTS}/{preference_file(CFG, wc.run)}"
     if run.curriculum:
         inputs["subset"] = subset_file(run)
     return inputs
 
 
 def labels_file(instance: str) -> str:
-    """The labels of a run with reward offline_labels: the majorities of its teacher on its training set."""
+    """The labels of a run that uses them: the majorities of its teacher on its training set."""
     return f"{RESULTS}/labels/{CFG.teacher(instance)}/{CFG.entry(instance)[1].data}.parquet"
 
 
@@ -134,9 +137,14 @@ def exact_fraction(wc) -> float:
     return next((f for f in sorted(given) if f"{f:.4f}" == wc.fraction), float(wc.fraction))
 
 
+# Only what differs: it changes what a log says, and no result
+ALARM = "".join(f" {key}={value}" for key, value in CFG.alarm.changed().items())
+ALARM = f" --alarm{ALARM}" if ALARM else ""
+
+
 def segment_options(wc, input) -> str:
     """Command-line options for the inputs that only some methods have."""
-    return " ".join(f"--{k} {input[k]}" for k in ("resume", "labels", "subset") if k in input.keys())
+    return " ".join(f"--{k} {input[k]}" for k in ("resume", "labels", "preferences", "subset") if k in input.keys())
 
 
 def in_one_line(function, *args):

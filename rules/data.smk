@@ -17,7 +17,7 @@ rule data:
         runtime=60,
     params:
         spec=lambda wc: data_spec(CFG, wc.dataset),
-        revision=REVISION["data"],
+        revision=lambda wc: data_revision(CFG, wc.dataset),
         local_dir=f"--local-dir {CFG.local_dir}" if CFG.local_dir else "",
     message:
         "Data set {wildcards.dataset}"

@@ -1,4 +1,9 @@
-# What scored samples on a training set decide: offline labels of a fixed teacher, and the easiest part for a base model.
+# What scored samples on a training set decide: offline labels and stored responses of a fixed teacher, the easiest part.
+
+# The spec of each table of stored responses; runs share them.
+PREFERENCES = {
+    f"{RESULTS}/{preference_file(CFG, i)}": canonical_json(preference_spec(CFG, i)) for i in offline_runs(CFG)
+}
 
 
 rule labels:
@@ -20,6 +25,33 @@ rule labels:
         "Offline labels of {wildcards.checkpoint} for {wildcards.dataset}"
     shell:
         "python scripts/labels.py --groups {input.groups} --out {output.labels} > {log} 2>&1"
+
+
+rule preferences:
+    """Stored responses for SFT, DPO and ScPO: chosen by the votes of a teacher (a base model, or a run's step)."""
+    input:
+        samples=lambda wc: f"{RESULTS}/eval/{wc.checkpoint}/{wc.dataset}.samples.parquet",
+        scores=lambda wc: f"{RESULTS}/eval/{wc.checkpoint}/{wc.dataset}.scores.parquet",
+    output:
+        preferences=f"{RESULTS}/preferences/{{checkpoint}}/{{dataset}}-{{part}}.parquet",
+    log:
+        f"{LOGS}/preferences/{{checkpoint}}/{{dataset}}-{{part}}.log",
+    benchmark:
+        f"{BENCHMARKS}/preferences/{{checkpoint}}/{{dataset}}-{{part}}.tsv"
+    wildcard_constraints:
+        part=r"(sft|pairs)-[^/]+-s\d+",
+    conda:
+        "../envs/workflow.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        spec=lambda wc, output: PREFERENCES[output.preferences],
+    message:
+        "Stored responses of {wildcards.checkpoint} to {wildcards.dataset}: {wildcards.part}"
+    shell:
+        "python scripts/preferences.py --samples {input.samples} --scores {input.scores} --spec {params.spec:q}"
+        " --out {output.preferences} > {log} 2>&1"
 
 
 rule curriculum:

@@ -30,6 +30,7 @@ rule train:
         nodes=train_nodes,
         gpu_total=train_gpus,
         vllm_percent=lambda wc: segment_ask(wc).engine_percent,
+        offload=lambda wc: int(segment_ask(wc).reference_offload),
         mem_mb=lambda wc, attempt: SITE.again(segment_ask(wc), attempt),
         runtime=lambda wc: segment_ask(wc).minutes,
     params:
@@ -45,6 +46,8 @@ rule train:
         f" --work {RESULTS}/progress/{{wildcards.run}}/step-{{wildcards.step}} --save-every {CFG.save_every}"
         f" --logs {RESULTS}/progress/{{wildcards.run}}"
         " --minutes {resources.runtime} --vllm-memory 0.{resources.vllm_percent} --model-out {output.model}"
+        " --reference-offload {resources.offload}"
+        f"{ALARM}"
         " --state-out {output.state} --metrics-out {output.metrics} >> {log} 2>&1"
 
 

@@ -21,7 +21,8 @@ def main() -> None:
     parser.add_argument("--base", required=True, type=Path, help="base model: first weights and KL reference")
     parser.add_argument("--problems", required=True, type=Path, help="training problems (parquet)")
     parser.add_argument("--subset", type=Path, help="curriculum: train on these problem ids only (parquet)")
-    parser.add_argument("--labels", type=Path, help="offline labels (parquet), for reward offline_labels")
+    parser.add_argument("--labels", type=Path, help="offline labels (parquet), for reward or on_alarm offline_labels")
+    parser.add_argument("--preferences", type=Path, help="stored responses (parquet), for rewards sft, dpo and scpo")
     parser.add_argument("--resume", type=Path, help="training state of step --start (not for step 0)")
     parser.add_argument("--start", required=True, type=int, help="step of --resume, 0 for the base model")
     parser.add_argument("--stop", required=True, type=int, help="last step of this segment")
@@ -33,12 +34,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="time budget; near its end the state is saved and 75 returned")
     parser.add_argument("--logs", type=Path, help="folder of the run's JSON lines and TensorBoard events (--work)")
     parser.add_argument("--vllm-memory", type=float, default=0.3, help="vLLM's share of GPU memory (default 0.3)")
+    parser.add_argument("--reference-offload", type=int, choices=(0, 1), default=0, help="1: it waits in host memory")
+    parser.add_argument("--alarm", nargs="*", default=[], metavar="KEY=VALUE", help="of the collapse alarm")
     args = parser.parse_args()
 
+    from srt.config.alarm import AlarmRule
     from srt.errors import SrtError
     from srt.io import parse_spec
     from srt.launch import time_budget
     from srt.problems import SPEC, read_training_set
+    from srt.reaction import action_of
     from srt.state import check_state
 
     if not 0 <= args.start < args.stop:
@@ -46,11 +51,14 @@ def main() -> None:
     if (args.resume is None) != (args.start == 0):
         raise SrtError("--resume belongs to every --start but 0: give the state of that step")
     spec = parse_spec(args.spec, SPEC)
-    data, truth = read_training_set(args.problems, spec["reward"], args.subset, args.labels)
+    data, truth = read_training_set(
+        args.problems, spec["reward"], args.subset, args.labels, action_of(spec), args.preferences
+    )
     if args.resume is not None:
         import os
 
-        found = check_state(args.resume, spec, int(os.environ.get("WORLD_SIZE", 1)))
+        ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        found = check_state(args.resume, spec, ranks, rank)  # one that finds damage ends all
         if found["step"] != args.start:
             raise SrtError(f"{args.resume} is the state of step {found['step']}, not of --start {args.start}")
 
@@ -60,7 +68,8 @@ def main() -> None:
     segment = Segment(
         spec, args.base, args.resume, args.start, args.stop, args.work,
         args.model_out, args.state_out, args.metrics_out, args.save_every, time_budget(args.minutes),
-        args.vllm_memory, logs=args.logs,
+        args.vllm_memory, logs=args.logs, reference_offload=bool(args.reference_offload),
+        alarm=AlarmRule.model_validate(dict(pair.split("=", 1) for pair in args.alarm)),
     )  # fmt: skip
     try:
         run_segment(segment, data, truth)

@@ -45,6 +45,12 @@ def test_level_change_and_difference(tables: Tables) -> None:
         == SUPPORTED
     )
     assert tables.verdict("change", {"above": 0}, max_width=1e-6, **up) == UNDECIDED
+    # a number for each further run, and all must hold
+    numbers = tables.numbers("difference", against="down", also=["noisy", "up"], **up)
+    assert [n.name.split(" minus ")[1].split(",")[0] for n in numbers] == ["down", "noisy", "up"]
+    assert numbers[2].estimate == 0 and numbers[0].estimate > numbers[1].estimate > 0
+    assert tables.verdict("difference", {"above": 0}, against="down", also=["down"], **up) == SUPPORTED
+    assert tables.verdict("difference", {"above": 0}, against="down", also=["up"], **up) != SUPPORTED
 
 
 def test_metrics_of_the_groups(tables: Tables) -> None:

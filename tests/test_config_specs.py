@@ -80,6 +80,8 @@ ALL_OF_TINY = {"model tiny", "sample tiny"} | RUN_SRT | RUN_GT
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, threads: 2", RUN_GT),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, kl_clamp: 5", RUN_GT),
         (RUNS, "reward: majority", "reward: offline_labels", RUN_SRT),
+        (RUNS, "reward: majority", "reward: majority\n  on_alarm: stop", RUN_SRT),
+        (RUNS, "reward: majority", "reward: majority\n  on_alarm: offline_labels", RUN_SRT),
         (RUNS, "data: sums\n  reward: majority", "data: sums_test\n  reward: majority", RUN_SRT),
         (RUNS, "curriculum: {by: pass_rate}", "curriculum: {by: majority_frequency}", RUN_SRT),
         (RUNS, "curriculum: {by: pass_rate}", "curriculum: {by: pass_rate, fraction: 0.5}", RUN_SRT),
@@ -130,8 +132,11 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
     write(tmp_path)
     spec = json.loads(train_spec(load(tmp_path), "srt-s2"))
     assert set(spec["train"]) == set(Train.model_fields) and spec["seed"] == 2 and spec["run"] == "srt-s2"
-    left_out = {"label", "method", "seeds", "steps", "segment", "suites", "gpus", "job", "extends", "validation"}
-    in_it_when_used = {"init", "teacher"}
+    left_out = {
+        "label", "method", "seeds", "steps", "segment", "suites", "probe", "gpus", "job", "reference_offload", "extends",
+        "validation",
+    }  # fmt: skip
+    in_it_when_used = {"init", "teacher", "on_alarm", "refill", "preference"}
     assert set(Run.model_fields) - left_out - in_it_when_used <= set(spec)
     assert not (left_out | in_it_when_used) & set(spec)
 

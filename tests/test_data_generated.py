@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reasoning_gym.graphs.family_relationships import FamilyRelationshipsConfig
 
 from srt.config.datasets import parse_dataset
 from srt.data import PROBLEM_SCHEMA, fingerprint, load, load_with_report, question_key
 from srt.data.arithmetic import exact_value
+from srt.data.family import relationship
 from srt.data.generated import HASH_SEED_DEPENDENT, UNSEEDED, check_name
 from srt.data.keys import TEST_SHARE, generated_split, hash_share, holdout_part
 from srt.errors import SrtError
@@ -149,6 +152,41 @@ def test_wrong_labels_of_basic_arithmetic_are_left_out(params: dict[str, Any]) -
     assert loaded.counts["wrong_label_upstream"] > 0
     for problem, answer in zip(*(loaded.table[c].to_pylist() for c in ("problem", "answer")), strict=True):
         assert exact_value(problem.removeprefix("Calculate ").removesuffix(".")) == Fraction(answer)
+
+
+def test_wrong_labels_of_family_relationships_are_left_out() -> None:
+    loaded = load_with_report(entry("family_relationships", size=1200), "t")
+    assert 0.1 < loaded.counts["wrong_label_upstream"] / loaded.counts["drawn"] < 0.25
+    men, women = FamilyRelationshipsConfig().male_names, FamilyRelationshipsConfig().female_names
+    words = Counter()
+    for problem, answer in zip(*(loaded.table[c].to_pylist() for c in ("problem", "answer")), strict=True):
+        story, question = problem.split("\n\n")
+        one, two = (name for name in re.findall(r"\w+", question) if name in {*men, *women})
+        assert relationship(story, one, two, men) == answer
+        words[answer] += 1
+        # a married man's or woman's parents-in-law are asked about the other way round only, which has no word upstream
+        assert answer not in ("mother-in-law", "father-in-law")
+    assert {"niece", "nephew", "aunt", "uncle", "grandfather", "sister", "wife", "son"} <= set(words)
+
+
+STORY = (
+    "Otto is married to Ada. They have children called Max, Eva and Kai. Eva is married to Ben. They have a child "
+    "called Lea. Max is married to Ida. They have children called Tim and Zoe."
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "word"),
+    [
+        ("Ada", "Otto", "wife"), ("Otto", "Max", "father"), ("Eva", "Ada", "daughter"), ("Eva", "Kai", "sister"),
+        ("Ada", "Lea", "grandmother"), ("Tim", "Otto", "grandson"), ("Max", "Lea", "uncle"), ("Kai", "Zoe", "uncle"),
+        ("Lea", "Max", "niece"), ("Tim", "Eva", "nephew"), ("Ada", "Ben", "mother-in-law"),
+        ("Otto", "Ida", "father-in-law"), ("Ben", "Otto", "son-in-law"), ("Ida", "Ada", "daughter-in-law"),
+        ("Tim", "Lea", None), ("Ben", "Kai", None), ("Ben", "Zoe", None),
+    ],
+)  # fmt: skip
+def test_relationships_of_a_story(one: str, two: str, word: str | None) -> None:
+    assert relationship(STORY, one, two, {"Otto", "Max", "Kai", "Ben", "Tim"}) == word
 
 
 @pytest.mark.parametrize(

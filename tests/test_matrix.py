@@ -15,6 +15,9 @@ from srt.config.lineage import ancestors
 from srt.config.spec import data_spec, model_spec, sample_spec, train_spec
 from srt.data.rows import select_rows
 from srt.errors import SrtError
+from srt.figures.resolve import resolve_figure
+from srt.plan.jobs import build
+from srt.plan.price import Pricing
 from srt.workflow import evaluation_spec, evaluations, expand_evaluations
 
 MAIN, MODELS, DATASETS, RUNS = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml"
@@ -107,6 +110,31 @@ def test_models_of_the_second_version_have_their_own_sampling(matrix: Config) ->
     assert matrix.sampling_of("qwen3_14b_base") == matrix.sampling
     assert {run.train.learning_rate for run in matrix.runs.values() if "llama" in run.model} == {1e-7, 3e-7}
     assert json.loads(sample_spec(matrix, "llama3_1_8b_instruct"))["temperature"] == 0
+
+
+def test_the_online_curriculum_is_srt_on_dapo_with_refilled_batches(matrix: Config) -> None:
+    plain, refilled = matrix.runs["srt_dapo"], matrix.runs["srt_dapo_refill"]
+    assert refilled.refill is not None and refilled.refill.majority == 0.6
+    assert (refilled.train, refilled.data, refilled.model, refilled.reward) == (
+        plain.train, plain.data, plain.model, "majority",
+    )  # fmt: skip
+    one, other = (json.loads(train_spec(matrix, f"{name}-s1")) for name in ("srt_dapo", "srt_dapo_refill"))
+    assert {key for key in one | other if one.get(key) != other.get(key)} == {"run", "refill"}
+    dag = build(matrix)
+    cheap, dear = (
+        Pricing(matrix, dag).predicted(dag.jobs[f"train {name}-s1/step-200"]).seconds
+        for name in ("srt_dapo", "srt_dapo_refill")
+    )
+    assert 1.2 * cheap < dear < 2.5 * cheap  # 2.4 times the rollouts
+
+
+def test_decoding_temperatures_of_one_checkpoint(matrix: Config) -> None:
+    figure = matrix.figures["v2_fig16"]
+    sampled = [matrix.sampling_of("qwen2_5_math_7b", str(panel.suite)) for panel in figure.panels]
+    assert [(s.temperature, s.n) for s in sampled] == [(0.0, 1), (0.3, 32), (0.6, 32), (1.0, 32)]
+    files = resolve_figure(matrix, "v2_fig16")[1]
+    assert len(files) == 4 * 7  # of each: the base model, and three seeds of two runs at one step
+    assert {Path(f).parent.name for f in files} == {"qwen2_5_math_7b", "step-750"}
 
 
 def test_every_model_is_pinned(matrix: Config) -> None:

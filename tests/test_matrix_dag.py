@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from test_matrix import full
 
+from srt.figures.resolve import resolve_figure
 from srt.workflow import evaluations
 
 # -- on the DAG -------------------------------------------------------------------------------------------------------
@@ -48,6 +49,7 @@ def test_the_full_matrix_is_planned_fast_and_no_job_twice() -> None:
         len(r.checkpoints) * len(r.seeds) for r in matrix.runs.values()
     )
     files = {file for row in evaluations(matrix) for file in row["groups"]}
+    files |= {file for name in matrix.figures for file in resolve_figure(matrix, name)[1] if "groups" in file}  # probes
     assert (
         0 <= planned["sample"] - len(files) < 30 and planned["sample"] == planned["score"]
     )  # labels and curricula, too

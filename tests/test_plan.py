@@ -289,3 +289,18 @@ def test_what_was_spent_is_what_the_benchmarks_say(micro: Config) -> None:
     assert row["measured_over_expected"] == pytest.approx(30 / expected)
     total = table.iloc[-1]
     assert total["jobs"] == len(dag.jobs) and total["measured"] == 2 and total["hours"] == pytest.approx(30 / 3600)
+
+
+def test_the_full_configuration_uses_the_fewest_gpus_that_hold_a_run() -> None:
+    config = configuration("config/config.yaml", results="none", seeds=1)
+    pricing = Pricing(config, build(config))
+    placed = {run: pricing.place(run, 100) for run in ("srt_dapo-s1", "srt_dapo_14b-s1", "srt_bitwise_3-s1")}
+    assert placed == {"srt_dapo-s1": (2, True), "srt_dapo_14b-s1": (8, True), "srt_bitwise_3-s1": (1, False)}
+    assert pricing.place("srt_dapo-s1", 100, offload=False) == (4, False)
+    job = pricing.dag.jobs["train srt_dapo-s1/step-100"]
+    background, waiting, none = (
+        pricing.predicted(job, Variant(states=states)) for states in ("background", "waiting", "none")
+    )
+    assert none.seconds < background.seconds < waiting.seconds
+    kept, apart = pricing.predicted(job, Variant(offload=False)), pricing.predicted(job, Variant(share_prompts=False))
+    assert kept.gpu_hours > background.gpu_hours and kept.seconds < background.seconds < apart.seconds

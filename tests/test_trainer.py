@@ -21,10 +21,11 @@ from srt.engine import init_world
 from srt.errors import SrtError
 from srt.io import read_parquet, sha256_file, write_parquet
 from srt.problems import METRICS, TrainingSet, join_metrics, read_training_set
+from srt.refill import rank_share
 from srt.rewards import training_rewards
 from srt.rollout import LENGTH, STOP, Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
-from srt.trainer import Segment, Trainer, make_batch, rank_share, run_segment
+from srt.trainer import Segment, Trainer, make_batch, run_segment
 from srt.update import PHASES
 
 # Four responses a group: a majority of "7", a tie, no answer at all, all agree.

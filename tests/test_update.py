@@ -13,6 +13,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srt.config.runs import PRESETS, Train
 from srt.engine import World
+from srt.host import Parked
 from srt.objective import (
     BATCH_ESTIMATORS,
     advantages,
@@ -22,6 +23,7 @@ from srt.objective import (
     sequence_weights,
     unanimous,
 )  # fmt: skip
+from srt.resources import BATCH_WIDE
 from srt.update import Batch, Update
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -239,3 +241,31 @@ def test_joined_batches_keep_groups_apart():
     both = Batch.joined([b.take(list(range(8))), b.take(list(range(4)))])
     assert both.group == [0] * 4 + [1] * 4 + [2] * 4 and len(both.rewards) == 12
     assert Batch.joined([b]).group == b.group
+
+
+@pytest.mark.parametrize("changes", [{}, {"advantage": "reinforce_pp"}, {"iterations": 2, "clip": 0.2}])
+def test_a_reference_that_waits_in_host_memory_changes_no_bit(models, changes):
+    """Its passes come first and together; when there are gradients, its weights are away."""
+    found = []
+    for parking in (False, True):
+        policy, reference = copy.deepcopy(models[0]), copy.deepcopy(models[1])
+        parked = Parked(reference, torch.device("cpu")) if parking else None
+        waiting = {p.data_ptr() for p in reference.parameters()}
+
+        class Watching(Plain):
+            def backward(self, loss: torch.Tensor, last: bool) -> None:
+                assert {p.data_ptr() for p in reference.parameters()} == waiting  # noqa: B023
+                super().backward(loss, last)
+
+        plain = Watching(policy)
+        update = Update(plain, reference, hyperparameters(**changes), ALONE, parked=parked)
+        found.append((update.run(batch()), plain.steps))
+        assert plain.norms and not update.ahead
+    (one, steps), (two, others) = found
+    assert {k: v for k, v in one.items() if v == v} == {k: v for k, v in two.items() if v == v}
+    for a, b in zip(steps, others, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_resources_know_which_estimators_take_two_passes():
+    assert set(BATCH_WIDE) == BATCH_ESTIMATORS

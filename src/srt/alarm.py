@@ -13,62 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from srt.config.alarm import AlarmRule
 from srt.errors import SrtError
 
 COLUMNS = ("step", "majority_ratio", "top_majority_share", "kl", "response_length")
 
 
-@dataclass(frozen=True)
-class AlarmRule:
-    """When it rings: agreement has risen, and one sign has held for `patience` steps in a row.
-
-    Agreement has risen when `majority_ratio` is at least `agreement_rise` above its mean over the first `baseline`
-    steps (or at least `agreement_high`, for models that agree from the start). The signs:
-
-    - one answer: `top_majority_share` is at least `one_answer` and at least `one_answer_growth` times its baseline;
-    - drift: `kl` is at least `drift` nats a token;
-    - shortcut: `response_length` is at most `shortcut` times its baseline.
-
-    Defaults, and why:
-
-    - one_answer 0.5, growth 2: 16 unrelated problems share an answer by chance in 2 to 4 cases (0.12 to 0.25 of them;
-      0.44 at the most in 300 healthy steps); with few possible answers, as in multiple choice, chance is higher, hence
-      the growth.
-    - drift 1.0: the base model finds such a response e times less likely at every token, several times a base model's
-      own entropy. Ground-truth runs that kept improving stayed below 0.45.
-    - shortcut 0.5: runs that did not collapse shortened their responses to 0.57 of the start at the most; runs that
-      learned to skip the reasoning went to 0.25 to 0.42.
-    - agreement_rise 0.2: no sign is a collapse of self-training unless votes have become more unanimous.
-    - patience 2: the KL estimate k3 has a heavy tail, so that runs which do not collapse show single steps far above
-      the threshold, 26 nats once.
-    - baseline 3 steps of some 500 responses each: a rate is then known to about 0.01, and training has hardly begun.
-
-    `docs/monitors.md` has the runs that they were chosen on, and lead times and false alarms there.
-    """
-
-    agreement_rise: float = 0.2
-    agreement_high: float = 0.95
-    one_answer: float = 0.5
-    one_answer_growth: float = 2.0
-    drift: float = 1.0
-    shortcut: float = 0.5
-    patience: int = 2
-    baseline: int = 3
-
-    def __post_init__(self) -> None:
-        if self.patience < 1 or self.baseline < 1:
-            raise SrtError("the alarm's patience and baseline are numbers of steps: set them to at least 1")
-
-
 @dataclass
 class Alarm:
-    """The rule, one step at a time, in the order of the steps; after a resume, feed it the earlier rows again.
+    """The rule, one step at a time, in the order of the steps; after a resume, feed it the earlier rows again, or take
+    up its `state`.
 
     `rang` is the step at which it rang (None so far), `sign` what rang.
     """
@@ -99,10 +59,20 @@ class Alarm:
         signs = self._signs(agreement, share, kl, length)
         for name, shown in signs.items():
             self._held[name] = self._held.get(name, 0) + 1 if shown else 0
-        ringing = [name for name, steps in self._held.items() if steps >= self.rule.patience]
+        ringing = [name for name in signs if self._held[name] >= self.rule.patience]
         if ringing:
             self.rang, self.sign = int(row["step"]), ringing[0]
         return bool(ringing)
+
+    def state(self) -> dict[str, Any]:
+        """All that it remembers, as JSON can hold it, but for the rule."""
+        state = asdict(self)
+        return {name.lstrip("_"): state[name] for name in ("rang", "sign", "_first", "_held")}
+
+    @classmethod
+    def restored(cls, rule: AlarmRule, state: Mapping[str, Any]) -> Alarm:
+        """The alarm of a `state`: it goes on as if it had seen the rows that made that state."""
+        return cls(rule, state["rang"], state["sign"], [tuple(row) for row in state["first"]], dict(state["held"]))
 
     def _signs(self, agreement: float, share: float, kl: float, length: float) -> dict[str, bool]:
         """Which signs this step shows. Comparisons with nan are False."""

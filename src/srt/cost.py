@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -177,12 +178,19 @@ class Step:
 def train_step(
     shape: Shape, prompts: int, rollouts: int, prompt: float, mean: float, limit: float, gpus: int, rates: PlanConfig,
     *, trained: int | None = None, dtype: str = "bfloat16", threads: int = 1, recompute: bool = True,
-    reference: bool = True, old_policy: bool = False, eager: float = 1.0, save_every: int = 10, padding: float = 1.0,
+    reference: bool = True, old_policy: bool = False, eager: float = 1.0, save_every: int = 10,
+    background: bool = True, share_prompts: bool = True, offload: bool = False, zero_stage: int = 1,
+    pack: int = 16384,
 ) -> Step:  # fmt: skip
     """One step: `prompts` x `rollouts` responses, of which `trained` a prompt are trained on (default: all).
 
-    Rollouts wait for the longest response of all GPUs; prompts are prefilled once for all their responses. `padding`:
-    processed over real tokens of the update (1: packed).
+    Rollouts wait for the longest response of all GPUs; prompts are prefilled once for all their responses.
+
+    Args:
+        save_every: steps between two states. Written in the `background`, only the copy to host memory takes time.
+        share_prompts: the update's passes hold a prompt once for all its responses; else once for each.
+        offload: the reference's weights come from host memory, once a step.
+        pack: tokens of one forward pass; under ZeRO 2 and 3 each of them communicates.
     """
     ranks = max(1, gpus)
     sequences = prompts * rollouts
@@ -190,20 +198,66 @@ def train_step(
     decode = decode_seconds(
         shape, sequences / ranks, prompt, mean, limit, gpus, rates, dtype, threads, eager, of=sequences
     )
-    tokens = prompts * (trained or rollouts) * (prompt + mean) * padding
-    flops = update_flops(shape, tokens, prompt + mean, recompute, reference, old_policy)
+    group = prompt * (1 if share_prompts else trained or rollouts) + (trained or rollouts) * mean
+    flops = update_flops(shape, prompts * group, prompt + mean, recompute, reference, old_policy)
+    passes = math.ceil(prompts / ranks) * max(1.0, group / pack)
+    moved = communicated(shape, passes, ranks, zero_stage, dtype, old_policy) / rates.gpu_link_rate
+    fetched = weight_bytes(shape, dtype) / rates.host_link_rate if offload else 0.0
+    saved = state_bytes(shape, dtype) / (ranks * rates.host_copy_rate if background else rates.disk_rate)
     return Step(
         rollout=prefill + decode,
-        update=update_seconds(flops, gpus, threads, rates),
+        update=update_seconds(flops, gpus, threads, rates) + moved + fetched,
         other=rates.step_seconds if gpus else 0.0,
-        save=state_bytes(shape, dtype) / rates.disk_rate / save_every,
+        save=saved / save_every,
     )
 
 
-def segment_seconds(step: Step, steps: int, shape: Shape, dtype: str, gpus: int, rates: PlanConfig) -> float:
-    """A training job of `steps` steps: start, steps, and the model that it writes in the end."""
+def communicated(shape: Shape, passes: float, ranks: int, zero_stage: int, dtype: str, old_policy: bool) -> float:
+    """Bytes that each GPU sends and gets a step: gradients and weights once, under ZeRO 2 and 3 also in every pass.
+
+    A ring moves (ranks - 1) / ranks of the weights' bytes to reduce-scatter or to gather. ZeRO 2 reduces in each
+    backward pass; ZeRO 3 also gathers for each forward and each backward pass.
+    """
+    times = {0: 2.0, 1: 2.0, 2: passes + 1, 3: passes * (4 if old_policy else 3)}[zero_stage]
+    return times * weight_bytes(shape, dtype) * (ranks - 1) / ranks
+
+
+def refill_rounds(size: int, kept: float, most: int) -> float:
+    """Expected rounds of `size` prompts, each kept with probability `kept`, until `size` are kept; `most` at most.
+
+    >>> round(refill_rounds(16, 0.5, 4), 2), refill_rounds(16, 1.0, 4)
+    (2.44, 1.0)
+    """
+    return math.fsum(_binomial_below(size * drawn, kept, size) for drawn in range(most))
+
+
+def _binomial_below(trials: int, p: float, bound: int) -> float:
+    """Probability that fewer than `bound` of `trials` succeed."""
+    return math.fsum(math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(min(bound, trials + 1)))
+
+
+def segment_seconds(
+    step: Step, steps: int, shape: Shape, dtype: str, gpus: int, rates: PlanConfig,
+    states: Literal["background", "waiting", "none"] = "background",
+) -> float:  # fmt: skip
+    """A training job of `steps` steps: start, steps, the model that it writes in the end, the states at its two ends.
+
+    `background`: each rank reads, writes and hashes its part of them; `waiting`: one core hashes them whole.
+    """
     start = rates.start_seconds if gpus else rates.cpu_seconds
-    return start + steps * step.seconds + weight_bytes(shape, dtype) / rates.disk_rate
+    model, state, ranks = weight_bytes(shape, dtype), state_bytes(shape, dtype), max(1, gpus)
+    ends = {
+        "background": disk_seconds(state / ranks, state, rates)  # the first rank also writes the weights
+        + disk_seconds(model + (state - model) / ranks, state, rates),
+        "waiting": 2 * state / rates.disk_rate,
+        "none": 0.0,
+    }[states]
+    return start + steps * step.seconds + model / rates.disk_rate + ends
+
+
+def disk_seconds(part: float, whole: float, rates: PlanConfig) -> float:
+    """Seconds until the largest of the parts of `whole` bytes that processes write side by side is done."""
+    return max(part / rates.disk_rate, whole / rates.disk_limit)
 
 
 def sampling_seconds(

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from srt.errors import SrtError
+from srt.host import host_copy
 
 ENGINE_TAG = "engine"
 
@@ -74,7 +75,7 @@ def init_world() -> World:
 
 
 def _tensors_only_checkpoints(engine: Any) -> None:
-    """Make DeepSpeed read its own files without unpickling arbitrary objects."""
+    """Make DeepSpeed save copies for a later write, and read its files without unpickling arbitrary objects."""
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -83,6 +84,16 @@ def _tensors_only_checkpoints(engine: Any) -> None:
     allowed = [LossScaler, ZeroStageEnum, fragment_address]
 
     class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.taken: list[tuple[Any, str]] = []  # copies that wait to be written, and where to
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self.taken.append((host_copy(state_dict), path))
+
+        def write(self, state_dict: Any, path: str) -> None:
+            super().save(state_dict, path)
+
         def load(self, path: str, map_location: Any = None) -> Any:
             with torch.serialization.safe_globals(allowed):
                 return torch.load(path, map_location=map_location, weights_only=True)
@@ -191,9 +202,30 @@ class TrainEngine:
         """Names and tensors as in a Hugging Face checkpoint; inside `whole`."""
         yield from ((name, p.data) for name, p in self.model.named_parameters())
 
+    def snapshot(self, folder: Path) -> Callable[[], list[Path]]:
+        """Copy weights, masters and optimizer state to host memory (all ranks).
+
+        Returns what writes this rank's part of the copy under `folder`, once, in any thread, and names the files.
+        """
+        checkpoints = self.engine.checkpoint_engine
+        checkpoints.taken = []
+        self.engine.save_checkpoint(str(folder), tag=ENGINE_TAG, save_latest=False)
+        taken, checkpoints.taken = checkpoints.taken, []
+
+        def write() -> list[Path]:
+            files = []
+            while taken:
+                state, path = taken.pop(0)
+                checkpoints.write(state, path)
+                files.append(Path(path))
+            return files
+
+        return write
+
     def save(self, folder: Path) -> None:
         """Write weights, masters and optimizer state under `folder` (all ranks)."""
-        self.engine.save_checkpoint(str(folder), tag=ENGINE_TAG, save_latest=False)
+        self.snapshot(folder)()
+        barrier()
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, with the same number of ranks (all ranks)."""

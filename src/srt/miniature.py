@@ -39,12 +39,15 @@ def collect(config: Config, out: Path) -> None:
 
 
 def alarm_table(config: Config) -> pd.DataFrame:
-    """One row a run and seed: where the label-free alarm rang and the true training accuracy fell, step by step."""
+    """One row a run and seed: where the label-free alarm rang and the true training accuracy fell, step by step.
+
+    Without runs that act on their alarm: it would count as false, as no fall follows.
+    """
     rows = []
-    for name in config.runs:
+    for name in (name for name, run in config.runs.items() if run.on_alarm is None):
         for instance in config.instances(name):
             frame = read_parquet(Path(config.results, "runs", instance, "metrics.parquet")).to_pandas()
-            found = evaluate_alarm(frame, accuracy_fall(frame))
+            found = evaluate_alarm(frame, accuracy_fall(frame), config.alarm)
             rows.append(
                 {
                     "run": name, "seed": config.entry(instance)[2], "steps": int(frame["step"].max()),
@@ -140,10 +143,14 @@ class _Page:
         return "\n".join(lines)
 
     def sustained(self) -> pd.DataFrame:
-        """By panel of the extensions: start, end with interval, and the last step whose interval reaches the start."""
+        """By panel of the extensions: start, end with interval, and the last step whose interval reaches the start.
+
+        Only up to the last step that all of them take.
+        """
         table = self.table(EXTENSIONS)
         table = table[table["quantity"].str.startswith("avg") & table["value"].notna()]
         rows = []
+        table = table[table["step"] <= table.groupby("panel")["step"].max().min()]
         for panel, part in table.groupby("panel", sort=False):
             # where a chain goes on, the same model is there twice: as an end, and as a start
             curve = part.sort_values("step", kind="stable").drop_duplicates("step", keep="first")

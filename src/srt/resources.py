@@ -5,8 +5,12 @@ the sources below; what grows with depth times width goes by the 2/3 power of th
 
 - Memory of a 7B full fine-tune under ZeRO-1 on 8 GPUs: bfloat16 weights 15.2 GB, float32 gradients 30.5, 12 bytes of
   masters and moments a parameter over 8 GPUs 11.4; the reference model 15.2; the rollout engine's copy 15.2 and its
-  cache of 64 sequences x 4,096 tokens x 57,344 bytes 15: 103 GB. A checkpointed token keeps 196 KiB until its backward.
-  A quarter of that cache is asked for here: 64 responses of usual length, so that a longer one waits.
+  cache of 64 sequences x 4,096 tokens x 57,344 bytes 15: 103 GB. A quarter of that cache is asked for here: 64
+  responses of usual length, so that a longer one waits.
+- A checkpointed token keeps 196 KiB until its backward. The trainer keeps one group's graph at a time (srt.update), or
+  one pack's: counted at its limits, since one long group is enough to run out of memory.
+- What is never there together counts once: that graph, AdamW's temporary copy of its shard, the weights that ZeRO 3
+  gathers for sampling, and a reference that waits in host memory between its passes.
 - Rates of an H200: 4.3 TB/s of memory, measured; 45 % of 989 TFLOP/s bfloat16, the share that verl and TRL reach.
   Decoding reads the weights once a token, 4.5 ms against 3.5 in theory: a factor of 1.3. Without CUDA graphs 4 times.
 - Tokens: 850 of the 4,096 allowed ones in the paper's setting, 0.21; counted here as a quarter.
@@ -23,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srt.config.models import JobSize
+from srt.config.preferences import OFFLINE
 from srt.config.root import Config
 from srt.errors import SrtError
 from srt.site import Ask, Site
@@ -37,9 +42,13 @@ INPUT_BYTES = 196 * 1024.0  # a token's checkpointed layer inputs, bfloat16
 ACTIVATIONS = 17  # times as much when nothing is recomputed
 FILL = 0.25  # tokens that there are, of those that the limits allow
 CACHED_SEQUENCES = 64  # of usual length, decoded at a time by a trainer's engine; in more room it decodes more
+BUCKETS = 3e9  # DeepSpeed's, to reduce and gather: 3 x 500 million numbers of 2 bytes
+SUBGROUP = 1e9  # parameters that ZeRO 3 updates at a time
 WORKSPACE = 6e9  # CUDA context, logits of 4,096 tokens over a vocabulary of 152,000 in float32, twice
 ENGINE_PERCENT = 30  # where it decides nothing
 USABLE = 0.92  # of a GPU's memory: the allocator's fragments
+
+BATCH_WIDE = ("reinforce", "reinforce_pp")  # srt.objective.BATCH_ESTIMATORS, which would import torch here
 
 FLOPS = 0.45 * 989e12
 BANDWIDTH = 4.3e12 / 1.3
@@ -73,6 +82,11 @@ class Work:
         zero_stage: DeepSpeed's: 1 splits masters and moments over GPUs, 2 gradients too, 3 weights too.
         checkpointing: activations are recomputed in the backward pass.
         threads: CPU threads of a process.
+        rounds: of rollouts a step draws at most (`refill`); 0: its responses are stored.
+        trained: sequences of a group that are trained on; None: all.
+        micro_batch_tokens: of a pack.
+        two_pass: log-probs come in a pass of their own, so that no graph is kept for longer than a pack.
+        reference_offload: the reference waits in host memory between its passes; None: where it fits only so.
     """
 
     parameters: float
@@ -88,6 +102,11 @@ class Work:
     zero_stage: int = 1
     checkpointing: bool = True
     threads: int = 1
+    rounds: int = 1
+    trained: int | None = None
+    micro_batch_tokens: int = 16384
+    two_pass: bool = False
+    reference_offload: bool | None = None
 
     @property
     def weights(self) -> float:
@@ -106,22 +125,44 @@ class Work:
 
 
 def gpu_memory(work: Work, gpus: int) -> float:
-    """Bytes that each of `gpus` GPUs needs for this work."""
+    """Bytes that each of `gpus` GPUs needs for this work at its peak; `reference_offload` None counts as True."""
     if work.steps == 0:  # sampling: weights, and room for a few sequences of full length
         return work.weights + WORKSPACE + 16 * work.context * KV_BYTES * work.width
-    sequences = math.ceil(work.sequences / gpus)
     sharded = {stage: gpus if work.zero_stage >= stage else 1 for stage in (1, 2, 3)}
     optimizer = 12 if work.dtype == "bfloat16" else 8  # float32 weights are their own masters
     states = work.weights / sharded[3] + 4 * work.parameters / sharded[2] + optimizer * work.parameters / sharded[1]
+    temporary = 4 * (min(work.parameters / gpus, SUBGROUP) if work.zero_stage == 3 else work.parameters / sharded[1])
+    in_turn = [graph_memory(work, gpus), temporary, work.weights - work.weights / sharded[3]]
+    peak = work.weights + max(in_turn) if work.reference_offload is False else max(*in_turn, work.weights)
+    engine = engine_memory(work, gpus) if work.vllm else math.ceil(work.sequences / gpus) * _cached(work)
+    engine *= work.rounds > 0
+    return states + peak + engine + BUCKETS + WORKSPACE
+
+
+def graph_memory(work: Work, gpus: int) -> float:
+    """Bytes of activations kept for a backward pass: of one group at its limits, or of one pack."""
+    group = work.prompt_tokens + min(work.trained or work.samples_a_prompt, work.sequences) * work.response_tokens
+    tokens = max(work.micro_batch_tokens, work.context, 0 if work.two_pass or work.zero_stage == 3 else group)
     kept = INPUT_BYTES * (1 if work.checkpointing else ACTIVATIONS) * work.width
-    graphs = sequences * FILL * work.context * kept
-    return states + work.weights + (engine_memory(work, gpus) if work.vllm else 0) + graphs + WORKSPACE
+    return min(tokens, math.ceil(work.sequences / gpus) * work.context) * kept
+
+
+def needs_offload(work: Work, gpus: int, gpu_bytes: float) -> bool:
+    """Whether the reference waits in host memory: as the work says, else if it does not fit otherwise."""
+    if work.reference_offload is not None or gpus == 0:
+        return bool(work.reference_offload)
+    return gpu_memory(replace(work, reference_offload=False), gpus) > USABLE * gpu_bytes
+
+
+def _cached(work: Work) -> float:
+    """Bytes of the cache of one sequence of usual length."""
+    return FILL * work.context * KV_BYTES * work.width
 
 
 def engine_memory(work: Work, gpus: int) -> float:
     """Bytes that vLLM needs beside the trainer: its copy of the weights, and its cache."""
     sequences = min(CACHED_SEQUENCES, math.ceil(work.sequences / gpus))
-    return work.weights + sequences * FILL * work.context * KV_BYTES * work.width
+    return work.weights + sequences * _cached(work)
 
 
 def engine_percent(work: Work, gpus: int, gpu_bytes: float) -> int:
@@ -155,12 +196,13 @@ def least_gpus(work: Work, gpu_bytes: float, per_node: int = 8, most: int = 64) 
 
 def host_memory_mb(work: Work, gpus_on_node: int) -> int:
     """Memory of a job on one node, in MB, page cache not counted."""
-    if gpus_on_node:  # every process reads the weights on the host before they go to its GPU
-        return math.ceil(HOST_SLACK * (HOST_BASE_MB + gpus_on_node * (HOST_GPU_MB + work.weights / 1e6)))
+    copy = (work.weights + 12 * work.parameters) / 1e6 if work.steps else 0.0  # of the state, while it is written
+    if gpus_on_node:  # every process reads the weights on the host before they go to its GPU; a reference stays there
+        return math.ceil(HOST_SLACK * (HOST_BASE_MB + gpus_on_node * (HOST_GPU_MB + work.weights / 1e6) + copy))
     if work.steps == 0:
         return math.ceil(HOST_BASE_MB + HOST_SLACK * 2 * work.weights / 1e6)
-    everything = gpu_memory(replace(work, zero_stage=0), 1) - WORKSPACE
-    return math.ceil(HOST_BASE_MB + HOST_SLACK * everything / 1e6)
+    everything = gpu_memory(replace(work, zero_stage=0, reference_offload=False), 1) - WORKSPACE - BUCKETS
+    return math.ceil(HOST_BASE_MB + HOST_SLACK * (everything / 1e6 + copy))
 
 
 def decode_seconds(work: Work, batch: float, gpus: int) -> float:
@@ -178,10 +220,11 @@ def step_seconds(work: Work, gpus: int) -> float:
     share = work.sequences / ranks
     waves = math.ceil(share / DECODED_AT_ONCE)
     # the longest response decides, so its limit counts and not the mean
-    rollout = waves * work.response_tokens * decode_seconds(work, share / waves * (FILL if gpus == 0 else 1), gpus)
+    token = decode_seconds(work, share / waves * (FILL if gpus == 0 else 1), gpus)
+    rollout = work.rounds * waves * work.response_tokens * token
     flop = (10 if work.checkpointing else 8) * work.parameters * work.sequences * FILL * work.context
     update = flop / (FLOPS * gpus if gpus else CPU_FLOPS * work.threads)
-    save = (work.weights + 12 * work.parameters) / DISK / work.save_every
+    save = (work.weights + 12 * work.parameters) / DISK / work.save_every  # as if training waited for it
     return rollout + update + save + STEP_SECONDS
 
 
@@ -227,42 +270,65 @@ def rows(entry: Any) -> int:
     return math.ceil((entry.expect_rows or UNKNOWN_ROWS) * share)
 
 
-def training_job(config: Config, instance: str, steps: int, site: Site) -> Ask:
-    """What a segment of `steps` steps of a run asks for: the run's own numbers, the model's, else from its size."""
+def training_work(config: Config, instance: str, steps: int) -> Work:
+    """A segment of `steps` steps of a run."""
     run = config.entry(instance)[1]
     model, train = config.models[run.model], run.train.resolved()
-    work = Work(
+    rounds = run.refill.rounds if run.refill else 1
+    responses, trained = train.rollouts_per_prompt, train.rollouts_trained
+    if run.reward in OFFLINE:
+        rounds, responses = 0, run.preferences.per_prompt(run.reward, config.sampling_of(run.model).n)
+        trained = responses
+    return Work(
         parameters=model.parameters,
-        sequences=train.prompts_per_step * train.rollouts_per_prompt,
+        sequences=train.prompts_per_step * responses,
         prompt_tokens=train.max_prompt_tokens,
         response_tokens=train.max_new_tokens,
         dtype=train.dtype,
-        vllm=train.rollout_engine == "vllm",
+        vllm=train.rollout_engine == "vllm" and rounds > 0,
         steps=steps,
         prompts=train.prompts_per_step,
-        samples_a_prompt=train.rollouts_per_prompt,
+        samples_a_prompt=responses,
         save_every=config.save_every,
         zero_stage=train.zero_stage,
         checkpointing=train.gradient_checkpointing not in (False, "none"),
         threads=train.threads,
+        rounds=rounds,
+        trained=trained,
+        micro_batch_tokens=train.micro_batch_tokens,
+        two_pass=rounds > 0 and (train.iterations > 1 or str(train.advantage) in BATCH_WIDE),
+        reference_offload=run.reference_offload,
     )
-    gpus = first(run.gpus, model.gpus_train)
+
+
+def place(config: Config, instance: str, work: Work, site: Site) -> tuple[int, bool]:
+    """GPUs of a segment, by hand or as few as hold it, and whether its reference waits in host memory there."""
+    run = config.entry(instance)[1]
+    gpus = first(run.gpus, config.models[run.model].gpus_train)
     if gpus is None:
         try:
             gpus = least_gpus(work, site.gpu_bytes, site.gpus_per_node)
         except SrtError as error:
             raise SrtError(f"runs: {instance}: {error} (gpus_train of '{run.model}', or gpus of the run)") from None
-    on_node = -(-gpus // site.nodes(gpus))
+    return int(gpus), needs_offload(work, int(gpus), site.gpu_bytes)
+
+
+def training_job(config: Config, instance: str, steps: int, site: Site) -> Ask:
+    """What a segment of `steps` steps of a run asks for: the run's own numbers, the model's, else from its size."""
+    run = config.entry(instance)[1]
+    model, work = config.models[run.model], training_work(config, instance, steps)
+    gpus, offload = place(config, instance, work, site)
+    on_node, work = -(-gpus // site.nodes(gpus)), replace(work, reference_offload=offload)
     ask = Ask(
         gpus, host_memory_mb(work, on_node), training_minutes(work, gpus), cores(work, on_node),
-        engine_percent(work, gpus, site.gpu_bytes),
+        engine_percent(work, gpus, site.gpu_bytes), offload,
     )  # fmt: skip
     return _given(site.bound(ask), run.job, model.train_job)
 
 
 def sampling_job(config: Config, model_id: str, suite: str, site: Site) -> Ask:
     """What sampling a checkpoint of a model on a suite asks for."""
-    model, sampling = config.models[model_id], config.sampling_of(model_id)
+    model, sampling = config.models[model_id], config.sampling_of(model_id, suite)
     work = Work(
         parameters=model.parameters,
         sequences=sampling.n * sum(rows(config.datasets[name]) for name in config.members(suite)),

@@ -83,6 +83,8 @@ def training_rewards(
     else:
         verdicts = grader.verify(groups, used, tasks=tasks)
         rewards = np.array([[float(v.correct) for v in group] for group in verdicts])
+    if not groups:  # a process of a short batch may have none
+        rewards = np.zeros((0, 0))
     return GroupRewards(kind, rewards, used, votes, labelled)
 
 

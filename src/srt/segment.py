@@ -7,17 +7,18 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from srt.alarm import Alarm
+from srt.alarm import Alarm, AlarmRule
 from srt.checkpoints import fingerprint, write_provenance
 from srt.io import atomic_dir, canonical_json, sha256_bytes, sha256_file, spec_hash, write_parquet
 from srt.problems import TrainingSet, training_frame
 from srt.progress import interval, is_terminal, log, progress_file
+from srt.reaction import action_of
 from srt.state import states
 from srt.tracking import METRICS, Eta, Tracker, postfix, summary
 
@@ -29,8 +30,10 @@ class Segment:
     `base` is the checkpoint that the run starts from: its first weights, and the reference of the KL.
     `resume` is the state of step `start` (None at step 0). `work` holds this segment's own progress; `model_out`,
     `state_out`, `metrics_out` appear at the end. `minutes` is a time budget: when the next step might not fit, the
-    state is saved and the exit code is 75. `vllm_memory` is vLLM's share of GPU memory beside the trainer. `logs` is
-    where the run's JSON lines and TensorBoard events go (`work` if None); segments of one run share it.
+    state is saved and the exit code is 75. `vllm_memory` is vLLM's share of GPU memory beside the trainer, where
+    `reference_offload` keeps the reference's weights in host memory between its passes. `logs` is
+    where the run's JSON lines and TensorBoard events go (`work` if None); segments of one run share it. `alarm` is
+    the rule of a collapse alarm that only rings.
     """
 
     spec: dict[str, Any]
@@ -46,12 +49,16 @@ class Segment:
     minutes: float | None = None
     vllm_memory: float = 0.3
     logs: Path | None = None
+    reference_offload: bool = False
+    alarm: AlarmRule = field(default_factory=AlarmRule)
 
 
 def inputs_of(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> str:
     """Fingerprint by content of what a segment is made from: models, data, labels, the state before it."""
     resume = sha256_file(segment.resume / "manifest.json") if segment.resume else None
     rows = [data.ids, data.problems, data.tasks, data.labels, truth]
+    rows += [data.later] if data.later is not None else []
+    rows += [data.stored.digest] if data.stored is not None else []
     return sha256_bytes(canonical_json([fingerprint(segment.base), resume, rows]).encode())
 
 
@@ -90,7 +97,8 @@ class Console:
     def __init__(self, segment: Segment, history: list[dict[str, Any]], step: int, main: bool) -> None:
         self.segment, self.main = segment, main
         folder = segment.logs or segment.work
-        self.alarm = Alarm()
+        step = int(history[-1]["step"]) if history else step  # less than the state's where the alarm ended the run
+        self.alarm = Alarm(segment.alarm)
         if main:
             for row in _earlier(folder / METRICS, segment.start if history else step):
                 self.alarm.update(row)
@@ -116,7 +124,7 @@ class Console:
             log(summary(run, self.segment.stop, row, timing, left))
         if row["skipped"]:
             log(f"{run} step {int(row['step'])}: the gradient is not finite, the update was left out")
-        if self.alarm.update(row):
+        if action_of(self.segment.spec) is None and self.alarm.update(row):  # else srt.reaction tells
             log(f"{run} step {int(row['step'])}: the collapse alarm rings ({self.alarm.sign}): see docs/monitors.md")
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ class Ask:
     minutes: int
     cores: int
     engine_percent: int = 30  # of a GPU's memory, for a trainer's vLLM
+    reference_offload: bool = False  # a trainer's reference in host memory between its passes
 
 
 @dataclass(frozen=True)

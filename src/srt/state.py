@@ -5,6 +5,7 @@ outputs (Snakemake deletes those when a job fails):
 
     lock              held (flock) while a process trains; names the holder
     journal.jsonl     one line an attempt and a step, for people: when, which process, which SLURM job
+    .state-{step}.tmp one that is being written (srt.saving)
     state-{step}/     DeepSpeed's files, progress.json (step, spec, metrics so far), manifest.json (checksums)
 """
 
@@ -18,7 +19,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,42 +76,23 @@ def note(folder: Path, **entry: Any) -> None:
         handle.write(json.dumps({**who, **entry}) + "\n")
 
 
-def write_state(
-    folder: Path, step: int, spec: dict[str, Any], world_size: int, metrics: list[dict[str, Any]],
-    save: Callable[[Path], None], main: bool, barrier: Callable[[], None], inputs: str | None = None,
-) -> Path:  # fmt: skip
-    """Save a state as `folder/state-{step}` and drop older ones; every rank calls it, rank 0 makes it whole.
+def commit_state(final: Path, temporary: Path, progress: Mapping[str, Any], sums: Mapping[Path, str]) -> None:
+    """Make a written state whole: progress, checksums of all files, its name; then drop the older ones.
 
-    `inputs` is a fingerprint of what the segment was made from; `find_state` takes no state of other inputs.
+    Args:
+        sums: checksums of files that are known; the others are hashed here.
     """
-    final, temporary = folder / f"state-{step}", folder / f".state-{step}.tmp"
-    if main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    barrier()
-    try:
-        with naming(final, temporary):
-            save(temporary)
-    except BaseException:
-        if main:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    barrier()
-    if main:
-        write_json(
-            temporary / "progress.json",
-            {"step": step, "spec": spec_hash(spec), "inputs": inputs, "world_size": world_size, "metrics": metrics},
-        )
+    with naming(final, temporary):
+        write_json(temporary / "progress.json", dict(progress))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        write_json(temporary / "manifest.json", {str(p.relative_to(temporary)): sha256_file(p) for p in files})
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        for other in states(folder):
-            if other != final:
-                shutil.rmtree(other)
-    barrier()
-    return final
+        manifest = {str(p.relative_to(temporary)): sums.get(p) or sha256_file(p) for p in files}
+        write_json(temporary / "manifest.json", manifest)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    for other in states(final.parent):
+        if other != final:
+            shutil.rmtree(other)
 
 
 def states(folder: Path) -> list[Path]:
@@ -119,10 +101,13 @@ def states(folder: Path) -> list[Path]:
     return [p for _, p in sorted(found)]
 
 
-def check_state(path: Path, spec: dict[str, Any], world_size: int) -> dict[str, Any]:
-    """Verify checksums, spec and number of ranks; return progress.json. Each failure is one sentence."""
+def check_state(path: Path, spec: dict[str, Any], world_size: int, rank: int | None = None) -> dict[str, Any]:
+    """Verify checksums, spec and number of ranks; return progress.json. Each failure is one sentence.
+
+    `rank`: hash this rank's share of the files only; all ranks together hash all.
+    """
     manifest = read_json(path / "manifest.json")
-    for name, expected in manifest.items():
+    for name, expected in list(manifest.items())[rank :: world_size if rank is not None else None]:
         file = path / name
         if not file.is_file() or sha256_file(file) != expected:
             raise SrtError(

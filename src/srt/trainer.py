@@ -23,36 +23,31 @@ from srt import engine as distributed
 from srt.activations import checkpoint_activations
 from srt.answers import Grader
 from srt.checkpoints import load_model
+from srt.config.preferences import OFFLINE
 from srt.engine import TrainEngine, World, gather
 from srt.errors import Interrupted, SrtError
 from srt.flops import Shape, peak_flops
+from srt.host import park
 from srt.packing import check_packable
 from srt.problems import TrainingSet
 from srt.progress import log
 from srt.prompts import render_all
+from srt.reaction import Reaction
+from srt.refill import Batches, label_threshold
 from srt.rewards import GroupRewards, Monitor, batch_statistics, training_rewards
-from srt.rollout import STOP, Engine, Rollout, Sampling
+from srt.rollout import STOP, Engine, Rollout
+from srt.saving import Saver
 from srt.segment import Console, Segment, finish, inputs_of
-from srt.state import clear_up, exclusive, find_state, note, write_state
+from srt.state import clear_up, exclusive, find_state, note
 from srt.sync import TOLERANCE, check, check_weights
 from srt.tracking import PhaseTimer, peak_memory, timing_row
 from srt.update import PHASES, Batch, Update
 
 
-def rank_share(items: list[Any], world: World) -> list[Any]:
-    """This rank's prompts of a step: whole groups, so votes and baselines never cross ranks.
-
-    The shares are runs of the batch: one rank after the other they are the batch in its order, on which the
-    micro-batch means of `token_mean_micro` depend. They differ by at most one prompt.
-    """
-    first, last = (len(items) * (world.rank + k) // world.size for k in (0, 1))
-    return items[first:last]
-
-
 def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> Engine:
     """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated each step."""
     train = segment.spec["train"]
-    if train["rollout_engine"] == "vllm":
+    if train["rollout_engine"] == "vllm" and segment.spec["reward"] not in OFFLINE:
         from srt.rollout.vllm import VllmEngine
 
         return VllmEngine(
@@ -91,11 +86,13 @@ class Trainer:
         )  # fmt: skip
         self.place = f"run {self.spec['run']}"  # for messages
         self.timer = PhaseTimer(world.device)
-        self.updates = Update(self.optimizer, self.reference, train, world, self.check_sync, self.timer)
+        self.updates = Update(self.optimizer, self.reference, train, world, self.check_sync, self.timer,
+                              park(self.reference, world.device) if segment.reference_offload else None)  # fmt: skip
         self.shape = Shape.of(model.config) if world.device.type == "cuda" else None  # for the MFU, known on GPUs only
         self.rollouts = make_rollout_engine(segment, self.optimizer.model, eos)
         self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
         self.monitor = Monitor(self.grader, truth)
+        self.batches = Batches(self)
         self.prompts, too_long = render_all(
             self.tokenizer, data.ids, data.problems, self.spec["prompt_suffix"], train["max_prompt_tokens"]
         )
@@ -123,20 +120,12 @@ class Trainer:
         train, world = self.train, self.world
         self.place = f"run {self.spec['run']}, step {step + 1}"
         # == rollouts: n responses for each of this rank's prompts ===============================================
-        chosen = rank_share(self.batch(step), world)
-        ids, prompts = [self.data.ids[i] for i in chosen], [self.prompts[i] for i in chosen]
-        sampling = Sampling(
-            n=train["rollouts_per_prompt"],
-            temperature=train["temperature"],
-            max_new_tokens=train["max_new_tokens"],
-            seed=self.spec["seed"],
-        )
         with self.optimizer.whole():
             with self.timer("sync"):
                 self.rollouts.update_weights(self.optimizer.weights())
                 check_weights(self.rollouts, self.optimizer.weights(), dtype=train["dtype"], where=self.place)
-            with self.timer("rollout"):
-                groups = self.rollouts.generate(prompts, [f"{step}/{i}" for i in ids], sampling)
+            chosen, groups, refilled = self.batches.sample(step)
+        ids, prompts = [self.data.ids[i] for i in chosen], [self.prompts[i] for i in chosen]
 
         # == votes and rewards: the whole group at once; only these labels are in reach of the reward =============
         tasks = [self.data.tasks[i] for i in chosen]
@@ -145,7 +134,7 @@ class Trainer:
                 self.tokenizer.batch_decode([r.token_ids for r in group], skip_special_tokens=True) for group in groups
             ]
             given = training_rewards(
-                self.spec["reward"], self.grader, texts, self.data.labels_of(chosen), tasks, train["majority_threshold"]
+                self.spec["reward"], self.grader, texts, self.data.labels_of(chosen), tasks, label_threshold(self.spec)
             )
             observed = self.monitor.observe(ids, texts, given, tasks)
 
@@ -153,7 +142,7 @@ class Trainer:
         update = self.updates.run(make_batch(prompts, groups, given, train["rollouts_trained"]))
         majorities = gather([v.majority for v in given.votes], world)
         votes = batch_statistics(majorities, gather(given.unanimous.tolist(), world))
-        return {"step": step + 1, **self.summarise(groups, observed), **votes, **update}
+        return {"step": step + 1, **self.summarise(groups, observed), **votes, **update, **refilled}
 
     def check_sync(self, difference: float) -> None:
         """Stop if the engine sampled from other weights than these; called before they change."""
@@ -192,6 +181,13 @@ class Trainer:
         return {key: float(np.mean(values)) if values else math.nan for key, values in known.items()}
 
 
+def trainer_of(reward: str) -> type[Trainer]:
+    """The trainer of a reward."""
+    from srt.offline import OfflineTrainer
+
+    return OfflineTrainer if reward in OFFLINE else Trainer
+
+
 def make_batch(
     prompts: list[list[int]], groups: list[list[Rollout]], given: GroupRewards, trained: int | None
 ) -> Batch:
@@ -228,7 +224,7 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
 def _run(
     segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, stopping: list[int], began: float
 ) -> None:
-    trainer = Trainer(segment, data, world, truth)
+    trainer = trainer_of(segment.spec["reward"])(segment, data, world, truth)
     metrics: list[dict[str, Any]] = []
     step = saved = segment.start
     inputs = inputs_of(segment, data, truth)
@@ -238,42 +234,46 @@ def _run(
         trainer.optimizer.load(path)
         step = saved = progress["step"]
         metrics = progress["metrics"]
+        trainer.batches.restore(path)
         if world.main:
             log(f"resuming at step {step} from an interrupted attempt")
     elif segment.resume is not None:
         trainer.optimizer.load(segment.resume)
+        trainer.batches.restore(segment.resume)
 
     if world.main:
         note(segment.work, event="start", step=step, stop=segment.stop)
+    reaction = Reaction(segment, trainer, metrics)
     console = Console(segment, metrics, step, world.main)
+    saver = Saver(segment.work, segment.spec, world, inputs, trainer.optimizer.snapshot)
 
-    def save() -> Path:
-        return write_state(
-            segment.work, step, segment.spec, world.size, metrics, trainer.optimizer.save, world.main,
-            distributed.barrier, inputs,
-        )  # fmt: skip
+    def save(wait: bool) -> Path:
+        return saver.start(step, metrics, reaction.progress() | trainer.batches.progress(), wait)
 
     longest = 0.0
     try:
-        while step < segment.stop:
+        while step < segment.stop and not reaction.ended:
             row, timing = trainer.timed_step(step)
+            saver.settle()
             step += 1
             metrics.append(row)
             if world.main:
                 note(segment.work, event="step", step=step)
             console.show(row, timing)
+            reaction.update(row)
             longest = max(longest, timing["seconds"])
             late = segment.minutes is not None and time.monotonic() - began + 2 * longest > 60 * segment.minutes
             halt = any(gather([bool(stopping) or late], world))  # all ranks stop at the same step
             if step < segment.stop and (halt or step - saved >= segment.save_every):
-                save()
+                save(wait=halt)
                 saved = step
             if halt and step < segment.stop:
                 why = "SIGTERM" if stopping else f"time budget of {segment.minutes:g} minutes"
                 raise Interrupted(f"{why}: state saved at step {step}, the same command goes on from there")
     finally:
         console.close()
-    final = save()
+    step = segment.stop  # also where the alarm ended the run before
+    final = save(wait=True)
     with trainer.optimizer.whole():
         if world.main:
             finish(segment, trainer.optimizer.save_model, trainer.tokenizer, metrics, final)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from srt.engine import World, gather
+from srt.host import Parked
 from srt.logprobs import packed, response_logprobs
 from srt.objective import (
     BATCH_ESTIMATORS,
@@ -99,7 +100,8 @@ class _Passes:
     """What the forward passes of one batch found: per sequence, on the CPU, in float64 [N]."""
 
     def __init__(self, n: int) -> None:
-        self.kl_sum, self.kl_mean, self.entropy_mean = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
+        zero = torch.zeros(n, dtype=torch.float64)
+        self.kl_sum, self.kl_mean, self.entropy_mean, self.logp_sum = (zero.clone() for _ in range(4))
         self.mismatch: list[dict[str, float]] = []
         self.drift = combine_mismatch([])
         self.tokens = 0  # through the model
@@ -114,6 +116,8 @@ class Update:
         guard: called once a batch, before weights change, with the mean |difference| of the rollout engine's and the
             trainer's log-probs over all processes; may raise.
         timer: context manager by name of phase (`srt.tracking.PhaseTimer`): those of `PHASES`.
+        parked: the reference's weights, in host memory but for the passes over a batch, which then come first; None:
+            they are on the device.
 
     After `run`, `work` says what was done: numbers of `tokens`, `response_tokens`, `packed_tokens`, and the lengths
     of `prompts` and `responses`, over all processes.
@@ -121,10 +125,12 @@ class Update:
 
     def __init__(
         self, optimizer: Optimizer, reference: Any, train: dict[str, Any], world: World,
-        guard: Callable[[float], None] | None = None, timer: Any = None,
+        guard: Callable[[float], None] | None = None, timer: Any = None, parked: Parked | None = None,
     ) -> None:  # fmt: skip
         self.optimizer, self.reference, self.train, self.world = optimizer, reference, train, world
         self.guard, self.timer = guard, timer or (lambda phase: nullcontext())
+        self.parked = parked
+        self.ahead: dict[tuple[int, ...], Tensor] = {}  # rows of a pack: a parked reference's log-probs [b, R]
         self.work: dict[str, Any] = {}
         self.dtype = next(reference.parameters()).dtype
         self.two_pass = train["iterations"] > 1 or train["advantage"] in BATCH_ESTIMATORS or train["zero_stage"] == 3
@@ -161,6 +167,7 @@ class Update:
         found = _Passes(len(mine))
         step = self._two_pass if self.two_pass else self._one_pass
         with packed(self.optimizer.model, self.reference):
+            self.ahead = self._ahead(local, units)
             norm, updated = step(local, units, weights[mine], found)
         parts = gather([(found.kl_mean, found.entropy_mean, found.loss, found.tokens)], world)
         through = sum(p[3] for p in parts)
@@ -199,7 +206,7 @@ class Update:
                 passes.append((p, logp, entropy, ref))
             rows = [i for part in unit for i in part]
             advantage = torch.zeros(len(batch.group), dtype=torch.float64)
-            advantage[rows] = self._advantages(batch, rows, found.kl_sum)
+            advantage[rows] = self._advantages(batch, rows, found)
             for number, (p, logp, entropy, ref) in enumerate(passes):
                 done += 1
                 self._backward(batch, p, logp, entropy, logp.detach(), ref, advantage, weights, found, done == last)
@@ -221,7 +228,7 @@ class Update:
                 before.append((p, old, self._observe(batch, p, old, entropy, found)))
             for _ in range(missing):  # under ZeRO 3 every forward pass is one of all ranks
                 response_logprobs(self.optimizer.model, self._dummy(), self.train["temperature"])
-        advantage = self._advantages(batch, list(range(len(batch.group))), found.kl_sum)
+        advantage = self._advantages(batch, list(range(len(batch.group))), found)
         self._check(found)
         norm, updated = math.nan, False
         for iteration in range(self.train["iterations"]):
@@ -245,17 +252,32 @@ class Update:
         """The reference's log-probs [b, R]; the KL, entropy and mismatch of a pack go into `found`."""
         with torch.no_grad(), self.timer("reference"):
             mask = p.mask
-            ref, _ = response_logprobs(self.reference, p, self.train["temperature"])
+            ref = self._reference(p, logp)
             kl = kl_per_token(logp.detach(), ref, self.train["kl_estimator"], self.train["kl_clamp"])
             total = torch.where(mask, kl, 0.0).sum(-1).double().cpu()
             lengths = p.lengths.cpu()
             found.kl_sum[p.rows] = total
             found.kl_mean[p.rows] = total / lengths
+            found.logp_sum[p.rows] = logp.detach().sum(-1).double().cpu()
             found.entropy_mean[p.rows] = entropy.detach().sum(-1).double().cpu() / lengths
             if batch.rollout_logprobs is not None:
                 found.mismatch.append(mismatch(logp, self._rollout(batch, p), mask))
         found.tokens += len(p.ids)
         return ref
+
+    def _reference(self, p: Pack, logp: Tensor) -> Tensor:
+        """Log-probs [b, R] of the reference, where `logp` are the policy's."""
+        if self.parked:
+            return self.ahead.pop(tuple(p.rows))
+        return response_logprobs(self.reference, p, self.train["temperature"])[0]
+
+    def _ahead(self, batch: Batch, units: list[list[list[int]]]) -> dict[tuple[int, ...], Tensor]:
+        """The log-probs of a parked reference on all packs; it leaves before there are graphs."""
+        if not self.parked:
+            return {}
+        with torch.no_grad(), self.timer("reference"), self.parked.here():
+            packs = (self._pack(batch, rows) for unit in units for rows in unit)
+            return {tuple(p.rows): response_logprobs(self.reference, p, self.train["temperature"])[0] for p in packs}
 
     def _rollout(self, batch: Batch, p: Pack) -> Tensor:
         """The rollout engine's log-probs of a pack, [b, R]."""
@@ -263,13 +285,13 @@ class Update:
         flat = torch.from_numpy(np.concatenate([batch.rollout_logprobs[i] for i in p.rows])).to(self.world.device)
         return torch.zeros(p.mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(p.mask, flat)
 
-    def _advantages(self, batch: Batch, rows: list[int], kl_sum: Tensor) -> Tensor:
+    def _advantages(self, batch: Batch, rows: list[int], found: _Passes) -> Tensor:
         """Advantages of whole groups `rows` (of the global batch where the baseline is the batch's), float64."""
         train = self.train
         labelled = torch.from_numpy(batch.labelled[rows])
         scores = torch.from_numpy(batch.rewards[rows]).double()
         if train["kl_placement"] == "reward":  # a group without a label carries no KL (the authors' mask)
-            scores = scores - train["kl_coefficient"] * kl_sum[rows] * labelled
+            scores = scores - train["kl_coefficient"] * found.kl_sum[rows] * labelled
         group = torch.tensor([batch.group[i] for i in rows], dtype=torch.long)
         if train["advantage"] not in BATCH_ESTIMATORS:
             return advantages(scores, group, train["advantage"], labelled)

@@ -29,6 +29,7 @@ def audited_sets(config: Config) -> dict[str, list[str]]:
     """
     train = list(dict.fromkeys(name for run in config.runs for name in training_data(config, run)))
     suites = [suite for run in config.runs.values() for suite in run.suites]
+    suites += [suite for run in config.runs.values() if run.probe for suite in run.probe.suites]
     suites += [figure.suite for figure in config.figures.values() if figure.suite]
     test = list(dict.fromkeys(name for suite in dict.fromkeys(suites) for name in config.members(suite)))
     generated = [n for n in dict.fromkeys([*train, *test]) if config.datasets[n].source == "reasoning_gym"]

@@ -7,6 +7,7 @@ noise, for the estimate and for replicates alike; the thresholds in `claims.yaml
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -42,9 +43,10 @@ def change(view: View, options: Options) -> list[Number]:
 def difference(view: View, options: Options) -> list[Number]:
     """The metric of one run minus that of another, paired by problem; the seeds of the two are independent."""
     theirs = options["at"] if options.get("against_at") is None else options["against_at"]
+    others = [{**options, "against": run} for run in [options["against"], *(options.get("also") or ())]]
     numbers = []
-    for of, sets in each(options):
-        one, two = _pair(view, options, sets)
+    for pair, (of, sets) in itertools.product(others, list(each(options))):
+        one, two = _pair(view, pair, sets)
         (a, a_reps), (b, b_reps) = at(one, options["at"]), at(two, theirs)
         when = _when(options["at"]) if theirs == options["at"] else f"{_when(options['at'])} and {_when(theirs)}"
         name = f"{one.label} of {one.run} minus {two.run}, {when}{of}"

@@ -22,7 +22,7 @@ def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
     for name, claim in config.claims.items():
         claims[name] = claim.model_dump(mode="json", exclude_none=True)
         options = claim.options
-        for run in filter(None, [options.get("run"), options.get("against")]):
+        for run in filter(None, [options.get("run"), options.get("against"), *(options.get("also") or ())]):
             if run not in runs:
                 runs[run] = _run(config, run, rows)
             wanted = {*options.get("datasets", ()), *(options.get("against_datasets") or ())}
@@ -35,7 +35,10 @@ def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
             inputs += _files(config.results, runs[run], wanted)
             if claim.estimator in FROM_TRAINING:
                 inputs += [f"{config.results}/runs/{instance}/metrics.parquet" for instance in runs[run]["instances"]]
-    return {"results": config.results, "claims": claims, "runs": runs}, list(dict.fromkeys(inputs))
+    spec = {"results": config.results, "claims": claims, "runs": runs}
+    if alarm := config.alarm.changed():
+        spec["alarm"] = alarm
+    return spec, list(dict.fromkeys(inputs))
 
 
 def _run(config: Config, run: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

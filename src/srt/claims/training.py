@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from srt.alarm import COLUMNS, collapse_alarm
+from srt.alarm import COLUMNS, AlarmRule, collapse_alarm
 from srt.claims.curves import Options, each, fall_index, interval
 from srt.claims.evidence import Curve, Undecided, View
 from srt.claims.verdict import Number
@@ -120,7 +120,8 @@ def alarms(view: View, run: str) -> list[int | None]:
     """The step at which the alarm rings in each seed, None where it does not."""
     for column in COLUMNS[1:]:
         view.evidence.training(run, column)  # undecided where a metric is missing
-    return [collapse_alarm(frame) for frame in view.evidence.metrics_frame(run)]
+    rule = AlarmRule.model_validate(view.evidence.spec.get("alarm") or {})
+    return [collapse_alarm(frame, rule) for frame in view.evidence.metrics_frame(run)]
 
 
 def exact_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:

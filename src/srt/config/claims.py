@@ -91,6 +91,9 @@ class DifferenceOptions(MetricOptions):
     """Estimator `difference`: the metric of one run minus that of another, on the same problems."""
 
     against: str = Field(description="Id of the other run.")
+    also: list[str] | None = Field(
+        None, min_length=1, description="Further runs to subtract instead: a number for each, and all must hold."
+    )
     at: Moment = Field("last", description="Moment of the run; `peak` is each run's own.")
     against_at: Moment | None = Field(None, description="Moment of the other run; default: `at`.")
 
@@ -138,6 +141,14 @@ class GainDifferenceOptions(MetricOptions):
     against: str = Field(description="Id of the other run.")
     against_datasets: list[str] = Field(min_length=1, description="Test sets of the other run.")
     at: Moment = Field("last", description="Moment of both.")
+
+
+class SuiteGainOptions(TestOptions):
+    """Estimator `suite_gain`: the gain over base on each of several suites, such as other temperatures."""
+
+    metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n, n being the suite's.")
+    suites: list[str] = Field(min_length=1, description="Suites of the run or of its `probe`: a number for each.")
+    at: int | None = Field(None, gt=0, description="A step; null: the run's last.")
 
 
 class OneAnswerOptions(TestOptions):
@@ -205,6 +216,7 @@ OPTIONS: dict[str, type[RunOptions]] = {
     "saturates": SaturatesOptions,
     "early_stopping": EarlyStoppingOptions,
     "gain_difference": GainDifferenceOptions,
+    "suite_gain": SuiteGainOptions,
     "one_answer": OneAnswerOptions,
     "gap": GapOptions,
     "gap_trend": GapTrendOptions,
@@ -227,8 +239,8 @@ class Claim(Strict):
     where: str = Field(min_length=1, description="Section, figure or page that says so.")
     estimator: Literal[
         "level", "change", "difference", "ratio", "peak_then_fall", "peak_step", "falls_sooner", "saturates",
-        "early_stopping", "gain_difference", "one_answer", "gap", "gap_trend", "training", "jumps_together",
-        "alarm_leads", "alarm_rate",
+        "early_stopping", "gain_difference", "suite_gain", "one_answer", "gap", "gap_trend", "training",
+        "jumps_together", "alarm_leads", "alarm_rate",
     ] | None = Field(None, description="What is measured.")  # fmt: skip
     options: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="Options of the estimator, below."
@@ -281,6 +293,15 @@ def check_claims(config: Config) -> None:
             _check(config, name, claim)
 
 
+def _members_of_all(config: Config, run: str, options: dict[str, Any], where: list[str]) -> list[str]:
+    """The data sets that all suites of a `suite_gain` have, each of which the run is sampled on at the step."""
+    from srt.config.figure_checks import check_sampled
+
+    each = [config.members(suite, where) for suite in options["suites"]]
+    check_sampled(config, run, options["suites"], options["at"], where)
+    return [name for name in each[0] if all(name in members for members in each)]
+
+
 def _check(config: Config, name: str, claim: Claim) -> None:
     from srt.config.root import ConfigError
 
@@ -289,11 +310,14 @@ def _check(config: Config, name: str, claim: Claim) -> None:
     if options.get("against") is not None:
         own = "against_datasets" if options.get("against_datasets") else "datasets"
         sides.append(("against", own, ("against_at",) if "against_at" in options else ("at", "since")))
-    for key, datasets, moments in sides:
-        run = options[key]
+    named = [(key, options[key], datasets, moments) for key, datasets, moments in sides]
+    named += [("also", run, "datasets", ("against_at",)) for run in options.get("also") or ()]
+    for key, run, datasets, moments in named:
         config.need("runs", run, [*where, key])
         entry = config.runs[run]
         members = [member for suite in entry.suites for member in config.members(suite)]
+        if claim.estimator == "suite_gain":
+            members = _members_of_all(config, run, options, [*where, "suites"])
         wanted = [*options.get(datasets, ()), *filter(None, [options.get("validation_dataset")])]
         for i, dataset in enumerate(wanted):
             config.need("datasets", dataset, [*where, datasets])
@@ -305,7 +329,7 @@ def _check(config: Config, name: str, claim: Claim) -> None:
                 )
             if dataset in wanted[:i]:
                 raise ConfigError([*where, datasets], f"data set '{dataset}' is there twice: remove one")
-        if claim.estimator == "training":
+        if claim.estimator in ("training", "suite_gain"):
             continue  # training metrics have every step
         for moment in moments:
             step = options.get(moment)

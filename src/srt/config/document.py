@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 
-from srt.config import claims, datasets, figures, models, plan, root, runs
+from srt.config import alarm, claims, datasets, figures, models, plan, preferences, root, runs, suites
 from srt.config.base import unwrap
 from srt.config.intro import INTRODUCTION
 
@@ -32,6 +32,8 @@ _SYMBOLS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 TABLE: type[BaseModel] = datasets.LocalDataset.__mro__[1]
 
 CLAIM_OPTIONS = (claims.RunOptions, claims.TestOptions, claims.MetricOptions)
+
+RUNS = (runs.Run, runs.Checkpoint, runs.Validation, runs.Curriculum, runs.Refill, suites.Probe, preferences.Preference)
 
 # The README's chapters: heading, remark, models.
 CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
@@ -58,8 +60,12 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
         "`{id: entry}`; `source` chooses the kind of entry (docs/data.md).",
         (datasets.ReasoningGymDataset, datasets.MixPart, datasets.LocalDataset, datasets.HubDataset, TABLE),
     ),
-    ("`suites`", "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is a suite.", ()),
-    ("`runs`", "`{id: entry}`, in `experiments.yaml`.", (runs.Run, runs.Checkpoint, runs.Validation, runs.Curriculum)),
+    (
+        "`suites`",
+        "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is a suite. Or:",
+        (suites.Suite,),
+    ),
+    ("`runs`", "`{id: entry}`, in `experiments.yaml`.", RUNS),
     ("`train` and `train_defaults`", "", (runs.Train,)),
     (
         "`figures`",
@@ -71,6 +77,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
         "`{id: entry}`; what each estimator measures and when a claim is supported: docs/claims.md.",
         (claims.Claim, claims.Expect, *CLAIM_OPTIONS, *claims.OPTIONS.values()),
     ),
+    ("`alarm`", "", (alarm.AlarmRule,)),
     ("`plan`", "", (plan.PlanConfig,)),
 )
 

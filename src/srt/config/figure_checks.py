@@ -18,10 +18,13 @@ def chain(config: Config, run: str) -> list[str]:
     return [*reversed(ancestors(config.runs, run)), run]
 
 
-def suites_of(config: Config, figure: Figure, run: str, datasets: Sequence[str]) -> list[str]:
-    """The suites whose samples of a run hold `datasets`: the figure's, or the first of the run's that has each."""
-    if figure.suite is not None:
-        return [figure.suite]
+def suites_of(
+    config: Config, figure: Figure, run: str, datasets: Sequence[str], panel: Panel | None = None
+) -> list[str]:
+    """The suites whose samples of a run hold `datasets`: the panel's, the figure's, or the run's first with each."""
+    given = (panel.suite if panel else None) or figure.suite
+    if given is not None:
+        return [given]
     found: list[str] = []
     for dataset in datasets:
         holders = [suite for suite in config.runs[run].suites if dataset in config.members(suite)]
@@ -48,14 +51,15 @@ def _check_figure(config: Config, name: str, figure: Figure) -> None:
     from srt.config.root import ConfigError
 
     where = ["figures", name]
-    members = config.members(figure.suite, [*where, "suite"]) if figure.suite is not None else None
 
-    def drawn(datasets: Sequence[str], path: list[str]) -> None:
+    def drawn(datasets: Sequence[str], path: list[str], suite: str | None = None) -> None:
+        suite = suite or figure.suite
+        members = config.members(suite, [*where, "suite"]) if suite is not None else None
         for i, dataset in enumerate(datasets):
             config.need("datasets", dataset, path)
             if members is not None and dataset not in members:
                 known = ", ".join(members)
-                raise ConfigError(path, f"data set '{dataset}' is not in suite '{figure.suite}' (it has: {known})")
+                raise ConfigError(path, f"data set '{dataset}' is not in suite '{suite}' (it has: {known})")
             if dataset in datasets[:i]:
                 raise ConfigError(path, f"data set '{dataset}' is there twice: remove one")
 
@@ -68,7 +72,10 @@ def _check_figure(config: Config, name: str, figure: Figure) -> None:
         config.need("models", str(figure.model), [*where, "model"])
     for number, panel in enumerate(figure.panels, start=1):
         path = [*where, "panels", f"item {number}"]
-        drawn(panel.datasets or [], [*path, "datasets"])
+        if panel.suite is not None:
+            config.members(panel.suite, [*path, "suite"])
+            drawn(panel.datasets or figure.datasets, [*path, "datasets"], panel.suite)
+        drawn(panel.datasets or [], [*path, "datasets"], panel.suite)
         for i, run in enumerate(panel.runs):
             config.need("runs", run, [*path, "runs"])
             if run in panel.runs[:i]:
@@ -92,17 +99,40 @@ def _check_evaluated(config: Config, figure: Figure, panel: Panel, run: str, pat
                     "add one of its test sets to datasets",
                 )
         return
-    if figure.suite is not None:
-        if figure.suite not in config.runs[run].suites:
-            raise ConfigError(
-                path, f"run '{run}' is not evaluated on suite '{figure.suite}': add it to the run's suites"
-            )
+    suite = panel.suite or figure.suite
+    if figure.kind == "bars":
+        step = figure.options.get("step")
+        check_sampled(config, run, [suite] if suite else [], step, path)
+    if suite is not None:
+        if suite not in config.runs[run].suites and figure.kind != "bars":
+            raise ConfigError(path, f"run '{run}' is not evaluated on suite '{suite}': add it to the run's suites")
         return
     validation = figure.options.get("validation_dataset")
     try:
         suites_of(config, figure, run, [*(panel.datasets or figure.datasets), *([validation] if validation else [])])
     except SrtError as error:
         raise ConfigError(path, str(error)) from None
+
+
+def check_sampled(config: Config, run: str, suites: Sequence[str], step: int | None, path: list[str]) -> None:
+    """A run's checkpoint at `step` (None: the last) is there and sampled on these suites, by itself or as its probe."""
+    from srt.config.root import ConfigError
+
+    entry = config.runs[run]
+    at = step or entry.checkpoints[-1]
+    if at not in entry.checkpoints:
+        near = max(entry.segment, round(at / entry.segment) * entry.segment)
+        raise ConfigError(path, f"run '{run}' has no checkpoint at step {at}: set step to one, such as {near}")
+    for suite in suites:
+        if suite in entry.suites:
+            continue
+        if entry.probe is None or suite not in entry.probe.suites:
+            raise ConfigError(path, f"run '{run}' is not evaluated on suite '{suite}': add it to the run's suites")
+        probed = entry.probe.step or entry.checkpoints[-1]
+        if probed != at:
+            raise ConfigError(
+                path, f"run '{run}' is sampled on suite '{suite}' at step {probed}, not {at}: set step to {probed}"
+            )
 
 
 def _check_labels(config: Config, path: list[str], panel: Panel, wanted: str | None) -> None:

@@ -114,6 +114,10 @@ class BarsOptions(Options):
     """Options of kind `bars`: base model against trained model."""
 
     base_label: str = Field("Base model", min_length=1, description="Label of the base model's bar.")
+    step: int | None = Field(None, gt=0, description="Checkpoint of all runs that is shown; null: their last.")
+    from_base: bool = Field(
+        False, description="true: gains are over the base model, also of runs that start from another run's checkpoint."
+    )
 
 
 class GapOptions(Options):
@@ -158,6 +162,11 @@ class Panel(Strict):
     )
     datasets: list[str] | None = Field(
         None, min_length=1, description="Test sets of this panel alone; null: the figure's."
+    )
+    suite: str | None = Field(
+        None,
+        description="Suite of this panel alone, such as one at another temperature: for kind `bars`, and also one that "
+        "the runs have under `probe`; null: the figure's.",
     )
 
 
@@ -225,6 +234,8 @@ class Figure(Strict):
             raise ValueError(f"kind {self.kind} needs panels: add at least one with its runs")
         if self.kind == "examples" and (len(self.panels) > 1 or len(self.panels[0].runs) > 1):
             raise ValueError("panels: kind examples shows one run: keep one panel with one run")
+        if self.kind != "bars" and any(panel.suite for panel in self.panels):
+            raise ValueError(f"panels: suite: kind {self.kind} has one suite for all panels: write it under the figure")
         titles = [panel.title for panel in self.panels]
         for mark in self.options.get("marks", []):
             if mark.get("panel") is not None and mark["panel"] not in titles:

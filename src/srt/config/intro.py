@@ -57,8 +57,8 @@ changes.
 | `label`, `method`, `title`, `panels`, `options`, other keys of figures | the figures and tables that show it |
 | `parameters`, `gpus`, `gpus_*`, `job`, `*_job`, `save_every`, `keep_states`, `workers`, a comment | nothing |
 | `steps` of a run, upwards, in multiples of `segment` | the new segments, with their evaluations and figures |
-| anything in `train`, `reward`, `curriculum`, `model`, `data`, `init`, `teacher` of a run | that run, its evaluations \
-and figures, the runs that start or learn from it |
+| anything in `train`, `reward`, `on_alarm`, `curriculum`, `model`, `data`, `init`, `teacher` of a run | that run, its \
+evaluations and figures, the runs that start or learn from it |
 | `validation` of a run | the table of early stopping |
 | anything in `sampling`, or in a model's own, or its `prompt_suffix` | all samples of it (the suffix: its runs too), \
 what follows |

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from srt.config.preferences import OFFLINE
 from srt.errors import nearest
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def check_lineage(config: Config) -> None:
                     f"run '{checkpoint.run}' has no seed {missing[0]}, from which '{name}-s{missing[0]}' would come: "
                     f"add it to that run's seeds or remove it here",
                 )
-            if key == "init" and parent.model != run.model:
+            # stored responses are token ids: another model's are not this one's
+            if (key == "init" or run.reward in OFFLINE) and parent.model != run.model:
                 raise ConfigError(
                     [*where, "run"],
                     f"run '{checkpoint.run}' trains model '{parent.model}' and this one '{run.model}': "

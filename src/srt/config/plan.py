@@ -30,7 +30,18 @@ class PlanConfig(Strict):
     start_seconds: float = Field(150.0, ge=0, description="Per GPU job: two Snakemakes, imports, weights, CUDA graphs.")
     cpu_seconds: float = Field(5.0, ge=0, description="Per job without a GPU: start, and work that hardly grows.")
     cpu_flops: float = Field(1e10, gt=0, description="FLOP/s of a CPU thread, for models that run without a GPU.")
-    disk_rate: float = Field(1e9, gt=0, description="Bytes a second to write and hash a state or a model.")
+    disk_rate: float = Field(1e9, gt=0, description="Bytes a second that a process writes or reads, and hashes.")
+    disk_limit: float = Field(4e9, gt=0, description="Bytes a second that all processes of a job write or read.")
+    refill_kept: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of prompts that runs with `refill` keep (our guess: nothing is published); a step samples "
+        "as many rounds as fill its batch.",
+    )
+    host_copy_rate: float = Field(4e9, gt=0, description="Bytes a second, each GPU, to copy a state to host memory.")
+    host_link_rate: float = Field(5e10, gt=0, description="Bytes a second from pinned host memory to a GPU.")
+    gpu_link_rate: float = Field(3e11, gt=0, description="Bytes a second that a GPU sends in a collective (NVLink).")
     sequences_at_once: int = Field(256, gt=0, description="Sequences that a sampling job decodes together.")
     lengths: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="Mean tokens of prompt and response by data set, instead of the two above."

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from srt.config.alarm import AlarmRule
 from srt.config.base import Seed, Strict
 from srt.config.claims import Claim, check_claims
 from srt.config.datasets import DatasetConfig
@@ -18,7 +19,9 @@ from srt.config.figures import Figure, Panel
 from srt.config.lineage import check_lineage, last_step
 from srt.config.models import ModelConfig
 from srt.config.plan import PlanConfig
+from srt.config.preferences import OFFLINE
 from srt.config.runs import Checkpoint, Run
+from srt.config.suites import Suite
 from srt.errors import SrtError, nearest
 
 __all__ = ["Config", "ConfigError", "Figure", "Panel", "SamplingConfig", "ScoringConfig"]
@@ -28,8 +31,8 @@ ID = re.compile(r"[a-z0-9][a-z0-9_]*")
 TARGETS = ("data", "models", "samples", "labels", "train", "eval", "figures", "tables", "browser")
 RULES = frozenset(
     {"all", *(f"all_{target}" for target in TARGETS)}
-    | {"data", "base_model", "sample", "score", "labels", "curriculum", "train", "train_last"}
-    | {"audit", "decontaminated", "browser", "browser_list", "provenance"}
+    | {"data", "base_model", "sample", "score", "labels", "preferences", "curriculum", "train", "train_last"}
+    | {"audit", "decontaminated", "browser", "browser_list", "provenance", "costs"}
     | {"run_metrics", "early_stopping", "results_table", "claims", "plan", "slurm_check", "slurm_check_partition"}
 )
 # Paths go into the shell commands of the rules, unquoted.
@@ -99,12 +102,15 @@ class Config(Strict):
     )
     models: dict[str, ModelConfig] = Field(min_length=1, description="Base models by id.")
     datasets: dict[str, DatasetConfig] = Field(min_length=1, description="Training and test sets by id.")
-    suites: dict[str, list[str]] = Field(
+    suites: dict[str, Suite] = Field(
         min_length=1, description="Data sets that one job samples together, by the suite's id."
     )
     runs: dict[str, Run] = Field(min_length=1, description="Training runs by id.")
     figures: dict[str, Figure] = Field(default_factory=dict, description="Figures by id.")
     claims: dict[str, Claim] = Field(default_factory=dict, description="Statements of the paper, with checks, by id.")
+    alarm: AlarmRule = Field(
+        default_factory=AlarmRule, description="When the label-free collapse alarm rings (docs/monitors.md)."
+    )
     plan: PlanConfig = Field(default_factory=PlanConfig, description="What `snakemake plan` assumes (docs/cost.md).")
 
     @field_validator("results", "local_dir")
@@ -126,8 +132,8 @@ class Config(Strict):
                         [section],
                         f"id '{key}' must be lower-case letters, digits and _ (it names files): write '{fixed}'",
                     )
-        for name, members in self.suites.items():
-            self._check_suite(name, members)
+        for name, suite in self.suites.items():
+            self._check_suite(name, suite.datasets)
         for name, run in self.runs.items():
             self._check_run(name, run)
         check_lineage(self)
@@ -151,8 +157,7 @@ class Config(Strict):
         where = ["runs", name]
         self.need("models", run.model, [*where, "model"])
         self.need("datasets", run.data, [*where, "data"])
-        for suite in run.suites:
-            self.members(suite, [*where, "suites"])
+        self._check_evaluations(run, where)
         train, context = run.train, self.models[run.model].context
         for path, source in (([*where, "train"], train), (["sampling"], self.sampling)):
             prompt, response = source.max_prompt_tokens, source.max_new_tokens
@@ -162,6 +167,26 @@ class Config(Strict):
                     f"max_prompt_tokens ({prompt}) + max_new_tokens ({response}) = {prompt + response} "
                     f"is over the context of model '{run.model}' ({context}): lower one of them",
                 )
+
+    def _check_evaluations(self, run: Run, where: list[str]) -> None:
+        """The run's suites exist; one with its own sampling stands alone, as tables name data sets, not suites."""
+        for suite in run.suites:
+            members = self.members(suite, [*where, "suites"])
+            others = [name for name in run.suites if name != suite and {*members} & {*self.members(name)}]
+            if others and suite in self.suites and self.suites[suite].own:
+                raise ConfigError(
+                    [*where, "suites"],
+                    f"'{suite}' samples data sets of '{others[0]}' in another way, and tables could not tell them "
+                    "apart: put it under probe",
+                )
+        for suite in run.probe.suites if run.probe else ():
+            self.members(suite, [*where, "probe", "suites"])
+            if suite in run.suites:
+                raise ConfigError([*where, "probe", "suites"], f"'{suite}' is in the run's suites, too: remove one")
+        step = run.probe.step if run.probe else None
+        if step is not None and step not in run.checkpoints:
+            steps = ", ".join(map(str, run.checkpoints))
+            raise ConfigError([*where, "probe", "step"], f"no checkpoint is at step {step}: choose one of {steps}")
 
     def _check_targets(self) -> None:
         runs = {instance.replace("-", "_") for run in self.runs for instance in self.instances(run)}
@@ -183,7 +208,7 @@ class Config(Strict):
     def members(self, suite: str, where: Sequence[str] = ("suite",)) -> list[str]:
         """The data sets of a suite; a data set is a suite of itself."""
         if suite in self.suites:
-            return list(self.suites[suite])
+            return list(self.suites[suite].datasets)
         if suite in self.datasets:
             return [suite]
         raise ConfigError(where, f"unknown suite '{suite}'{nearest(suite, [*self.suites, *self.datasets])}")
@@ -209,9 +234,10 @@ class Config(Strict):
         return self._checkpoint(run.init, seed) if run.init else f"base/{run.model}"
 
     def teacher(self, instance: str) -> str:
-        """The checkpoint whose majorities are the labels of a run with reward `offline_labels`."""
+        """Whose majorities label a run that `uses_labels`, or whose responses a run without rollouts learns from."""
         _, run, seed = self.entry(instance)
-        return self._checkpoint(run.teacher, seed) if run.teacher else self.start(instance)
+        start = f"base/{run.model}" if run.reward in OFFLINE else self.start(instance)
+        return self._checkpoint(run.teacher, seed) if run.teacher else start
 
     def _checkpoint(self, checkpoint: Checkpoint, seed: int) -> str:
         return f"{checkpoint.run}-s{seed}/step-{last_step(self.runs, checkpoint)}"
@@ -220,10 +246,12 @@ class Config(Strict):
         """The base model whose samples rank the prompts of a run's curriculum."""
         return (run.curriculum.model if run.curriculum else None) or run.model
 
-    def sampling_of(self, model: str) -> SamplingConfig:
-        """How checkpoints of a model are sampled: the section `sampling` under what the model's entry sets itself."""
+    def sampling_of(self, model: str, suite: str = "") -> SamplingConfig:
+        """How checkpoints of a model are sampled: the section `sampling` under what model and suite set themselves."""
         own = self.models[model].sampling
-        return self.sampling.model_copy(update=own.model_dump(exclude_none=True)) if own else self.sampling
+        changes = own.model_dump(exclude_none=True) if own else {}
+        changes |= self.suites[suite].own if suite in self.suites else {}
+        return self.sampling.model_copy(update=changes) if changes else self.sampling
 
     def unpinned(self) -> list[str]:
         """A sentence for each model and data set whose revision may move."""

@@ -8,14 +8,17 @@ from pydantic import Field, model_validator
 
 from srt.config.base import Seed, Strict
 from srt.config.models import JobSize
+from srt.config.preferences import OFFLINE, Preference, check_keys
+from srt.config.suites import Probe
 
 # The keys of srt.figures.style.METHODS, written out because figures are not imported while rules are parsed.
 Method = Literal[
     "ground_truth", "srt", "offline", "easy_pass_rate", "easy_majority", "test_time", "base", "soft_majority",
     "threshold", "fixed_teacher", "climbing", "warm_up",
+    "distilled",
 ]  # fmt: skip
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Reward = Literal["ground_truth", "majority", "soft_majority", "offline_labels"]
+Reward = Literal["ground_truth", "majority", "soft_majority", "offline_labels", "sft", "dpo", "scpo"]
 
 # What a preset sets: only keys whose default is null, and every preset the same ones. Sources: docs/trainer.md.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -216,6 +219,19 @@ class Curriculum(Strict):
     )
 
 
+class Refill(Strict):
+    """Online curriculum: a step draws prompts until its batch is full of those whose votes agree (docs/trainer.md)."""
+
+    majority: float = Field(
+        gt=0, le=1, description="A prompt is kept if its majority is at least this share of all responses (v2: 0.6)."
+    )
+    rounds: int = Field(
+        4,
+        gt=0,
+        description="Rounds of `prompts_per_step` prompts that a step draws at most; then it trains on what it has.",
+    )
+
+
 class Checkpoint(Strict):
     """A checkpoint of another run, of the same seed: `id-s2` takes it from `id-s2` of that run."""
 
@@ -250,7 +266,12 @@ class Run(Strict):
     data: str = Field(description="Id of the training set; a test set makes it test-time training.")
     reward: Reward = Field(
         description="Training reward: agreement with the true answer, with the majority of the group (SRT), or with "
-        "a fixed teacher's majority, made once (offline labels); soft majority: the share of the group that agrees."
+        "a fixed teacher's majority, made once (offline labels); soft majority: the share of the group that agrees. "
+        "`sft`, `dpo` and `scpo` draw no rollouts: they learn from the teacher's stored responses, and of `train` only "
+        "prompts, optimizer, precision and (`sft`) `aggregation` count.",
+    )
+    preference: Preference | None = Field(
+        None, description="What rewards `sft`, `dpo` and `scpo` learn from, and how; null: the defaults below."
     )
     init: Checkpoint | None = Field(
         None,
@@ -259,10 +280,21 @@ class Run(Strict):
     )
     teacher: Checkpoint | None = Field(
         None,
-        description="Whose majority is the label of reward `offline_labels`; null: the checkpoint that the run starts "
-        "from, or its base model.",
+        description="Whose majority is the label of reward (or `on_alarm`) `offline_labels`; null: the checkpoint that "
+        "the run starts from, or its base model. Of `sft`, `dpo` and `scpo`: whose responses they are; null: the base "
+        "model.",
+    )
+    on_alarm: Literal["stop", "offline_labels"] | None = Field(
+        None,
+        description="What the label-free collapse alarm does when it rings (docs/monitors.md): training ends for good, "
+        "and later checkpoints are that step's weights; or it goes on as with reward `offline_labels`; null: nothing. "
+        "For rewards `majority` and `soft_majority`.",
     )
     curriculum: Curriculum | None = Field(None, description="Train on the easiest part only; null: on all.")
+    refill: Refill | None = Field(
+        None,
+        description="Online curriculum, for rewards `majority` and `soft_majority`; null: every prompt is trained on.",
+    )
     validation: Validation | None = Field(
         None, description="Validation set for early stopping; recorded in tables/early_stopping.csv, changes no result."
     )
@@ -276,8 +308,14 @@ class Run(Strict):
         gt=0, description="Steps between two checkpoints, each of which is evaluated; divides `steps`."
     )
     suites: list[str] = Field(min_length=1, description="Suites (or data sets) that the checkpoints are evaluated on.")
+    probe: Probe | None = Field(None, description="Further suites, for the start and one checkpoint alone.")
     gpus: int | None = Field(None, ge=0, description="GPUs of this run's jobs; null: as the model's `gpus_train`.")
     job: JobSize = Field(default_factory=JobSize, description="What this run's jobs ask for; wins over the model's.")
+    reference_offload: bool | None = Field(
+        None,
+        description="Keep the reference's weights in host memory between its passes; changes no result; null: where "
+        "the run does not fit its GPUs otherwise, or fits fewer so.",
+    )
     train: Train = Field(
         default_factory=Train, description="Hyperparameters of this run; what is left out comes from `train_defaults`."
     )
@@ -293,9 +331,35 @@ class Run(Strict):
             repeated = [v for i, v in enumerate(values) if v in values[:i]]
             if repeated:
                 raise ValueError(f"{key}: {repeated[0]} is there twice: remove one")
-        if self.teacher is not None and self.reward != "offline_labels":
+        if self.on_alarm is not None and self.reward not in ("majority", "soft_majority"):
+            raise ValueError(
+                f"on_alarm: reward {self.reward} does not come from the run's own votes: set reward to majority or "
+                "soft_majority, or remove on_alarm"
+            )
+        if self.refill is not None and self.reward not in ("majority", "soft_majority"):
+            raise ValueError(
+                f"refill: reward {self.reward} does not come from the run's own votes: set reward to majority or "
+                "soft_majority, or remove refill"
+            )
+        if self.refill is not None and self.on_alarm == "offline_labels":
+            raise ValueError(
+                "refill: on_alarm offline_labels changes the prompts on the way: set on_alarm to stop, or remove one"
+            )
+        if self.preference is not None:
+            check_keys(self.preference, self.reward)
+        if self.teacher is not None and not self.uses_labels and self.reward not in OFFLINE:
             raise ValueError(f"teacher: reward {self.reward} has none: set reward to offline_labels or remove teacher")
         return self
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether a teacher's labels are among its inputs, from the start or from its alarm on."""
+        return "offline_labels" in (self.reward, self.on_alarm)
+
+    @property
+    def preferences(self) -> Preference:
+        """What it learns from, of a reward that draws no rollouts."""
+        return self.preference or Preference()
 
     @property
     def checkpoints(self) -> list[int]:

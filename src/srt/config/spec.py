@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from srt.config.datasets import ReasoningGymDataset
 from srt.config.models import ModelBase, TinyModel
+from srt.config.preferences import OFFLINE, preference_spec
 from srt.config.root import Config
 from srt.io import canonical_json
 
 REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
+# added to that of data for generators whose labels alone are read in another way
+GENERATOR_REVISION = {"family_relationships": 1}
 # what only says how much to ask of a machine
 MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job", "context", "sampling"}
 
@@ -21,6 +25,13 @@ MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "samp
 def data_spec(config: Config, dataset: str) -> str:
     """The entry of a data set, as it is (every field of it can change rows)."""
     return canonical_json(config.datasets[dataset].model_dump(mode="json", exclude_defaults=True))
+
+
+def data_revision(config: Config, dataset: str) -> int:
+    """The revision of the code that makes a data set."""
+    entry = config.datasets[dataset]
+    generator = entry.name if isinstance(entry, ReasoningGymDataset) else ""
+    return REVISION["data"] + GENERATOR_REVISION.get(generator, 0)
 
 
 def model_spec(config: Config, model: str) -> str:
@@ -38,11 +49,11 @@ def _prompting(model: ModelBase) -> dict[str, Any]:
     return {"prompt_suffix": model.prompt_suffix}
 
 
-def sample_spec(config: Config, model: str) -> str:
-    """How a checkpoint of `model` is sampled."""
+def sample_spec(config: Config, model: str, suite: str = "") -> str:
+    """How a checkpoint of `model` is sampled, on a suite with its own sampling otherwise."""
     return canonical_json(
         {
-            **config.sampling_of(model).model_dump(mode="json"),
+            **config.sampling_of(model, suite).model_dump(mode="json"),
             **_prompting(config.models[model]),
             "revision": REVISION["sample"],
         }
@@ -53,8 +64,14 @@ def train_spec(config: Config, instance: str) -> str:
     """A run of one seed: reward, data, hyperparameters; not its length, so that it can be extended."""
     _, run, seed = config.entry(instance)
     origin: dict[str, Any] = {"init": config.start(instance)} if run.init else {}
-    if run.reward == "offline_labels" and (teacher := config.teacher(instance)) != f"base/{run.model}":
+    if (run.uses_labels or run.reward in OFFLINE) and (teacher := config.teacher(instance)) != f"base/{run.model}":
         origin["teacher"] = teacher
+    if run.reward in OFFLINE:
+        origin["preference"] = {**preference_spec(config, instance), **run.preferences.loss(run.reward)}
+    if run.on_alarm:  # with the rule: another one trains these runs again
+        origin["on_alarm"] = {"action": run.on_alarm, "rule": config.alarm.model_dump(mode="json")}
+    if run.refill:
+        origin["refill"] = run.refill.model_dump(mode="json")
     return canonical_json(
         {
             "run": instance,

@@ -9,6 +9,8 @@ has one trained model and groups are few), in the CSV too.
 Options
     names         {data set: name in the figure}
     base_label    label of the base bar; default "Base model"
+    step          checkpoint that is shown; default: the last
+    from_base     the first point is the base model, not where the run starts
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPTIONS = ("base_label",)
+OPTIONS = ("base_label", "step", "from_base")  # `step` and `from_base` chose the points, before
 _GROUP = 0.78  # share of a group's slot that its bars fill
-_MANY = 4  # groups; with more, notes stand upright and lose their intervals, which the CSV keeps
+_MANY, _BARS = 4, 2  # groups, runs of one; with more, notes stand upright and lose their intervals, which the CSV keeps
 
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
@@ -39,20 +41,21 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     check_panels(spec)
     base = str(spec.options.get("base_label", "Base model"))
     groups = _groups(spec)
-    labels = {label: seeds[0].method for _, _, by_label in groups for label, seeds in by_label.items()}
-    look = {base: style.METHODS["base"], **style.looks(list(labels.items()))}
-    tables = Tables(spec)
+    labels = [[(label, seeds[0].method) for label, seeds in by_label.items()] for *_, by_label in groups]
+    look = {base: style.METHODS["base"], **style.looks(*labels)}
+    files = {suite: Tables(spec) for _, _, suite, _ in groups}  # samples of several kinds need not be as many
 
     figure, (axis,) = style.grid(1)
-    width = max(style.SINGLE, min(style.WIDTH, 1.3 + 0.42 * sum(1 + len(by_label) for _, _, by_label in groups)))
+    width = max(style.SINGLE, min(style.WIDTH, 1.3 + 0.42 * sum(1 + len(by_label) for *_, by_label in groups)))
     figure.set_size_inches(width, 2.75)
     rows = []
     top = 0.0
     ticks, sizes = [], []
-    crowded = len(groups) > _MANY
-    for position, (title, dataset, by_label) in enumerate(groups):
+    crowded = len(groups) > _MANY or max(len(by_label) for *_, by_label in groups) > _BARS
+    for position, (title, dataset, suite, by_label) in enumerate(groups):
+        tables = files[suite]
         bars = _bars(tables, base, by_label, dataset)
-        slot = _GROUP / (1 + max(len(each) for _, _, each in groups))
+        slot = _GROUP / (1 + max(len(each) for *_, each in groups))
         offsets = {label: (i - len(by_label) / 2) * slot for i, label in enumerate([base, *by_label])}
         high = 0.0
         for label, frame in bars:
@@ -82,7 +85,8 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     axis.set_xticks(range(len(groups)), ticks)
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.6, len(groups) - 0.4)
-    axis.set_ylabel(tables.metric_label([dataset for _, dataset, _ in groups]))
+    kinds = [tables.metric_label([d for _, d, of, _ in groups if of == suite]) for suite, tables in files.items()]
+    axis.set_ylabel(", ".join(dict.fromkeys(kinds)))
     axis.set_ylim(0, max(top * (1.26 if crowded else 1.18), 0.05))  # room for the notes
     axis.set_yticks([tick for tick in axis.get_yticks() if tick <= 1.0])
     style.legend(figure, [axis])
@@ -99,8 +103,8 @@ def _note(axis: Axes, x: float, y: float, text: str, upright: bool = False) -> N
     )  # fmt: skip
 
 
-def _groups(spec: Spec) -> list[tuple[str, str, dict[str, list[Series]]]]:
-    """(title, data set, series by label) of each group of bars."""
+def _groups(spec: Spec) -> list[tuple[str, str, str, dict[str, list[Series]]]]:
+    """(title, data set, suite, series by label) of each group of bars."""
     groups = []
     for panel in spec.panels:
         datasets = list(dict.fromkeys(name for series in panel.series for name in series.datasets))
@@ -118,7 +122,7 @@ def _groups(spec: Spec) -> list[tuple[str, str, dict[str, list[Series]]]]:
                             "base model's and the trained model's"
                         )
             title = panel.title if len(datasets) == 1 and panel.title else spec.name(dataset)
-            groups.append((title, dataset, by_label))
+            groups.append((title, dataset, panel.suite, by_label))
     return groups
 
 

@@ -133,7 +133,8 @@ def _label(tables: Tables, quantity: str, datasets: tuple[str, ...]) -> str:
 def _training(tables: Tables, seeds: Sequence[Series], columns: list[str], name: str, spec: Spec) -> pd.DataFrame:
     """One training quantity over the seeds: step, value (smoothed mean), lo, hi (range of seeds), n_seeds, raw.
 
-    Seeds that are still in training are cut to the steps that all have: a mean over fewer seeds would jump there.
+    Seeds that are still in training, or that their alarm ended (`on_alarm`), cut all to the steps that they share: a
+    mean over fewer seeds would jump there.
     """
     frames = [tables.training(run, columns).set_index("step")[name] for run in seeds]
     wide = pd.concat(frames, axis=1, join="inner").sort_index()

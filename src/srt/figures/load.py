@@ -160,7 +160,7 @@ class Tables:
 
     def alarm(self, run: Series) -> int | None:
         """The step at which the collapse alarm rings on the run's training metrics; None if it does not."""
-        return collapse_alarm(self.training(run, list(ALARM_COLUMNS[1:])))
+        return collapse_alarm(self.training(run, list(ALARM_COLUMNS[1:])), self.spec.alarm)
 
     def stop(self, run: Series, dataset: str, metric: str) -> int:
         """Early stopping: the evaluated step at which the run is best on `dataset`, the earliest of equals.

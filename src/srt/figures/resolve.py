@@ -44,6 +44,8 @@ def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]
         "panels": panels,
         "options": options,
     }
+    if figure.kind in WITH_METRICS and (alarm := config.alarm.changed()):
+        spec["alarm"] = alarm
     return spec, list(dict.fromkeys(inputs))
 
 
@@ -53,7 +55,7 @@ def _panel(config: Config, figure: Figure, panel: Panel) -> dict[str, Any]:
     for run in panel.runs:
         if figure.kind != "climb":
             datasets = list(panel.datasets or figure.datasets)
-            series += [_series(config, figure, run, instance, datasets) for instance in config.instances(run)]
+            series += [_series(config, figure, run, instance, datasets, panel) for instance in config.instances(run)]
             continue
         offset, links = 0, chain(config, run)
         for stage, link in enumerate(links):
@@ -66,15 +68,20 @@ def _panel(config: Config, figure: Figure, panel: Panel) -> dict[str, Any]:
                 series.append({**resolved, "points": points, "datasets": datasets, "stage": stage, "offset": offset})
             offset += end
     resolved = {"title": panel.title, "series": series}
-    return {**resolved, "datasets": panel.datasets} if panel.datasets else resolved
+    resolved |= {"datasets": panel.datasets} if panel.datasets else {}
+    return resolved | ({"suite": panel.suite} if panel.suite else {})
 
 
-def _series(config: Config, figure: Figure, run: str, instance: str, datasets: list[str]) -> dict[str, Any]:
+def _series(
+    config: Config, figure: Figure, run: str, instance: str, datasets: list[str], panel: Panel | None = None
+) -> dict[str, Any]:
     entry = config.runs[run]
     validation = figure.options.get("validation_dataset")
-    suites = suites_of(config, figure, run, [*datasets, *([validation] if validation else [])])
-    steps = entry.checkpoints[-1:] if figure.kind == "bars" else entry.checkpoints
-    points = [(0, config.start(instance)), *((n, f"{instance}/step-{n}") for n in steps)]
+    suites = suites_of(config, figure, run, [*datasets, *([validation] if validation else [])], panel)
+    step = figure.options.get("step") or entry.checkpoints[-1]
+    steps = [step] if figure.kind == "bars" else entry.checkpoints
+    start = f"base/{entry.model}" if figure.options.get("from_base") else config.start(instance)
+    points = [(0, start), *((n, f"{instance}/step-{n}") for n in steps)]
     series = {
         "run": instance,
         "label": entry.label,

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srt.config.alarm import AlarmRule
 from srt.errors import SrtError, nearest
 
 METRICS = ("avg", "maj")
 # What curves can show; the last two are shares of responses (with an answer; correct ones among those).
 CURVE_METRICS = (*METRICS, "parsed", "correct_parsed")
-_SPEC_KEYS = ("figure", "kind", "title", "metric", "datasets", "average", "panels", "options")
-_PANEL_KEYS = ("title", "series", "datasets")
+_SPEC_KEYS = ("figure", "kind", "title", "metric", "datasets", "average", "panels", "options", "alarm")
+_PANEL_KEYS = ("title", "series", "datasets", "suite")
 _SERIES_KEYS = ("run", "label", "method", "seed", "points", "metrics", "datasets", "validation", "stage", "offset")
 _POINT_KEYS = ("step", "groups")
 
@@ -54,11 +55,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One train set (or one row) of a figure."""
+    """One train set (or one row) of a figure.
+
+    `suite`: what its samples are, where they are not those of the other panels (another temperature, another n).
+    """
 
     title: str
     series: tuple[Series, ...]
     datasets: tuple[str, ...]
+    suite: str = ""
 
     def groups_of_seeds(self) -> dict[str, list[Series]]:
         """The series by label, in the order of first appearance; seeds of one label ordered by seed, then run."""
@@ -87,6 +92,7 @@ class Spec:
     average: bool
     panels: tuple[Panel, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    alarm: AlarmRule = field(default_factory=AlarmRule)
 
     def name(self, dataset: str) -> str:
         """How a data set is called in the figure: `options.names`, else its own name."""
@@ -119,8 +125,9 @@ def parse_spec(raw: Mapping[str, Any]) -> Spec:
     """Check a raw spec and give it types; the first fault is a `SrtError` that names figure, key and fix.
 
     Keys: figure, kind, title, metric ("avg" | "maj"), datasets, average (bool: one curve of the mean of the data
-    sets' means, or one panel a data set), panels [{title, datasets?, series [{run, label, method, seed, metrics,
-    datasets?, points [{step, groups}]}]}], options (of the kind).
+    sets' means, or one panel a data set), panels [{title, datasets?, suite?, series [{run, label, method, seed,
+    metrics, datasets?, points [{step, groups}]}]}], options (of the kind), alarm (keys of
+    the collapse alarm's rule that are not at their default).
     """
     where = f"figure '{raw.get('figure', '?')}'"
     _only(raw, _SPEC_KEYS, where)
@@ -147,6 +154,7 @@ def parse_spec(raw: Mapping[str, Any]) -> Spec:
         average=average,
         panels=panels,
         options=dict(options),
+        alarm=AlarmRule.model_validate(raw.get("alarm") or {}),
     )
 
 
@@ -197,7 +205,7 @@ def _panel(raw: Any, datasets: tuple[str, ...], where: str) -> Panel:
     where = f"{where}, panel '{title}'"
     datasets = _names(raw["datasets"], f"{where}: 'datasets'") if raw.get("datasets") else datasets
     rows = _list(raw.get("series", ()), f"{where}: 'series'")
-    panel = Panel(title, tuple(_series(row, datasets, where) for row in rows), datasets)
+    panel = Panel(title, tuple(_series(row, datasets, where) for row in rows), datasets, str(raw.get("suite", "")))
     for label, group in panel.groups_of_seeds().items():
         if len({series.method for series in group}) > 1:
             raise SrtError(f"{where}: series '{label}' mixes methods ({', '.join(s.method for s in group)}); one each")

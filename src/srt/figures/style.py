@@ -87,6 +87,7 @@ METHODS: dict[str, Look] = {
     "threshold": Look("#661100", (0, (5.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "h"),
     "climbing": Look("#8C510A", (0, (6.5, 1.2)), "<"),
     "warm_up": Look("#1B3A6B", (0, (3.2, 1.6)), ">"),
+    "distilled": Look("#6300A6", (0, (7.0, 1.0, 2.0, 1.0)), "*"),
 }
 # Second, third, ... label of one method (hyperparameters, presets): the same colour, paler, another line and marker.
 _MARKERS = ("", "X", "P", "h", "*", "<", ">")
@@ -127,6 +128,8 @@ def looks(*panels: Sequence[tuple[str, str]]) -> dict[str, Look]:
             if label in seen:
                 continue
             repeat = count[method] = count.get(method, -1) + 1
+            if repeat and not shade:  # the full colour is another panel's: the next one here is paler than this one
+                shades[method] = shade = 1
             seen[label] = look(method, repeat, max(shade, 1))
             if repeat:
                 line = next((each for each in _REPEATED if each not in lines), seen[label].line)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from srt.audit.sets import audited_sets
 from srt.browser.sources import page_files, page_problems, pages
 from srt.claims.spec import resolve_claims
+from srt.config.preferences import OFFLINE, preference_file
 from srt.config.root import Config
 from srt.figures.resolve import resolve_figure
 from srt.workflow import evaluations
@@ -170,7 +171,7 @@ class _Builder:
         stage, _, rest = path.removeprefix(f"{self.results}/").partition("/")
         return {
             "data": self.data, "models": self.base_model, "eval": self.evaluation, "labels": self.labels,
-            "curriculum": self.curriculum, "runs": self.run, "audit": self.audit,
+            "preferences": self.preferences, "curriculum": self.curriculum, "runs": self.run, "audit": self.audit,
         }[stage](rest)  # fmt: skip
 
     def data(self, rest: str) -> Job:
@@ -206,6 +207,16 @@ class _Builder:
         return Job("labels", stem, (self.path(f"eval/{stem}.groups.parquet"),), (self.path(f"labels/{rest}"),), (),
                    self.bench(f"labels/{stem}"))  # fmt: skip
 
+    def preferences(self, rest: str) -> Job:
+        """preferences/{checkpoint}/{dataset}-{kind}-…-s{seed}.parquet"""
+        stem = rest.removesuffix(".parquet")
+        checkpoint, _, part = stem.rpartition("/")
+        files = tuple(
+            self.path(f"eval/{checkpoint}/{part.partition('-')[0]}.{kind}.parquet") for kind in ("samples", "scores")
+        )
+        made = (self.path(f"preferences/{rest}"),)
+        return Job("preferences", stem, files, made, (), self.bench(f"preferences/{stem}"))
+
     def curriculum(self, rest: str) -> Job:
         """curriculum/{model}/{dataset}-{metric}-{fraction}.parquet"""
         stem = rest.removesuffix(".parquet")
@@ -230,6 +241,8 @@ class _Builder:
             read_.append(self.path(f"runs/{instance}/step-{before}/state"))
         if entry.uses_labels:
             read_.append(self.path(f"labels/{self.config.teacher(instance)}/{entry.data}.parquet"))
+        if entry.reward in OFFLINE:
+            read_.append(self.path(preference_file(self.config, instance)))
         if entry.curriculum:
             part = f"{entry.data}-{entry.curriculum.by}-{entry.curriculum.fraction:.4f}"
             read_.append(self.path(f"curriculum/{self.config.ranking_model(entry)}/{part}.parquet"))

@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from srt import cost
 from srt.config.models import HubModel, TinyModel
 from srt.config.plan import PlanConfig
+from srt.config.preferences import OFFLINE
 from srt.config.root import Config
 from srt.io import open_parquet, read_parquet
 from srt.plan.jobs import GPU_RULES, Dag, Job, model_of
+from srt.resources import place, sampling_job, training_work
+from srt.site import read_site
 
 _T = TypeVar("_T")
 _FILES_READ = 200  # of each kind and model: medians do not need more
@@ -46,6 +49,7 @@ class Price:
 class Variant:
     """Another way to run the same jobs, or other assumptions; None is what the configuration says.
 
+    `states`: how they are saved. `offload` False: the reference stays on the GPU, None: as `srt.resources` decides.
     `length`: times the responses' mean; `efficiency`: share of the peak; `disk`: times the rate of writing.
     """
 
@@ -55,6 +59,9 @@ class Variant:
     gpus: int | None = None
     save_every: int | None = None
     sample_in_run: bool = False
+    states: Literal["background", "waiting", "none"] = "background"
+    share_prompts: bool = True
+    offload: bool | None = None
     length: float = 1.0
     efficiency: float | None = None
     disk: float = 1.0
@@ -134,7 +141,7 @@ class Pricing:
         return found
 
     def _rates(self, variant: Variant) -> PlanConfig:
-        changed = {"disk_rate": self.rates.disk_rate * variant.disk}
+        changed = {key: getattr(self.rates, key) * variant.disk for key in ("disk_rate", "disk_limit")}
         if variant.efficiency is not None:
             changed["efficiency"] = variant.efficiency
         return self.rates.model_copy(update=changed)
@@ -143,25 +150,38 @@ class Pricing:
         run = self.config.entry(instance)[1]
         train, shape, name = run.train.resolved(), self.shape(run.model), run.model
         rates = self._rates(variant)
-        gpus = self.gpus(instance, length)
-        gpus = min(variant.gpus, train.prompts_per_step) if variant.gpus and gpus else gpus
+        gpus, offload = self.place(instance, length, variant.offload)
+        if variant.gpus and gpus:
+            gpus, offload = min(variant.gpus, train.prompts_per_step), False
+        two_pass = train.zero_stage == 3 or training_work(self.config, instance, length).two_pass
         prompt, mean = self.lengths("train", name, run.data, train.max_prompt_tokens, train.max_new_tokens)
         mean = min(mean * variant.length, train.max_new_tokens)
         recompute = train.gradient_checkpointing in (True, "full")
         save_every = variant.save_every or self.config.save_every
-        rollouts = int(train.rollouts_per_prompt or 32)
+        rollouts, trained = int(train.rollouts_per_prompt or 32), getattr(train, "rollouts_trained", None)
+        if run.reward in OFFLINE:
+            rollouts = trained = run.preferences.per_prompt(run.reward, self.config.sampling_of(name).n)
         one = cost.train_step(
             shape, train.prompts_per_step, rollouts, prompt, mean, train.max_new_tokens, gpus, rates,
-            trained=getattr(train, "rollouts_trained", None), dtype=train.dtype, threads=train.threads,
+            trained=trained, dtype=train.dtype, threads=train.threads,
             recompute=recompute if variant.recompute is None else variant.recompute,
-            reference=train.kl_coefficient > 0, old_policy=variant.old_policy, eager=variant.eager if gpus else 1.0,
-            save_every=save_every,
+            reference=run.reward != "sft" and train.kl_coefficient > 0,
+            old_policy=variant.old_policy or two_pass,
+            eager=variant.eager if gpus else 1.0,
+            save_every=10**9 if variant.states == "none" else save_every, background=variant.states == "background",
+            share_prompts=variant.share_prompts, offload=offload, zero_stage=train.zero_stage,
+            pack=train.micro_batch_tokens,
         )  # fmt: skip
+        if run.reward in OFFLINE:
+            one = replace(one, rollout=0.0)
+        if run.refill:
+            drawn = cost.refill_rounds(train.prompts_per_step, rates.refill_kept, run.refill.rounds)
+            one = replace(one, rollout=one.rollout * drawn)
         state = cost.state_bytes(shape, train.dtype)
         model = cost.weight_bytes(shape, train.dtype)
         stays = not temp
         return Price(
-            seconds=cost.segment_seconds(one, length, shape, train.dtype, gpus, rates),
+            seconds=cost.segment_seconds(one, length, shape, train.dtype, gpus, rates, variant.states),
             gpus=gpus,
             final=model + state * stays,
             temp=state * (not stays),
@@ -171,7 +191,7 @@ class Pricing:
     def _sample(self, job: Job, variant: Variant) -> Price:
         checkpoint, _, suite = job.name.rpartition("/")
         name = model_of(self.config, job) or ""
-        sampling, shape = self.config.sampling_of(name), self.shape(name)
+        sampling, shape = self.config.sampling_of(name, suite), self.shape(name)
         gpus = self.sample_gpus(name, suite)
         problems = sum(self.rows(member) for member in self.config.members(suite))
         prompt, mean = self.lengths("sample", name, suite, sampling.max_prompt_tokens, sampling.max_new_tokens)
@@ -213,34 +233,34 @@ class Pricing:
         return cost.scaled(entry.parameters)
 
     def gpus(self, instance: str, steps: int) -> int:
-        """GPUs of a training job: what the configuration says, else what its size needs (`srt.resources`)."""
-        run = self.config.entry(instance)[1]
-        given = getattr(run, "gpus", None)
-        given = self.config.models[run.model].gpus_train if given is None else given
-        if given is not None:
-            return int(given)
-        from srt.resources import training_job
+        """GPUs of a training job."""
+        return self.place(instance, steps)[0]
 
-        return self._once(
-            ("gpus", self.config.entry(instance)[0], steps),
-            lambda: int(training_job(self.config, instance, steps, self._site).gpus),
-        )
+    def place(self, instance: str, steps: int, offload: bool | None = None) -> tuple[int, bool]:
+        """GPUs of a training job, and whether its reference waits in host memory (`srt.resources`).
+
+        `offload` False: it never does.
+        """
+
+        def find() -> tuple[int, bool]:
+            work = training_work(self.config, instance, steps)
+            if offload is not None:
+                work = replace(work, reference_offload=offload)
+            return place(self.config, instance, work, self._site)
+
+        return self._once(("place", self.config.entry(instance)[0], steps, offload), find)
 
     def sample_gpus(self, name: str, suite: str) -> int:
         """GPUs of a sampling job."""
         given = self.config.models[name].gpus_sample
         if given is not None:
             return int(given)
-        from srt.resources import sampling_job
-
         return self._once(
             ("sample gpus", name, suite), lambda: int(sampling_job(self.config, name, suite, self._site).gpus)
         )
 
     @cached_property
     def _site(self):  # type: ignore[no-untyped-def]
-        from srt.site import read_site
-
         return read_site(Path("workflow/profiles/slurm/partitions.yaml"))
 
     def lengths(self, kind: str, model: str, where: str, prompt_limit: float, limit: float) -> tuple[float, float]:

@@ -15,25 +15,30 @@ from srt.plan.price import Price, Pricing, Variant, measure
 from srt.plan.schedule import Schedule, schedule
 
 # From how the authors ran it to how this workflow does, one change after the other; and what a site may still change.
+_NONE: dict[str, Any] = {"gpus": 8, "states": "none"}
 LADDER: tuple[tuple[str, Variant], ...] = (
     (
         "the authors' settings: decoding without CUDA graphs, old-policy pass, 8 GPUs, evaluation inside",
-        Variant(eager=4.0, old_policy=True, recompute=True, gpus=8, save_every=10**9, sample_in_run=True),
+        Variant(eager=4.0, old_policy=True, recompute=True, share_prompts=False, sample_in_run=True, **_NONE),
     ),
     (
         "CUDA graphs in decoding",
-        Variant(old_policy=True, recompute=True, gpus=8, save_every=10**9, sample_in_run=True),
+        Variant(old_policy=True, recompute=True, share_prompts=False, sample_in_run=True, **_NONE),
     ),
-    ("no separate pass of the old policy", Variant(recompute=True, gpus=8, save_every=10**9, sample_in_run=True)),
-    ("activations kept where the configuration says so", Variant(gpus=8, save_every=10**9, sample_in_run=True)),
-    ("evaluation in jobs of one GPU, beside training", Variant(gpus=8, save_every=10**9)),
-    ("GPUs of a run as configured", Variant(save_every=10**9)),
-    ("states saved on the way, which the authors did not do", Variant()),
+    (
+        "no separate pass of the old policy (ZeRO 3 keeps it)",
+        Variant(recompute=True, share_prompts=False, sample_in_run=True, **_NONE),
+    ),
+    ("a prompt in the update once for all its responses", Variant(recompute=True, sample_in_run=True, **_NONE)),
+    ("activations kept where the configuration says so", Variant(sample_in_run=True, **_NONE)),
+    ("evaluation in jobs of one GPU, beside training", Variant(**_NONE)),
+    ("as few GPUs a run as hold it with its reference", Variant(states="none", offload=False)),
+    ("still fewer: the reference in host memory between its passes", Variant(states="none")),
+    ("states saved, at checkpoints and on the way, which the authors did not do", Variant(states="waiting")),
+    ("those on the way written while training goes on, each rank hashing its own", Variant()),
 )
 LEVERS: tuple[tuple[str, Variant], ...] = (
-    ("save_every: 50", Variant(save_every=50)),
     ("gradient_checkpointing: selective (if it fits)", Variant(recompute=False)),
-    ("both", Variant(recompute=False, save_every=50)),
 )
 SENSITIVITY: tuple[tuple[str, Variant], ...] = (
     ("responses half as long", Variant(length=0.5)),
