@@ -66,7 +66,7 @@ rule audit:
 rule decontaminated:
     """The table of all evaluations on the test questions that a run was not trained on."""
     input:
-        groups=sorted({file for files in GROUPS_OF_RUN.values() for file in files}),
+        groups=fixed(GROUPS),
         clean=rules.audit.output.clean,
     output:
         csv=report(

@@ -12,7 +12,7 @@ config["verdicts"] = opening(Path(RESULTS, "claims/claims.csv")) if CFG.claims e
 rule claims:
     """The verdict on each claim, with numbers and intervals. One table: CSV, Markdown and HTML."""
     input:
-        files=_claim_files,
+        files=fixed(_claim_files),
     output:
         csv=report(
             f"{RESULTS}/claims/claims.csv",

@@ -49,7 +49,7 @@ rule all_train:
 rule all_eval:
     """All evaluations of all checkpoints."""
     input:
-        sorted({file for files in GROUPS_OF_RUN.values() for file in files}),
+        fixed(GROUPS),
 
 
 rule all_figures:
@@ -86,5 +86,5 @@ for _name in RUNS:
             _name.replace("-", "_")
         input:
             f"{RESULTS}/runs/{_name}/metrics.parquet",
-            GROUPS_OF_RUN[_name],
+            fixed(GROUPS_OF_RUN[_name]),
         localrule: True

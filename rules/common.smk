@@ -1,5 +1,6 @@
 # Configuration, paths and wildcards that all rules share.
 import sys
+from functools import cache, partial
 from pathlib import Path
 
 import yaml
@@ -16,9 +17,17 @@ from srt.io import canonical_json, write_text
 from srt.resources import HOST_BASE_MB, sampling_job, training_job
 from srt.site import read_site
 from srt.slurm import KILLED_FOR_MEMORY, install, wait_for_orphans
-from srt.workflow import ResultsLock, evaluation_spec, expand_evaluations, prepare_environment
+from srt.workflow import (
+    ResultsLock,
+    collect_garbage_rarely,
+    evaluation_spec,
+    expand_evaluations,
+    prepare_environment,
+    runs_pattern,
+)
 
 prepare_environment()
+collect_garbage_rarely()
 
 try:
     CFG = load_config(config, Path.cwd(), configfiles=workflow.configfiles)
@@ -43,23 +52,36 @@ SECTIONS = {
     "provenance": "6 Provenance",
 }
 RUNS = [i for run in CFG.runs for i in CFG.instances(run)]
+RUN_PATTERN = runs_pattern(dict.fromkeys(RUNS, ""))
 # All evaluations, for the specs of jobs; their rows; the groups files of each run of one seed.
 EVALUATION_SPEC = evaluation_spec(CFG)
 EVALUATIONS = expand_evaluations(EVALUATION_SPEC)
 GROUPS_OF_RUN = {run: [] for run in RUNS}
 for _row in EVALUATIONS:
     GROUPS_OF_RUN[_row["run"]] += _row["groups"]
+GROUPS = sorted({file for files in GROUPS_OF_RUN.values() for file in files})
+# Thousands of jobs share a few hundred specs.
+run_spec = cache(partial(train_spec, CFG))
+suite_spec = cache(partial(sample_spec, CFG))
 
 
 wildcard_constraints:
     dataset="|".join(CFG.datasets),
     model="|".join(CFG.models),
-    run="|".join(RUNS),
+    run=RUN_PATTERN,
     step=r"\d+",
     suite="|".join([*CFG.suites, *CFG.datasets]),
     metric="pass_rate|majority_frequency",
     # a base model, or a step of a run
-    checkpoint="|".join([*(f"base/{m}" for m in CFG.models), *(rf"{r}/step-\d+" for r in RUNS)]),
+    checkpoint=rf"base/(?:{'|'.join(CFG.models)})|(?:{RUN_PATTERN})/step-\d+",
+
+
+def fixed(files: list):
+    """A long list of inputs as a function, so that Snakemake looks at each path only where it plans the job.
+
+    Given as a list it does so whenever it reads the rules, and every job of a cluster reads them.
+    """
+    return lambda wc: files
 
 
 def checkpoint_dir(checkpoint: str) -> str:
@@ -155,22 +177,22 @@ def in_one_line(function, *args):
         raise WorkflowError(str(error)) from None
 
 
-ASKS = {}  # by job: each of its resources is a function, and all of them ask this
+ASKS = {}  # by kind of job: each of its resources is a function, and all of them ask this
 
 
 def segment_ask(wc):
     """What a training job asks for."""
-    key = wc.run, wc.step
+    key = wc.run, int(wc.step) - previous(wc)
     if key not in ASKS:
-        ASKS[key] = in_one_line(training_job, CFG, wc.run, int(wc.step) - previous(wc), SITE)
+        ASKS[key] = in_one_line(training_job, CFG, *key, SITE)
     return ASKS[key]
 
 
 def suite_ask(wc):
     """What a sampling job asks for."""
-    key = "sample", wc.checkpoint, wc.suite
+    key = "sample", checkpoint_model(wc.checkpoint), wc.suite
     if key not in ASKS:
-        ASKS[key] = in_one_line(sampling_job, CFG, checkpoint_model(wc.checkpoint), wc.suite, SITE)
+        ASKS[key] = in_one_line(sampling_job, CFG, *key[1:], SITE)
     return ASKS[key]
 
 

@@ -10,7 +10,7 @@ for _name in CFG.figures:
         name:
             _name
         input:
-            files=_inputs,
+            files=fixed(_inputs),
         output:
             pdf=f"{_prefix}.pdf",
             png=report(
@@ -56,7 +56,7 @@ for _name in CFG.figures:
 rule results_table:
     """One table of all evaluations, with intervals and the gain over the base model."""
     input:
-        groups=sorted({file for files in GROUPS_OF_RUN.values() for file in files}),
+        groups=fixed(GROUPS),
     output:
         csv=report(
             f"{RESULTS}/tables/results.csv",

@@ -20,7 +20,7 @@ rule sample:
         mem_mb=lambda wc, attempt: SITE.again(suite_ask(wc), attempt),
         runtime=lambda wc: suite_ask(wc).minutes,
     params:
-        spec=lambda wc: sample_spec(CFG, checkpoint_model(wc.checkpoint), wc.suite),
+        spec=lambda wc: suite_spec(checkpoint_model(wc.checkpoint), wc.suite),
     message:
         "Sample {wildcards.checkpoint} on {wildcards.suite}"
     shell:

@@ -19,7 +19,7 @@ rule train:
     benchmark:
         f"{BENCHMARKS}/train/{{run}}/step-{{step}}.tsv"
     wildcard_constraints:
-        run="|".join(rf"{run}(?!/step-{last}\b)" for run, last in LAST.items()),
+        run=runs_pattern({run: rf"(?!/step-{last}\b)" for run, last in LAST.items()}),
     retries: RETRIES
     conda:
         "../envs/train.yaml"
@@ -34,7 +34,7 @@ rule train:
         mem_mb=lambda wc, attempt: SITE.again(segment_ask(wc), attempt),
         runtime=lambda wc: segment_ask(wc).minutes,
     params:
-        spec=lambda wc: train_spec(CFG, wc.run),
+        spec=lambda wc: run_spec(wc.run),
         start=previous,
         options=segment_options,
     message:
@@ -57,7 +57,7 @@ use rule train as train_last with:
         state=directory(STATE),
         metrics=f"{RESULTS}/runs/{{run}}/step-{{step}}/metrics.parquet",
     wildcard_constraints:
-        run="|".join(rf"{run}(?=/step-{last}\b)" for run, last in LAST.items()),
+        run=runs_pattern({run: rf"(?=/step-{last}\b)" for run, last in LAST.items()}),
 
 
 rule run_metrics:

@@ -5,7 +5,9 @@ VALIDATED = [run for run in EVALUATION_SPEC["runs"] if run["validation"]]
 rule early_stopping:
     """Where early stopping would stop each run that has a validation set, and what it would keep."""
     input:
-        groups=sorted({file for row in VALIDATED for i in CFG.instances(row["run"]) for file in GROUPS_OF_RUN[i]}),
+        groups=fixed(
+            sorted({file for row in VALIDATED for i in CFG.instances(row["run"]) for file in GROUPS_OF_RUN[i]})
+        ),
     output:
         csv=report(
             f"{RESULTS}/tables/early_stopping.csv",

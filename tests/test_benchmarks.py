@@ -98,3 +98,15 @@ def test_flops_count_each_prompt_once() -> None:
     pairs = 4 * 2 * 64 * 36  # attention of a prompt of 8: 36 pairs, 4 FLOP, 2 layers of 64 columns
     spared = 4 * (2 * 3) * (2 * body * 8 + pairs)  # 4 passes' worth, 3 prompts of each group of 4
     assert found["model"] - found["necessary"] == pytest.approx(spared)
+
+
+def test_dry_run(tmp_path: Path) -> None:
+    out = tmp_path / "dryrun.json"
+    command = [sys.executable, str(ROOT / "benchmarks/dryrun.py"), "--rounds", "1", "--out", str(out)]
+    run = subprocess.run(
+        [*command, "--profile", "workflow/profiles/smoke"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert result["jobs"] > 80 and result["machine"]["versions"]["snakemake"]
+    assert all(result[kind]["cpu_s"]["median"] > 0 for kind in ("cold", "warm"))

@@ -133,8 +133,8 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
     spec = json.loads(train_spec(load(tmp_path), "srt-s2"))
     assert set(spec["train"]) == set(Train.model_fields) and spec["seed"] == 2 and spec["run"] == "srt-s2"
     left_out = {
-        "label", "method", "seeds", "steps", "segment", "suites", "probe", "gpus", "job", "reference_offload", "extends",
-        "validation",
+        "label", "method", "seeds", "steps", "segment", "suites", "probe", "gpus", "job", "reference_offload",
+        "extends", "validation",
     }  # fmt: skip
     in_it_when_used = {"init", "teacher", "on_alarm", "refill", "preference"}
     assert set(Run.model_fields) - left_out - in_it_when_used <= set(spec)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from srt.workflow import runs_pattern
+
 MICRO = ["--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2"]
 
 
@@ -216,3 +218,18 @@ def test_a_failed_job_names_its_log_and_leaves_no_output(clone, tmp_path):
     assert "sums" in output and "results/micro/logs/data/sums.log" in output
     assert "Traceback" not in (folder / "results/micro/logs/data/sums.log").read_text()
     assert not (folder / "results/micro/data/sums.parquet").exists()
+
+
+def test_the_pattern_of_runs_has_these_runs_and_no_others():
+    runs = ["a-s1", "a-s2", "a_b-s1", "a_b-s2", "a_b-s10", "b_s-s3", "c-s1"]
+    last = {run: rf"(?!/step-{2 if run == 'c-s1' else 5}\b)" for run in runs}
+    exact, others = re.compile(runs_pattern(dict.fromkeys(runs, ""))), re.compile(f"({runs_pattern(last)})/step-\\d+")
+    for name in ("a", "a_b", "b", "b_s", "c", "s", ""):
+        for seed in ("1", "2", "3", "10", "11", ""):
+            run = f"{name}-s{seed}"
+            assert bool(exact.fullmatch(run)) == (run in runs), run
+            for step in (2, 5, 52):
+                wanted = run in runs and step != (2 if run == "c-s1" else 5)
+                assert bool(others.fullmatch(f"{run}/step-{step}")) == wanted, (run, step)
+    many = [f"run_{number}-s{seed}" for number in range(50) for seed in (1, 2, 3)]
+    assert len(runs_pattern(dict.fromkeys(many, ""))) < len("|".join(many)) / 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -23,6 +25,16 @@ def prepare_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def collect_garbage_rarely() -> None:
+    """Look for reference cycles seldom, never among imported modules, and not at the end of the process.
+
+    A DAG of thousands of jobs is millions of objects that all stay: looking through them is a fifth of a dry-run.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+    atexit.register(gc.freeze)
+
+
 class ResultsLock:
     """One workflow at a time in a results folder. The kernel holds it, so no kill leaves it behind."""
 
@@ -32,6 +44,22 @@ class ResultsLock:
     def acquire(self) -> None:
         """Take it for the rest of this process's life, or raise a sentence that names the holder."""
         self._context.__enter__()
+
+
+def runs_pattern(follows: Mapping[str, str]) -> str:
+    """A regular expression of exactly these runs `{id}-s{seed}`, each with the expression that has to follow it.
+
+    Runs with the same seeds and the same rest share one alternative. Snakemake has the text of a wildcard's constraint
+    in every path with that wildcard and reads it for every job, so it has to be short.
+    """
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for run, rest in follows.items():
+        name, _, seed = run.rpartition("-s")
+        seeds.setdefault((name, rest), []).append(seed)
+    names: dict[tuple[str, str], list[str]] = {}
+    for (name, rest), numbers in seeds.items():
+        names.setdefault(("|".join(numbers), rest), []).append(name)
+    return "|".join(f"(?:{'|'.join(ids)})-s(?:{numbers}){rest}" for (numbers, rest), ids in names.items())
 
 
 def groups_file(results: str, checkpoint: str, suite: str) -> str:
