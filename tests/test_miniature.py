@@ -75,9 +75,11 @@ def test_marks(folder: Path) -> None:
     assert said("claim up") == "**supported**; rise: 0.125 [0.100, 0.150]"
     assert said("claim two") == "**not supported**; a: 20 [10, inf]; b: -0.500 [-0.600, -0.400]"
     assert said("claim open") == "**undecided** (Too wide)"
+    assert said("number two") == "20 [10, inf], -0.500 [-0.600, -0.400]"
+    assert said("alarm_counts").startswith("in 1 of 2 runs whose accuracy fell, in 1 of them before")
     assert said("counts") == "1 supported, 1 not supported, 1 undecided"
     assert said("accuracy a t 20 avg") == said("accuracy a t last avg") == "0.500"  # not a_b's
-    assert "| a | 60 | 12, none | 15, 20 | 3, none | 0 |" in said("alarms")
+    assert "| a | 60 | 12, none | 15, 20 | 3, none | 0 | 1 |" in said("alarms")
     assert "| SRT | 0.400 | 0.500 | 0.200 [0.150, 0.250] | 20 |" in said("extensions")
     assert said("sustains_longest") == "Chain (end 0.500 [0.450, 0.550])"
     assert "| train | tiny | 2 | 2.00 | 1.90 | 900 |\n| score |  | 4 |" in said("costs") and said("hours") == "2.50"
@@ -115,8 +117,18 @@ def test_table_of_alarms(tmp_path: Path) -> None:
         path = Path(config.results, "runs", f"srt_beyond-s{seed}", "metrics.parquet")
         path.parent.mkdir(parents=True)
         write_parquet(path, pd.DataFrame(collapsing), {})
+    tests = {0: (0.5, 0.3), 10: (0.6, 0.4), 20: (0.5, 0.3), 30: (0.1, 0.0)}
+    rows = [
+        {"run": f"srt_beyond-s{seed}", "step": step, "dataset": dataset, "avg": avg if seed < 3 else 0.5}
+        for seed in (1, 2, 3)
+        for step, values in tests.items()
+        for dataset, avg in zip("ab", values, strict=True)
+    ]
+    write_csv(Path(config.results, "tables/results.csv"), pd.DataFrame(rows))
     table = alarm_table(config)
-    assert table["alarm"].tolist() == [17] * 3 and (table["lead"] > 0).all() and not table["false_alarm"].any()
+    # the mean of the sets is 0.4, 0.5, 0.4, 0.05: it falls at 20; the third seed holds, so its alarm is false
+    assert table["alarm"].tolist() == [17] * 3 and table["fall"].fillna(-1).tolist() == [20, 20, -1]
+    assert table["lead"].fillna(0).tolist() == [3, 3, 0] and table["false_alarm"].tolist() == [False, False, True]
     with pytest.raises(SrtError, match="finish the run"):
         collect(config, tmp_path)
 

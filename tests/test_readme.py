@@ -41,7 +41,7 @@ def test_named_stage_targets_exist(clone):
         assert re.search(rf"^{target}\b", listed, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("target", ["smoke", "test", "setup-cluster", "setup-gpu"])
+@pytest.mark.parametrize("target", ["smoke", "test", "mini", "setup-cluster", "setup-gpu"])
 def test_make_targets_exist(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -51,11 +51,14 @@ def test_the_entries_to_add_load(tmp_path):
     """Each block at the end of the file of its section, as a reader would add it."""
     blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     shutil.copytree(ROOT / "config", tmp_path / "config")
-    files = read_yaml(ROOT / "config/config.yaml")["files"]
-    for section, block in zip(("datasets", "models", "runs"), blocks, strict=True):
+    sections = [("mini", "runs"), *(("config", name) for name in ("datasets", "models", "runs"))]
+    for (main, section), block in zip(sections, blocks, strict=True):
+        files = read_yaml(ROOT / f"config/{main}.yaml")["files"]
         path = files[section][0] if isinstance(files[section], list) else files[section]
         with open(tmp_path / path, "a", encoding="utf-8") as file:
             file.write("\n" + block)
+    mini = load_config(read_yaml(tmp_path / "config/mini.yaml"), tmp_path)
+    assert mini.runs["my_idea"].on_alarm == "stop" and len(mini.instances("my_idea")) == 3
     config = load_config(read_yaml(tmp_path / "config/config.yaml"), tmp_path)
     assert config.instances("srt_math12k_strong_kl") == [f"srt_math12k_strong_kl-s{seed}" for seed in (1, 2, 3)]
 

@@ -39,15 +39,21 @@ def collect(config: Config, out: Path) -> None:
 
 
 def alarm_table(config: Config) -> pd.DataFrame:
-    """One row a run and seed: where the label-free alarm rang and the true training accuracy fell, step by step.
+    """One row a run and seed: where the label-free alarm rang, and where the accuracy on its test sets fell for good.
 
-    Without runs that act on their alarm: it would count as false, as no fall follows.
+    The fall (`srt.alarm.accuracy_fall`) is the first evaluated step at which avg, the mean of the run's test sets, is 10 %
+    and 0.05 below its best so far and stays there: steps between evaluations are not known. Without runs that act on
+    their alarm: it would count as false, as no fall follows.
     """
     rows = []
+    results = pd.read_csv(Path(config.results, "tables/results.csv"))
+    curves = results.groupby(["run", "step"], as_index=False)["avg"].mean()
     for name in (name for name, run in config.runs.items() if run.on_alarm is None):
         for instance in config.instances(name):
             frame = read_parquet(Path(config.results, "runs", instance, "metrics.parquet")).to_pandas()
-            found = evaluate_alarm(frame, accuracy_fall(frame), config.alarm)
+            curve = curves[curves["run"] == instance].sort_values("step")
+            fall = accuracy_fall(curve, "avg", window=1, share=0.9)
+            found = evaluate_alarm(frame, fall, config.alarm)
             rows.append(
                 {
                     "run": name, "seed": config.entry(instance)[2], "steps": int(frame["step"].max()),
@@ -81,7 +87,7 @@ class _Page:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kinds: dict[str, Callable[..., str]] = {
-            "claim": self.claim, "claims": self.claims, "counts": self.counts, "accuracy": self.accuracy,
+            "claim": self.claim, "number": self.number, "alarm_counts": self.alarm_counts, "claims": self.claims, "counts": self.counts, "accuracy": self.accuracy,
             "alarms": self.alarms, "extensions": self.extensions, "sustains_longest": self.sustains_longest,
             "costs": self.costs, "hours": self.hours,
         }  # fmt: skip
@@ -103,6 +109,14 @@ class _Page:
         said = [f"{r.number}: {_number(r.estimate)} [{_number(r.lo)}, {_number(r.hi)}]" for r in numbers.itertuples()]
         why = rows["reason"].iloc[0] if rows["verdict"].iloc[0] == "undecided" else ""
         return "; ".join([verdict, *said]) + (f" ({why.rstrip('.')})" if isinstance(why, str) and why else "")
+
+    def number(self, name: str) -> str:
+        """{{number NAME}}: the claim's numbers and intervals alone."""
+        table = self.table("claims")
+        rows = table[(table["claim"] == name) & table["estimate"].notna()]
+        if rows.empty:
+            raise SrtError(f"template: no numbers of claim '{name}'{nearest(name, table['claim'].unique())}")
+        return ", ".join(f"{_number(r.estimate)} [{_number(r.lo)}, {_number(r.hi)}]" for r in rows.itertuples())
 
     def claims(self) -> str:
         """{{claims}}: a table of all claims."""
@@ -130,17 +144,26 @@ class _Page:
     def alarms(self) -> str:
         """{{alarms}}: a table by run, seeds in one cell."""
         lines = [
-            "| run | steps | alarm | fall of the true training accuracy | lead | false |",
-            "|---|---|---|---|---|---|",
+            "| run | steps | alarm | fall of avg@32 | lead | false | missed |",
+            "|---|---|---|---|---|---|---|",
         ]
         for name, rows in self.table("alarm").groupby("run", sort=False):
             cells = [
                 ", ".join("none" if pd.isna(v) else f"{v:.0f}" for v in rows[c]) for c in ("alarm", "fall", "lead")
             ]
-            lines.append(
-                f"| {name} | {rows['steps'].iloc[0]} | {' | '.join(cells)} | {int(rows['false_alarm'].sum())} |"
-            )
+            judged = [str(int(rows[c].sum())) for c in ("false_alarm", "missed")]
+            lines.append(f"| {' | '.join([str(name), str(rows['steps'].iloc[0]), *cells, *judged])} |")
         return "\n".join(lines)
+
+    def alarm_counts(self) -> str:
+        """{{alarm_counts}}: how often it rang, by what the accuracy did."""
+        table = self.table("alarm")
+        fell, held = table[table["fall"].notna()], table[table["fall"].isna()]
+        rang = fell[fell["alarm"].notna()]
+        return (
+            f"in {len(rang)} of {len(fell)} runs whose accuracy fell, in {int((rang['lead'] > 0).sum())} of them before "
+            f"the fall was seen, and in {int(held['alarm'].notna().sum())} of {len(held)} that held"
+        )
 
     def sustained(self) -> pd.DataFrame:
         """By panel of the extensions: start, end with interval, and the last step whose interval reaches the start.

@@ -1,8 +1,8 @@
 """Climbing levels (v2: Fig. 5): chains of runs, each from the last checkpoint of the one before.
 
-One panel a chain; several metrics are rows. The x axis adds up the steps from the base model on. Each run is drawn on
+One panel a chain; several metrics are rows, many chains of one metric are wrapped. The x axis adds up the steps from the base model on. Each run is drawn on
 its own level's test set in the look of its method, so where a level begins the line starts anew: the last model of one
-level, tested on the next. Levels stand at the top, thin lines between them. Bands, triangles and grey lines as in
+level, tested on the next. Levels stand at the top where there are several, thin lines between runs. Bands, triangles and grey lines as in
 `srt.figures.curves`.
 
 Options
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OPTIONS = ("metrics", "marks")
-STEP_LABEL = "RL step, from the base model on"
+STEP_LABEL = "RL step from the base model"
 
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
@@ -39,10 +39,12 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     tables = Tables(spec)
     cells = [(metric, panel) for metric in metrics for panel in spec.panels]
     look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
-    figure, axes = style.grid(len(cells), columns=len(spec.panels), sharey=True)
+    columns = len(spec.panels) if len(metrics) > 1 or len(spec.panels) <= 4 else style.even_columns(len(cells))
+    figure, axes = style.grid(len(cells), columns=columns, sharey=True)
+    levels = {tuple(series.datasets) for panel in spec.panels for series in panel.series}
 
     rows: list[pd.DataFrame] = []
-    for axis, (metric, panel) in zip(axes, cells, strict=True):
+    for place, (axis, (metric, panel)) in enumerate(zip(axes, cells, strict=True)):
         label_of_metric = ""
         for seeds in panel.stages():
             first = seeds[0]
@@ -61,12 +63,13 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
                 extent=(first.offset, first.offset + first.points[-1].step),
             )  # fmt: skip
             rows += stated
-        _levels(axis, spec, panel, named=metric == metrics[0])
+        named = metric == metrics[0] and len(levels) > 1
+        _levels(axis, spec, panel, named)
         if metric == metrics[0]:
-            axis.set_title(panel.title, pad=16)
+            axis.set_title(panel.title, pad=16 if named else 8)  # over the alarm's triangle
         style.step_axis(axis)
-        axis.set_xlabel(STEP_LABEL if metric == metrics[-1] else "")
-        axis.set_ylabel(label_of_metric)
+        axis.set_xlabel(STEP_LABEL if place + columns >= len(cells) else "")
+        axis.set_ylabel(label_of_metric if place % columns == 0 else "")
     style.fraction_axis(axes, 1.0)
     style.legend(figure, axes)
     return figure, pd.concat(rows, ignore_index=True)

@@ -151,11 +151,16 @@ def house_style() -> Iterator[None]:
         yield
 
 
+def even_columns(count: int) -> int:
+    """Columns of `count` panels: at most four, and rows as even as can be."""
+    return math.ceil(count / math.ceil(count / 4))
+
+
 def grid(count: int, *, height: float = 2.05, columns: int | None = None, **subplots: Any) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels, at most four a row and rows as even as can be; returns it and its axes."""
     from matplotlib.figure import Figure
 
-    columns = columns or math.ceil(count / math.ceil(count / 4))
+    columns = columns or even_columns(count)
     rows = math.ceil(count / columns)
     width = SINGLE if count == 1 else WIDTH
     height = 2.5 if count == 1 else height
