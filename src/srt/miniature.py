@@ -41,9 +41,9 @@ def collect(config: Config, out: Path) -> None:
 def alarm_table(config: Config) -> pd.DataFrame:
     """One row a run and seed: where the label-free alarm rang, and where the accuracy on its test sets fell for good.
 
-    The fall (`srt.alarm.accuracy_fall`) is the first evaluated step at which avg, the mean of the run's test sets, is 10 %
-    and 0.05 below its best so far and stays there: steps between evaluations are not known. Without runs that act on
-    their alarm: it would count as false, as no fall follows.
+    The fall (`srt.alarm.accuracy_fall`) is the first evaluated step at which avg, the mean of the run's test sets, is
+    10 % and 0.05 below its best so far and stays there: steps between evaluations are not known. Without runs that act
+    on their alarm: it would count as false, as no fall follows.
     """
     rows = []
     results = pd.read_csv(Path(config.results, "tables/results.csv"))
@@ -87,7 +87,8 @@ class _Page:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kinds: dict[str, Callable[..., str]] = {
-            "claim": self.claim, "number": self.number, "alarm_counts": self.alarm_counts, "claims": self.claims, "counts": self.counts, "accuracy": self.accuracy,
+            "claim": self.claim, "number": self.number, "alarm_counts": self.alarm_counts,
+            "claims": self.claims, "counts": self.counts, "accuracy": self.accuracy,
             "alarms": self.alarms, "extensions": self.extensions, "sustains_longest": self.sustains_longest,
             "costs": self.costs, "hours": self.hours,
         }  # fmt: skip
@@ -160,9 +161,10 @@ class _Page:
         table = self.table("alarm")
         fell, held = table[table["fall"].notna()], table[table["fall"].isna()]
         rang = fell[fell["alarm"].notna()]
+        before, falsely = int((rang["lead"] > 0).sum()), int(held["alarm"].notna().sum())
         return (
-            f"in {len(rang)} of {len(fell)} runs whose accuracy fell, in {int((rang['lead'] > 0).sum())} of them before "
-            f"the fall was seen, and in {int(held['alarm'].notna().sum())} of {len(held)} that held"
+            f"in {len(rang)} of {len(fell)} runs whose accuracy fell, in {before} of them before the fall was seen, and "
+            f"in {falsely} of {len(held)} that held"
         )
 
     def sustained(self) -> pd.DataFrame:
