@@ -163,8 +163,8 @@ class _Page:
         rang = fell[fell["alarm"].notna()]
         before, falsely = int((rang["lead"] > 0).sum()), int(held["alarm"].notna().sum())
         return (
-            f"in {len(rang)} of {len(fell)} runs whose accuracy fell, in {before} of them before the fall was seen, and "
-            f"in {falsely} of {len(held)} that held"
+            f"in {len(rang)} of {len(fell)} runs whose accuracy fell, in {before} of them before the fall was seen, "
+            f"and in {falsely} of {len(held)} that held"
         )
 
     def sustained(self) -> pd.DataFrame:
