@@ -132,7 +132,7 @@ class Fault:
     person: str
     act: Callable[[Cluster, Run], None]
     attempts: int = 2  # starts of the trainer in all
-    may_repeat: int = 1  # steps that cannot but be done again: those of a state that was still being written
+    may_repeat: int = 0  # steps that cannot but be done again
     at_once: bool = False  # it strikes before the first step
     args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
@@ -322,7 +322,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "disk_full": Fault(
         "Results disk full", "the job fails with one sentence; retries fail alike; the last state stays whole",
-        "free space, start the same command", _disk_full, attempts=5, may_repeat=2, needs_root=True,
+        "free space, start the same command", _disk_full, attempts=5, may_repeat=1, needs_root=True,
         slow=True,
     ),
 }  # fmt: skip

@@ -38,6 +38,12 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_S
 OPTIONS: dict[str, Any] = {"learning_rate": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.0, "grad_clip": 1.0}
 
 
+@pytest.fixture(autouse=True)
+def at_once_in_the_background(monkeypatch):
+    """Small states, too, are left to the thread here."""
+    monkeypatch.setattr("srt.saving.GRACE", 0.0)
+
+
 def make_engine(world: World, zero_stage: int = 1) -> TrainEngine:
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2))

@@ -4,8 +4,8 @@
     thread  writes the rank's files into `.state-{step}.tmp` and hashes them
     settle  at a step boundary, once all ranks' threads are done: rank 0 adds progress and manifest and renames
 
-Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. One save is in
-flight at most. What goes wrong in a thread is raised by `settle`, on all ranks.
+Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. A small state is whole
+before training goes on: only one that takes longer than GRACE is left to the thread. One save is in flight at most. What goes wrong in a thread is raised by `settle`, on all ranks.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any
 from srt.engine import World, barrier, gather
 from srt.io import naming, sha256_file, spec_hash
 from srt.state import commit_state
+
+GRACE = 1.0  # seconds that training waits for a write; what a kill during it would cost is not worth less
 
 Snapshot = Callable[[Path], Callable[[], list[Path]]]  # copies now; what it returns writes the copy, anywhere
 
@@ -72,8 +74,8 @@ class Saver:
             raise
         progress = {"step": step, **self.origin, "metrics": list(metrics), **copy.deepcopy(dict(more or {}))}
         self._save = _Save(final, temporary, progress, self._thread.submit(_written, write, final, temporary))
-        if wait:
-            self.settle(wait=True)
+        futures.wait([self._save.written], timeout=GRACE)
+        self.settle(wait)
         return final
 
     def settle(self, wait: bool = False) -> None:
