@@ -4,8 +4,9 @@
     thread  writes the rank's files into `.state-{step}.tmp` and hashes them
     settle  at a step boundary, once all ranks' threads are done: rank 0 adds progress and manifest and renames
 
-Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. A small state is whole
-before training goes on: only one that takes longer than GRACE is left to the thread. One save is in flight at most. What goes wrong in a thread is raised by `settle`, on all ranks.
+Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. A small state is
+whole before training goes on: only one that takes longer than GRACE is left to the thread. One save is in flight at
+most. What goes wrong in a thread is raised by `settle`, on all ranks.
 """
 
 from __future__ import annotations
