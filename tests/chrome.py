@@ -24,16 +24,15 @@ class Chrome:
         to_child, self._write = os.pipe()
         self._read, from_child = os.pipe()
 
-        def pipes() -> None:  # Chromium reads commands from descriptor 3 and answers on 4
-            a, b = os.dup(to_child), os.dup(from_child)
-            os.dup2(a, 3)
-            os.dup2(b, 4)
-
+        # Chromium reads commands from descriptor 3 and answers on 4. A shell puts them there: code of our own between
+        # fork and exec would copy this process, which the kernel refuses a process whose memory is larger than what
+        # is free.
         self.process = subprocess.Popen(
-            [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            ["bash", "-c", f'exec "$@" 3<&{to_child} 4>&{from_child}', "bash",
+             CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
              "--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={self.folder}",
              f"--window-size={width},{height}", "about:blank"],
-            preexec_fn=pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=(to_child, from_child), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         os.close(to_child)

@@ -195,6 +195,25 @@ def test_deepspeed_is_plain_adamw(zero_stage):
     assert 0 < clipped < 6
 
 
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_memory_is_reserved_by_the_models_size(zero_stage):
+    """DeepSpeed's buckets of 500 million numbers are 2 GB an engine; a process that large cannot fork."""
+
+    def reserved() -> int:  # pages of this process, touched or not
+        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+    kept, before = [], 0
+    for number in range(3):
+        engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=zero_stage, dtype="float32")
+        parts = losses(0)
+        for last, (ids, scale) in enumerate(parts, start=1):
+            engine.backward(scale * engine.model(ids).square().sum(), last=last == len(parts))
+        engine.step()
+        kept.append(engine)
+        before = before if number else reserved()  # after the first: threads and libraries have come
+    assert reserved() - before < 500e6
+
+
 def test_bfloat16_without_masters_is_refused():
     with pytest.raises(SrtError, match="zero_stage 0 keeps no float32 masters"):
         TrainEngine(toy().bfloat16(), init_world(), **OPTIONS, zero_stage=0, dtype="bfloat16")

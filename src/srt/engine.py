@@ -23,6 +23,7 @@ from srt.errors import SrtError
 from srt.host import host_copy
 
 ENGINE_TAG = "engine"
+BUCKET = 500_000_000  # gradients that are reduced at once: DeepSpeed's default
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class TrainEngine:
             "gradient_clipping": grad_clip,
             "zero_optimization": {
                 "stage": zero_stage,
+                # DeepSpeed allocates a bucket whole; one of all parameters is never flushed early, as its 500 million
+                "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in model.parameters())),
                 "overlap_comm": world.device.type == "cuda",
                 # ZeRO 3 would replace torch's linear for the whole process by one whose gradients are wrong where
                 # activations are computed again selectively
