@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_logprobs import double_norm, make_model, one_by_one
-from test_update import ALONE, Plain, hyperparameters
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from test_logprobs import one_by_one
+from test_update import ALONE, Plain, hyperparameters, policy_and_reference
 
 from srt.offline import PreferenceUpdate
 from srt.preference_loss import margins, pair_gradient, pair_loss
@@ -76,14 +75,7 @@ SIGNS = [0.5, 0.25, 0.75, 1.0]
 
 @pytest.fixture
 def models(monkeypatch):
-    monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
-    model = make_model(dtype="float64")
-    reference = copy.deepcopy(model).requires_grad_(False)
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for p in reference.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model, reference
+    return policy_and_reference(monkeypatch)
 
 
 def batch(method: str) -> Batch:

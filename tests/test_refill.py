@@ -6,9 +6,7 @@ Under torchrun this file is the worker: both processes train, and each leaves th
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from conftest import train_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_distributed import torchrun
-from test_resume import command, segment, start, train, wait_for_state, weights
+from test_resume import command, killed_then_finished, segment, train, weights
 
 from srt.engine import init_world, shutdown
 from srt.errors import Interrupted
@@ -184,17 +182,8 @@ def test_interrupted_at_every_step(whole, tmp_path, tiny_base, sums):
 
 
 def test_sigkill_at_odd_steps_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):
-    args, work = command(tmp_path, tiny_base, sums, spec_of(), 7), tmp_path / "work" / "step-7"
-    for step, delay in ((1, 0.03), (3, 0.0)):
-        process = start(args)
-        wait_for_state(work, step, process)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    process = start(args)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert "resuming at step" in stderr
+    work = tmp_path / "work" / "step-7"
+    killed_then_finished(command(tmp_path, tiny_base, sums, spec_of(), 7), work, ((1, 0.03), (3, 0.0)))
     assert weights(tmp_path / "step-7") == weights(whole)
     assert (tmp_path / "step-7/metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
 

@@ -33,11 +33,14 @@ def test_7b_on_eight_h200_is_the_references_arithmetic():
     """rl_engines.md 2.1: 57 GB of weights, gradients and states; 103 GB with reference, engine copy and cache."""
     parts = 2 * 7.6 + 4 * 7.6 + 12 * 7.6 / 8
     assert parts == pytest.approx(57, abs=0.2)
+    spare = (resources.WORKSPACE + resources.BUCKETS) / GB
+    bare = replace(PAPER, vllm=False, response_tokens=0, prompt_tokens=0, reference_offload=False)
+    updates = 4 * 7.6 / 8  # while the step writes the weights: not in the reference's sum
+    assert gpu_memory(bare, 8) / GB - spare - updates - 15.2 == pytest.approx(57, abs=0.2)
     cache = 64 * 4096 * 57_344 / GB
     assert cache == pytest.approx(15, abs=0.1)
     group = (1024 + 32 * 3072) * 196 * 1024 / GB  # the checkpointed inputs of one group at its limits
     assert resources.graph_memory(PAPER, 8) / GB == pytest.approx(group) == pytest.approx(19.9, abs=0.1)
-    spare = (resources.WORKSPACE + resources.BUCKETS) / GB
     # a quarter of that cache is asked for: responses of usual length
     on_gpu = replace(PAPER, reference_offload=False)
     assert gpu_memory(on_gpu, 8) / GB == pytest.approx(103 - 0.75 * cache + group + spare, abs=1)

@@ -94,10 +94,9 @@ def start(args: list[str]) -> subprocess.Popen:
     return subprocess.Popen(args, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):
-    args = command(tmp_path, tiny_base, sums, train_spec(), 8)
-    work = tmp_path / "work" / "step-8"
-    for step, delay in ((1, 0.0), (3, 0.05), (5, 0.11)):
+def killed_then_finished(args: list[str], work: Path, moments: tuple[tuple[int, float], ...]) -> None:
+    """SIGKILL so many seconds after each of these steps' states is there, then the same command to its end."""
+    for step, delay in moments:
         process = start(args)
         wait_for_state(work, step, process)
         time.sleep(delay)
@@ -107,6 +106,11 @@ def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole,
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert "resuming at step" in stderr
+
+
+def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):
+    work = tmp_path / "work" / "step-8"
+    killed_then_finished(command(tmp_path, tiny_base, sums, train_spec(), 8), work, ((1, 0.0), (3, 0.05), (5, 0.11)))
     assert weights(tmp_path / "step-8") == weights(whole)
     assert (tmp_path / "step-8" / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
     assert [p.name for p in work.iterdir() if p.name.startswith("state")] == ["state-8"]

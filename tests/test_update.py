@@ -61,8 +61,8 @@ def hyperparameters(**changes: Any) -> dict[str, Any]:
     return Train(**{**base, "rollouts_per_prompt": 4, "rollouts_trained": 4, **changes}).resolved().model_dump()
 
 
-@pytest.fixture
-def models(monkeypatch):
+def policy_and_reference(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A tiny Qwen2 in double precision throughout, and a frozen copy of it a little way off."""
     monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
     model = make_model(dtype="float64")
     reference = copy.deepcopy(model).requires_grad_(False)
@@ -71,6 +71,11 @@ def models(monkeypatch):
         for p in reference.parameters():
             p.add_(0.05 * torch.randn_like(p))
     return model, reference
+
+
+@pytest.fixture
+def models(monkeypatch):
+    return policy_and_reference(monkeypatch)
 
 
 def batch() -> Batch:
