@@ -99,6 +99,16 @@ def test_too_long_prompt_is_refused_by_its_key(fresh: tuple) -> None:
     assert len(engine.generate(PROMPTS, KEYS, SAMPLING)) == len(PROMPTS)
 
 
+def test_more_prompt_tokens_than_one_pass_takes(fresh: tuple) -> None:
+    """vLLM cuts a prefill where its budget of tokens ends; on a CPU a request with a seed does not survive that."""
+    engine, model = fresh
+    budget = engine._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(2, VOCABULARY, 300).tolist() for _ in range(budget // 300 + 3)]
+    rollouts = engine.generate(prompts, list(map(str, range(len(prompts)))), replace(SAMPLING, n=2, max_new_tokens=4))
+    assert worst(model, prompts, rollouts) < 1e-4
+
+
 def test_interrupted_generate_leaves_a_usable_engine(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _ = fresh
     first = engine.generate(PROMPTS, KEYS, SAMPLING)

@@ -136,6 +136,9 @@ class VllmEngine:
                 kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 2**30),
                 enforce_eager=on_cpu if enforce_eager is None else enforce_eager,
                 enable_sleep_mode=sleep,
+                # Of a prompt cut in two, the draw after its first part is taken back from the sample's generator, which
+                # generators on a CPU cannot do: there a prompt waits until a pass has room for all of it.
+                enable_chunked_prefill=not on_cpu,
                 enable_prefix_caching=True,  # what lets the n samples of a prompt share its prefill
                 logprobs_mode="processed_logprobs",  # of the distribution sampled from: after temperature and top-p
                 distributed_executor_backend="external_launcher" if world > 1 else "uni",
