@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config
@@ -84,10 +85,9 @@ def test_attention_sees_its_prompt_and_its_past(seed):
     p = pack(prompts, responses, group, range(len(group)))
     sees: dict[int, set[int]] = {}
     for b in p.buckets:
-        real = set(b.flat.tolist())
         for r, row in enumerate(b.query.tolist()):
             for c, q in enumerate(row):
-                if r * len(row) + c in real:
+                if b.real[r, c]:
                     assert q not in sees
                     sees[q] = {k for k, x in zip(b.key[r].tolist(), b.bias[r, 0, c].tolist(), strict=True) if x == 0}
     place, expected, starts = 0, {}, {}
@@ -101,6 +101,9 @@ def test_attention_sees_its_prompt_and_its_past(seed):
             expected[k] = set(starts[g]) | set(range(place, k + 1))
         place += len(response) - 1
     assert sees == expected and place == len(p.ids)
+    queries = torch.cat([b.query.flatten() for b in p.buckets])
+    assert p.place is not None and queries[p.place].tolist() == list(range(len(p.ids)))
+    assert torch.cat([b.real.flatten() for b in p.buckets])[p.place].all()
 
 
 def test_models_that_cannot_be_packed_are_refused():

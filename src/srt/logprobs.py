@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srt.fused import fused
 from srt.packing import ATTENTION, Pack
 
 # Logits that exist at one time: few on a CPU, where they should stay in its cache, many on a GPU
@@ -40,11 +41,15 @@ class _HeadFunction(torch.autograd.Function):
         chunk = chunk_of(len(weight), hidden.device)
         for s in range(0, len(hidden), chunk):
             z = _logits(hidden[s : s + chunk], weight, bias, temperature)
-            norm = z.logsumexp(-1)
-            logps.append(z.gather(-1, token[s : s + chunk, None])[:, 0] - norm)
-            p = (z - norm[:, None]).exp_()
-            entropies.append(norm - torch.linalg.vecdot(p, z))
-            norms.append(norm)
+            top = z.amax(-1, keepdim=True)
+            z -= top
+            chosen = z.gather(-1, token[s : s + chunk, None])[:, 0]
+            e = z.exp()
+            total = e.sum(-1)
+            norm = total.log()
+            logps.append(chosen - norm)
+            entropies.append(norm - torch.linalg.vecdot(e, z) / total)
+            norms.append(norm + top[:, 0])
         logp, entropy, norm = torch.cat(logps), torch.cat(entropies), torch.cat(norms)
         ctx.save_for_backward(hidden, token, norm, entropy)
         # not the tensor but its owner: under ZeRO 3 the weight is whole only while the module runs
@@ -113,7 +118,8 @@ def packed(*models: Any) -> Iterator[None]:
         m.config._attn_implementation = ATTENTION
         head.forward = partial(head_logprobs, head)
     try:
-        yield
+        with fused(*models):
+            yield
     finally:
         for m, name, head in before:
             m.config._attn_implementation = name

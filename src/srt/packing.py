@@ -12,7 +12,7 @@ So the prompt costs once what n separate sequences pay n times, and every log-pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -33,15 +33,21 @@ BUCKET = 16  # fewest rows of a bucket
 class Bucket:
     """Rows of about the same length, padded to one rectangle for attention (CPU; the GPU kernel needs none).
 
-    `query` [b, L] and `key` [b, S] are positions in the pack (0 where padded); `bias` [b, 1, L, S] is 0 where a query
-    sees a key and -inf elsewhere; `flat` [real] are the places of real queries in [b L], `target` [real] in the pack.
+    `query` [b, L] and `key` [b, S] are positions in the pack (0 where padded), `real` [b, L] is False where a query is
+    padding; `bias` [b, 1, L, S] is 0 where a query sees a key and -inf elsewhere.
     """
 
     query: Tensor
+    real: Tensor
     key: Tensor
     bias: Tensor
-    flat: Tensor
-    target: Tensor
+    _wide: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def wide(self, shared: int) -> Tensor:
+        """`bias` of `shared` query heads laid along the query axis [b, 1, shared L, S]; one tensor for all layers."""
+        if shared not in self._wide:
+            self._wide[shared] = self.bias.repeat(1, 1, shared, 1)
+        return self._wide[shared]
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,9 @@ class Pack:
 
     `ids`, `position` [M] token ids and positions in their sequence. `predict` [K] where in the pack the state before
     each response token is, `token` [K] that token, rows one after the other; `lengths` [b] tokens of each response;
-    `rows` which sequences of the batch these are. `buckets` for attention on a CPU; on a GPU `queries`, `keys` [2] are
-    cumulative lengths and `gather` [sum of keys] the positions of all keys, prompts first.
+    `rows` which sequences of the batch these are. For attention on a CPU `buckets`, and `place` [M] where the outputs
+    of the pack's tokens are among those of all buckets one after the other, padding included. On a GPU `varlen`:
+    cumulative lengths of queries and of keys, positions of all keys, prompts first, and the longest of both.
     """
 
     rows: list[int]
@@ -61,6 +68,7 @@ class Pack:
     predict: Tensor
     token: Tensor
     buckets: list[Bucket]
+    place: Tensor | None = None
     varlen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -170,7 +178,7 @@ def pack(
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
     on_gpu = torch.device(device).type == "cuda"
-    buckets, varlen = [], None
+    buckets, place, varlen = [], None, None
     if on_gpu:
         varlen = _varlen(heads, sizes, own, lengths - 1, first, before, device)
     else:
@@ -180,6 +188,7 @@ def pack(
             _bucket(own[longer[b]], lengths[longer[b]] - 1, first[longer[b]], before[longer[b]], dtype)
             for b in _buckets(lengths[longer] - 1)
         ]
+        place = _places(buckets, filled)
     assert prompt_tokens == sizes.sum()
     return Pack(
         rows=list(rows),
@@ -189,6 +198,7 @@ def pack(
         predict=tensor(np.concatenate(predict)),
         token=tensor(np.concatenate([responses[i] for i in rows]).astype(np.int64)),
         buckets=buckets,
+        place=place,
         varlen=varlen,
     )
 
@@ -236,13 +246,16 @@ def _bucket(
         prompt = np.broadcast_to(there[:, None, :], (len(start), width, len(wide)))
         seen = np.concatenate([prompt, seen], axis=2)
     bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(torch.from_numpy(~seen), float("-inf"))
-    return Bucket(
-        query=torch.from_numpy(query),
-        key=torch.from_numpy(key),
-        bias=bias[:, None],
-        flat=torch.from_numpy(np.flatnonzero(real)),
-        target=torch.from_numpy(query[real]),
-    )
+    return Bucket(torch.from_numpy(query), torch.from_numpy(real), torch.from_numpy(key), bias[:, None])
+
+
+def _places(buckets: list[Bucket], total: int) -> Tensor:
+    """Where each of `total` positions stands among the buckets' queries: [total]."""
+    place, start = torch.empty(total, dtype=torch.long), 0
+    for b in buckets:
+        place[b.query[b.real]] = start + b.real.flatten().nonzero()[:, 0]
+        start += b.real.numel()
+    return place
 
 
 def _varlen(
@@ -290,21 +303,21 @@ def _packed_attention(
     total, heads, size = q.shape
     groups = k.shape[1]
     shared = heads // groups  # query heads of one key head: they are laid along the query axis, so keys are not copied
-    q, k, v = q.reshape(total, -1), k.reshape(total, -1), v.reshape(total, -1)
+    # One gather for all buckets: its backward pass adds into the pack once, not once a bucket.
+    gathered = [
+        x.reshape(total, -1).index_select(0, torch.cat([getattr(b, at).flatten() for b in packing.buckets]))
+        for x, at in ((q, "query"), (k, "key"), (v, "key"))
+    ]
+    counts = [[getattr(b, at).numel() for b in packing.buckets] for at in ("query", "key", "key")]
     parts = []
-    for b in packing.buckets:
+    for b, bq, bk, bv in zip(packing.buckets, *map(torch.split, gathered, counts), strict=True):
         rows, width = b.query.shape
-        bq = q.index_select(0, b.query.flatten()).view(rows, width, groups, shared, size)
-        bq = bq.permute(0, 2, 3, 1, 4).reshape(rows, groups, shared * width, size)
-        bk, bv = (x.index_select(0, b.key.flatten()).view(rows, -1, groups, size).transpose(1, 2) for x in (k, v))
-        bias = b.bias if shared == 1 else b.bias.repeat(1, 1, shared, 1)
-        out = scaled_dot_product_attention(bq, bk, bv, attn_mask=bias, scale=scaling)
-        out = out.view(rows, groups, shared, width, size).permute(0, 3, 1, 2, 4).reshape(rows * width, heads * size)
-        parts.append(out.index_select(0, b.flat))
-    order = torch.cat([b.target for b in packing.buckets])
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(len(order))
-    return torch.cat(parts).index_select(0, inverse).view(1, total, heads, size), None
+        bq = bq.view(rows, width, groups, shared, size).permute(0, 2, 3, 1, 4).reshape(rows, groups, -1, size)
+        bk, bv = (x.view(rows, -1, groups, size).transpose(1, 2) for x in (bk, bv))
+        out = scaled_dot_product_attention(bq, bk, bv, attn_mask=b.wide(shared), scale=scaling)
+        out = out.view(rows, groups, shared, width, size).permute(0, 3, 1, 2, 4)
+        parts.append(out.reshape(rows * width, heads * size))
+    return torch.cat(parts).index_select(0, packing.place).view(1, total, heads, size), None
 
 
 AttentionInterface.register(ATTENTION, _packed_attention)
