@@ -102,8 +102,8 @@ def test_a_figure_asks_for_no_more_than_it_shows(full: Config) -> None:
     assert asked("fig11") == ({"srt_math12k-s1", "gt_math12k-s1", "base"}, {"core", "math500"})
     assert asked("v2_fig5")[0] >= {"base", "gt_bitwise_2-s1", "srt_bitwise_3-s1", "srt_knights_9-s1"}
     assert asked("v2_fig5")[1] == {
-        *(f"bitwise_{n}_test" for n in (2, 3, 4)),
-        *(f"knights_{n}_test" for n in (2, 3, 5, 7, 9)),
+        *(f"bitwise_{n}_avg16" for n in (2, 3, 4)),
+        *(f"knights_{n}_avg16" for n in (2, 3, 5, 7, 9)),
     }
     # early stopping is marked where the samples that are there tell it, and never asks for the validation set's
     assert asked("v2_fig6")[1] == {"math500"}
@@ -141,7 +141,7 @@ def test_a_climb_adds_up_the_steps_of_its_chain(full: Config, tmp_path: Path) ->
         "gt_bitwise_2-s1": 0, "srt_bitwise_3-s1": 950, "srt_bitwise_4-s1": 1450,
     }  # fmt: skip
     # a level's first point is the model of the level before, on the new level's problems
-    path = f"{full.results}/eval/srt_knights_3-s1/step-500/knights_5_test.groups.parquet"
+    path = f"{full.results}/eval/srt_knights_3-s1/step-500/knights_5_avg16.groups.parquet"
     first = levels[levels.dataset == "knights_5_test"].iloc[0]
     assert first.value == pytest.approx(pd.read_parquet(path).pass_rate.mean()) and first.step_of_run == 0
     assert set(levels.method) == {"ground_truth", "srt"}
@@ -164,7 +164,7 @@ def test_rows_of_metrics_and_the_fixed_teacher(full: Config, tmp_path: Path) -> 
     curves = drawn[drawn.quantity.isin(["avg@8", "maj@8"])]
     assert curves.groupby(["panel", "quantity"]).ngroups == 6 and set(curves.series) == {"SRT", "Fixed teacher"}
     run, last = "teacher_family_5-s1", full.runs["teacher_family_5"].steps
-    groups = pd.read_parquet(f"{full.results}/eval/{run}/step-{last}/family_5_test.groups.parquet")
+    groups = pd.read_parquet(f"{full.results}/eval/{run}/step-{last}/family_5_avg16.groups.parquet")
     row = curves[(curves.runs == run) & (curves.step == last)].set_index("quantity").value
     assert row["avg@8"] == pytest.approx(groups.pass_rate.mean())
     assert row["maj@8"] == pytest.approx(groups.majority_correct.mean())
@@ -172,7 +172,7 @@ def test_rows_of_metrics_and_the_fixed_teacher(full: Config, tmp_path: Path) -> 
 
 def test_shares_with_an_answer_are_pooled_over_responses(full: Config, tmp_path: Path) -> None:
     drawn = table(full, "v2_fig17", tmp_path)
-    path = f"{full.results}/eval/gt_bitwise_2-s1/step-950/bitwise_3_test.groups.parquet"
+    path = f"{full.results}/eval/gt_bitwise_2-s1/step-950/bitwise_3_avg16.groups.parquet"
     groups = pd.read_parquet(path)
     start = drawn[(drawn.dataset == "bitwise_3_test") & (drawn.step == 0)].set_index("quantity")
     assert start.value["share with an answer"] == pytest.approx(groups.parsed.sum() / groups.n.sum())

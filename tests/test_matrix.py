@@ -94,8 +94,10 @@ def test_the_second_version_climbs_levels_from_one_checkpoint_to_the_next(matrix
             "group_std", "loss", 1e-4, 1e-6,
         )  # fmt: skip
         assert run.reward == "ground_truth" if run.init is None else run.reward != "ground_truth", name
-        # tests are of the level that is trained, and apart from it
-        (test,) = run.suites
+        # tests are of the level that is trained, and apart from it; 16 responses a problem, of training problems 32
+        (suite,) = run.suites
+        (test,) = matrix.suites[suite].datasets
+        assert matrix.sampling_of(run.model, suite).n == 16 and train.rollouts_per_prompt == 32
         one, other = matrix.datasets[run.data], matrix.datasets[test]
         assert (one.params, one.split, other.split) == (other.params, "train", "test"), name
     for task, level, start in (("bitwise", 3, 2), ("family", 5, 4), ("knights", 7, 2)):
