@@ -31,6 +31,7 @@ rule train:
         gpu_total=train_gpus,
         vllm_percent=lambda wc: segment_ask(wc).engine_percent,
         offload=lambda wc: int(segment_ask(wc).reference_offload),
+        engine_sleep=lambda wc: int(segment_ask(wc).engine_sleep),
         mem_mb=lambda wc, attempt: SITE.again(segment_ask(wc), attempt),
         runtime=lambda wc: segment_ask(wc).minutes,
     params:
@@ -46,7 +47,7 @@ rule train:
         f" --work {RESULTS}/progress/{{wildcards.run}}/step-{{wildcards.step}} --save-every {CFG.save_every}"
         f" --logs {RESULTS}/progress/{{wildcards.run}}"
         " --minutes {resources.runtime} --vllm-memory 0.{resources.vllm_percent} --model-out {output.model}"
-        " --reference-offload {resources.offload}"
+        " --reference-offload {resources.offload} --engine-sleep {resources.engine_sleep}"
         f"{ALARM}"
         " --state-out {output.state} --metrics-out {output.metrics} >> {log} 2>&1"
 

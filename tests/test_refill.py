@@ -23,7 +23,9 @@ from srt.errors import Interrupted
 from srt.io import read_json, read_parquet, write_parquet
 from srt.problems import METRICS, REFILL, read_training_set
 from srt.refill import fill, label_threshold
+from srt.rollout.hf import HfEngine
 from srt.trainer import Trainer, run_segment
+from srt.update import Update
 
 # 24 prompts, 4 a step: about half of the tiny model's prompts reach 0.25, so batches take several rounds.
 RULE = {"majority": 0.25, "rounds": 3}
@@ -129,6 +131,21 @@ def test_the_metrics_say_what_was_drawn_and_kept(whole):
     assert table["data_place"].is_monotonic_increasing and table["data_place"].iloc[-1] > 24  # into a second epoch
     assert (table["kept_rate"] == 1).all()  # all that is in the batch has a label
     assert read_json(whole / "state" / "progress.json")["place"] == table["data_place"].iloc[-1]
+
+
+def test_the_engine_rests_once_a_step_when_all_is_drawn(tmp_path, tiny_base, sums, monkeypatch):
+    calls: list[str] = []
+
+    def noting(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: (calls.append(name), method(*args, **kwargs))[1])
+
+    for owner, name in ((HfEngine, "update_weights"), (HfEngine, "generate"), (HfEngine, "rest"), (Update, "run")):
+        noting(owner, name)
+    train(tmp_path, tiny_base, sums, spec_of(), 3)
+    steps = " ".join(calls).split("update_weights")[1:]
+    assert len(steps) == 3 and max(step.count("generate") for step in steps) > 1
+    assert all(step.split()[-2:] == ["rest", "run"] and step.count("rest") == 1 for step in steps)
 
 
 def test_a_threshold_that_all_reach_is_the_run_without_it(tmp_path, tiny_base, sums):

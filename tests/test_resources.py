@@ -71,6 +71,19 @@ def test_the_reference_moves_only_where_it_must():
     assert not resources.needs_offload(two, 0, H200)
 
 
+def test_an_engine_that_sleeps_counts_or_the_update_does():
+    """14B under ZeRO 2 on 4 GPUs: held 98 GB, the larger of a group's graph and the engine's 35, not both."""
+    work = replace(PAPER, parameters=14.8e9, zero_stage=2, reference_offload=True)
+    asleep = replace(work, engine_sleep=True)
+    graph, engine = resources.graph_memory(work, 4), resources.engine_memory(work, 4)
+    assert gpu_memory(work, 4) - gpu_memory(asleep, 4) == pytest.approx(min(graph, engine))
+    assert least_gpus(replace(PAPER, zero_stage=1, engine_sleep=True), H200) == 2  # 4 otherwise
+    awake, resting = (resources.engine_percent(w, 8, H200) for w in (PAPER, replace(PAPER, engine_sleep=True)))
+    assert resting > awake  # while it samples there is no graph
+    sampling = replace(asleep, zero_stage=3)  # ZeRO 3 gathers the weights for the engine
+    assert gpu_memory(sampling, 8) >= sampling.weights * 7 / 8 + resources.engine_memory(sampling, 8)
+
+
 def test_one_pack_where_no_group_is_held():
     pack = 16_384 * 196 * 1024
     for work in (replace(PAPER, two_pass=True), replace(PAPER, zero_stage=3)):
@@ -137,6 +150,7 @@ WORKS = st.builds(
     threads=st.integers(1, 16),
     two_pass=st.booleans(),
     reference_offload=st.sampled_from([None, False, True]),
+    engine_sleep=st.booleans(),
 )
 LARGER = {"parameters": 1.5, "sequences": 2, "prompt_tokens": 2, "response_tokens": 2, "steps": 2}
 

@@ -176,6 +176,10 @@ def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.
     monkeypatch.setattr(engine, "_sleeps", True)
     before = engine.checksums()
     engine.generate(PROMPTS, KEYS, SAMPLING)
+    engine.generate(PROMPTS, KEYS, SAMPLING)  # a refilled batch samples several times
+    assert calls == []
+    engine.rest()
+    engine.rest()
     assert calls == [("sleep", 2)]
     assert engine.checksums() == before  # of what the samples were drawn with, though it is gone
     with pytest.raises(RuntimeError, match=r"generate: the vLLM engine sleeps .*call update_weights first"):
@@ -185,6 +189,7 @@ def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.
     engine.update_weights(model.named_parameters())
     assert calls[1:] == [("wake_up", "weights"), "reload_weights", ("wake_up", "kv_cache")]
     monkeypatch.setattr(engine, "_sleeps", False)
+    engine.rest()
     assert worst(model, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING)) < 1e-4
 
 

@@ -87,6 +87,7 @@ class Work:
         micro_batch_tokens: of a pack.
         two_pass: log-probs come in a pass of their own, so that no graph is kept for longer than a pack.
         reference_offload: the reference waits in host memory between its passes; None: where it fits only so.
+        engine_sleep: vLLM gives its memory back between rollouts.
     """
 
     parameters: float
@@ -107,6 +108,7 @@ class Work:
     micro_batch_tokens: int = 16384
     two_pass: bool = False
     reference_offload: bool | None = None
+    engine_sleep: bool = False
 
     @property
     def weights(self) -> float:
@@ -128,15 +130,22 @@ def gpu_memory(work: Work, gpus: int) -> float:
     """Bytes that each of `gpus` GPUs needs for this work at its peak; `reference_offload` None counts as True."""
     if work.steps == 0:  # sampling: weights, and room for a few sequences of full length
         return work.weights + WORKSPACE + 16 * work.context * KV_BYTES * work.width
+    engine = engine_memory(work, gpus) if work.vllm else math.ceil(work.sequences / gpus) * _cached(work)
+    engine *= work.rounds > 0
+    held, update, sync = _trainer_memory(work, gpus)
+    total = held + (max(update, sync + engine) if work.engine_sleep else max(update, sync) + engine)
+    return float(round(total, -3))  # equal sums stay equal, in whatever order they were added
+
+
+def _trainer_memory(work: Work, gpus: int) -> tuple[float, float, float]:
+    """Bytes that a trainer holds always, in an update, and while weights go to the engine and it samples."""
     sharded = {stage: gpus if work.zero_stage >= stage else 1 for stage in (1, 2, 3)}
     optimizer = 12 if work.dtype == "bfloat16" else 8  # float32 weights are their own masters
     states = work.weights / sharded[3] + 4 * work.parameters / sharded[2] + optimizer * work.parameters / sharded[1]
     temporary = 4 * (min(work.parameters / gpus, SUBGROUP) if work.zero_stage == 3 else work.parameters / sharded[1])
-    in_turn = [graph_memory(work, gpus), temporary, work.weights - work.weights / sharded[3]]
-    peak = work.weights + max(in_turn) if work.reference_offload is False else max(*in_turn, work.weights)
-    engine = engine_memory(work, gpus) if work.vllm else math.ceil(work.sequences / gpus) * _cached(work)
-    engine *= work.rounds > 0
-    return states + peak + engine + BUCKETS + WORKSPACE
+    stays, comes = (work.weights, 0.0) if work.reference_offload is False else (0.0, work.weights)  # the reference
+    update = max(graph_memory(work, gpus), temporary, comes)
+    return states + stays + BUCKETS + WORKSPACE, update, work.weights - work.weights / sharded[3]
 
 
 def graph_memory(work: Work, gpus: int) -> float:
@@ -169,7 +178,8 @@ def engine_percent(work: Work, gpus: int, gpu_bytes: float) -> int:
     """vLLM's share of a GPU's memory beside the trainer: all that this one leaves, between 10 and 60 percent."""
     if gpus == 0 or not work.vllm:
         return ENGINE_PERCENT
-    left = USABLE * gpu_bytes - (gpu_memory(work, gpus) - engine_memory(work, gpus))
+    held, update, sync = _trainer_memory(work, gpus)
+    left = USABLE * gpu_bytes - held - (sync if work.engine_sleep else max(update, sync))
     return min(60, max(10, math.floor(100 * left / gpu_bytes)))
 
 
@@ -298,6 +308,7 @@ def training_work(config: Config, instance: str, steps: int) -> Work:
         micro_batch_tokens=train.micro_batch_tokens,
         two_pass=rounds > 0 and (train.iterations > 1 or str(train.advantage) in BATCH_WIDE),
         reference_offload=run.reference_offload,
+        engine_sleep=run.engine_sleep,
     )
 
 
@@ -321,7 +332,7 @@ def training_job(config: Config, instance: str, steps: int, site: Site) -> Ask:
     on_node, work = -(-gpus // site.nodes(gpus)), replace(work, reference_offload=offload)
     ask = Ask(
         gpus, host_memory_mb(work, on_node), training_minutes(work, gpus), cores(work, on_node),
-        engine_percent(work, gpus, site.gpu_bytes), offload,
+        engine_percent(work, gpus, site.gpu_bytes), offload, work.engine_sleep and work.vllm and gpus > 0,
     )  # fmt: skip
     return _given(site.bound(ask), run.job, model.train_job)
 

@@ -31,9 +31,9 @@ class Segment:
     `resume` is the state of step `start` (None at step 0). `work` holds this segment's own progress; `model_out`,
     `state_out`, `metrics_out` appear at the end. `minutes` is a time budget: when the next step might not fit, the
     state is saved and the exit code is 75. `vllm_memory` is vLLM's share of GPU memory beside the trainer, where
-    `reference_offload` keeps the reference's weights in host memory between its passes. `logs` is
-    where the run's JSON lines and TensorBoard events go (`work` if None); segments of one run share it. `alarm` is
-    the rule of a collapse alarm that only rings.
+    `engine_sleep` has it give all of that back between rollouts, and `reference_offload` keeps the reference's weights
+    in host memory between its passes. `logs` is where the run's JSON lines and TensorBoard events go (`work` if None);
+    segments of one run share it. `alarm` is the rule of a collapse alarm that only rings.
     """
 
     spec: dict[str, Any]
@@ -50,6 +50,7 @@ class Segment:
     vllm_memory: float = 0.3
     logs: Path | None = None
     reference_offload: bool = False
+    engine_sleep: bool = False
     alarm: AlarmRule = field(default_factory=AlarmRule)
 
 

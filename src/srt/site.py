@@ -28,6 +28,7 @@ class Ask:
     cores: int
     engine_percent: int = 30  # of a GPU's memory, for a trainer's vLLM
     reference_offload: bool = False  # a trainer's reference in host memory between its passes
+    engine_sleep: bool = False  # a trainer's vLLM gives its memory back between rollouts
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> Engine:
             seed=segment.spec["seed"],
             dtype=train["dtype"],
             gpu_memory_utilization=segment.vllm_memory,
+            sleep=segment.engine_sleep,
         )
     from srt.rollout.hf import HfEngine
 
@@ -125,6 +126,7 @@ class Trainer:
                 self.rollouts.update_weights(self.optimizer.weights())
                 check_weights(self.rollouts, self.optimizer.weights(), dtype=train["dtype"], where=self.place)
             chosen, groups, refilled = self.batches.sample(step)
+            self.rollouts.rest()
         ids, prompts = [self.data.ids[i] for i in chosen], [self.prompts[i] for i in chosen]
 
         # == votes and rewards: the whole group at once; only these labels are in reach of the reward =============

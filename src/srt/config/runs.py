@@ -316,6 +316,11 @@ class Run(Strict):
         description="Keep the reference's weights in host memory between its passes; changes no result; null: where "
         "the run does not fit its GPUs otherwise, or fits fewer so.",
     )
+    engine_sleep: bool = Field(
+        False,
+        description="vLLM gives its GPU memory back between rollouts, so that the run may fit fewer GPUs; changes no "
+        "result.",
+    )
     train: Train = Field(
         default_factory=Train, description="Hyperparameters of this run; what is left out comes from `train_defaults`."
     )

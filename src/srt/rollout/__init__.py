@@ -58,6 +58,10 @@ class Engine(Protocol):
         """Take over the trainer's weights (names as in a Hugging Face checkpoint) before the next generate."""
         ...
 
+    def rest(self) -> None:
+        """Nothing is sampled until the next `update_weights`: an engine that sleeps gives its memory back."""
+        ...
+
     def checksums(self) -> dict[str, Checksum]:
         """Sum and absolute sum of every weight that the engine samples with, by the trainer's names.
 

@@ -48,6 +48,9 @@ class HfEngine:
     def close(self) -> None:
         """Nothing to free: the model is its owner's."""
 
+    def rest(self) -> None:
+        """See `srt.rollout.Engine.rest`: it holds no cache between calls, and the weights are the trainer's."""
+
     def checksums(self) -> dict[str, Checksum]:
         """See `srt.rollout.Engine.checksums`; reads every weight twice."""
         return {name: tensor_checksum(tensor) for name, tensor in self.model.named_parameters()}

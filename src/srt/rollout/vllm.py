@@ -73,8 +73,8 @@ class VllmEngine:
             vLLM would take a share of all memory.
         enforce_eager: no CUDA graphs. Default: only on a CPU.
         max_num_seqs: samples decoded together at most.
-        sleep: give the GPU memory of weights and cache back after each `generate`, until `update_weights` brings new
-            weights. Only for a trainer that does not fit beside the engine: it costs two allocations a step.
+        sleep: give the GPU memory of weights and cache back on `rest`, until `update_weights` brings new weights.
+            Only for a trainer that does not fit beside the engine: it costs two allocations a step.
         progress: whether `generate` shows a bar.
     """
 
@@ -197,12 +197,16 @@ class VllmEngine:
             self._run([(p, self._parameters(key, sampling)) for p, key in zip(prompts, keys, strict=True)], take)
         finally:
             bar.close()
-        if self._sleeps:
-            self._last_checksums = self.checksums()
-            with host_unchanged():
-                self._llm.sleep(level=SLEEP_LEVEL)
-            self._asleep = True
         return [rollouts[i] for i in mine]
+
+    def rest(self) -> None:
+        """See `srt.rollout.Engine.rest`; nothing without `sleep`."""
+        if not self._sleeps or self._asleep:
+            return
+        self._last_checksums = self.checksums()
+        with host_unchanged():
+            self._llm.sleep(level=SLEEP_LEVEL)
+        self._asleep = True
 
     def _gather(self, value: Any) -> list[Any]:
         """This value of all ranks that share the engine, in their order."""
@@ -314,8 +318,10 @@ class VllmEngine:
         tied embeddings the head may be left out, as in a checkpoint.
         """
         with host_unchanged():
-            if self._asleep:  # the cache stays away until the weights are in: both at once may not fit
-                self._llm.wake_up(tags=["weights"])
+            if self._asleep:
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()  # what torch keeps of the update's memory, vLLM could not take
+                self._llm.wake_up(tags=["weights"])  # the cache later: with what loading takes it may not fit
             self._llm.collective_rpc(
                 "reload_weights",
                 kwargs={"weights_iterator": self._complete(weights), "is_checkpoint_format": True},
