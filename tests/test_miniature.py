@@ -43,6 +43,10 @@ def folder(tmp_path: Path) -> Path:
         {"claim": "open", "statement": "Open.", "verdict": "undecided", **claim, "reason": "Too wide."},
     ]  # fmt: skip
     write_csv(tmp_path / "claims.csv", pd.DataFrame(claims))
+    earlier = pd.DataFrame(
+        [row | ({"verdict": "undecided", "lo": -0.1} if row["claim"] == "up" else {}) for row in claims]
+    )
+    write_csv(tmp_path / "earlier_claims.csv", earlier[earlier["claim"] != "open"])
     results = [
         {"run": f"{run}-s{seed}", "seed": seed, "step": step, "dataset": "t", "avg": value + 0.1 * seed, "maj": 0.5}
         for run, gain in (("a", 0.2), ("a_b", 0.9))
@@ -84,6 +88,10 @@ def test_marks(folder: Path) -> None:
     assert said("sustains_longest") == "Chain (end 0.500 [0.450, 0.550])"
     assert "| train | tiny | 2 | 2.00 | 1.90 | 900 |\n| score |  | 4 |" in said("costs") and said("hours") == "2.50"
     assert said("claims").count("\n") == 1 + 3
+    assert said("earlier") == (
+        "1 of 2 verdicts were the same; these were not:\n\n| statement | here | earlier |\n|---|---|---|\n"
+        "| It rises. | supported: 0.125 [0.100, 0.150] | undecided: 0.125 [-0.100, 0.150] |"
+    )
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class _Page:
             "claim": self.claim, "number": self.number, "alarm_counts": self.alarm_counts,
             "claims": self.claims, "counts": self.counts, "accuracy": self.accuracy,
             "alarms": self.alarms, "extensions": self.extensions, "sustains_longest": self.sustains_longest,
-            "costs": self.costs, "hours": self.hours,
+            "costs": self.costs, "hours": self.hours, "earlier": self.earlier,
         }  # fmt: skip
 
     def table(self, name: str) -> pd.DataFrame:
@@ -132,6 +132,24 @@ class _Page:
         """{{counts}}: how many claims have which verdict."""
         verdicts = self.table("claims").drop_duplicates("claim")["verdict"]
         return ", ".join(f"{int((verdicts == verdict).sum())} {verdict}" for verdict in VERDICTS)
+
+    def earlier(self) -> str:
+        """{{earlier}}: what an earlier run of the same configuration said otherwise (earlier_claims.csv)."""
+        now, then = (self.table(name).groupby("claim", sort=False) for name in ("claims", "earlier_claims"))
+        lines = ["| statement | here | earlier |", "|---|---|---|"]
+        names = [name for name, _ in now if name in then.groups]
+        for name in names:
+            here, before = now.get_group(name), then.get_group(name)
+            if here["verdict"].iloc[0] == before["verdict"].iloc[0]:
+                continue
+            cells = [
+                f"{rows['verdict'].iloc[0]}: "
+                + ", ".join(f"{_number(r.estimate)} [{_number(r.lo)}, {_number(r.hi)}]" for r in rows.itertuples())
+                for rows in (here, before)
+            ]
+            lines.append(f"| {here['statement'].iloc[0]} | {cells[0]} | {cells[1]} |")
+        said = f"{len(names) - len(lines) + 2} of {len(names)} verdicts were the same; these were not:"
+        return "\n".join([said, "", *lines])
 
     def accuracy(self, run: str, dataset: str, step: str, metric: str) -> str:
         """{{accuracy RUN DATASET STEP avg|maj}}: the mean over seeds; STEP a number or `last`."""
