@@ -21,6 +21,7 @@ import torch
 from conftest import ROOT, train_spec
 
 from srt import engine as engines
+from srt import saving
 from srt.engine import TrainEngine, World, gather, init_world, shutdown
 from srt.errors import SrtError, describe_os_error
 from srt.host import host_copy
@@ -41,7 +42,7 @@ OPTIONS: dict[str, Any] = {"learning_rate": 0.1, "betas": (0.9, 0.99), "weight_d
 @pytest.fixture(autouse=True)
 def at_once_in_the_background(monkeypatch):
     """Small states, too, are left to the thread here."""
-    monkeypatch.setattr("srt.saving.GRACE", 0.0)
+    monkeypatch.setattr("srt.saving.SMALL", 0)
 
 
 def make_engine(world: World, zero_stage: int = 1) -> TrainEngine:
@@ -84,7 +85,7 @@ def held() -> Held:
 
 
 def make_saver(folder: Path, held: Held) -> Saver:
-    return Saver(folder, SPEC, held.engine.world, None, held)
+    return Saver(folder, SPEC, held.engine.world, None, held, held.engine.parameters)
 
 
 def settled(saver: Saver, folder: Path, name: str) -> None:
@@ -343,6 +344,7 @@ def hang(folder: Path, base: Path, sums: Path) -> None:
 
 
 if __name__ == "__main__":
+    saving.SMALL = 0
     try:
         {"ranks": ranks, "hang": hang}[sys.argv[1]](*map(Path, sys.argv[2:]))
     finally:

@@ -128,6 +128,7 @@ class TrainEngine:
             raise SrtError(
                 "zero_stage 0 keeps no float32 masters of bfloat16 weights: use zero_stage 1, 2 or 3, or float32"
             )
+        self.parameters = sum(p.numel() for p in model.parameters())
         config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -135,7 +136,7 @@ class TrainEngine:
             "zero_optimization": {
                 "stage": zero_stage,
                 # DeepSpeed allocates a bucket whole; one of all parameters is never flushed early, as its 500 million
-                "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in model.parameters())),
+                "reduce_bucket_size": min(BUCKET, self.parameters),
                 "overlap_comm": world.device.type == "cuda",
                 # ZeRO 3 would replace torch's linear for the whole process by one whose gradients are wrong where
                 # activations are computed again selectively

@@ -4,9 +4,9 @@
     thread  writes the rank's files into `.state-{step}.tmp` and hashes them
     settle  at a step boundary, once all ranks' threads are done: rank 0 adds progress and manifest and renames
 
-Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. A small state is
-whole before training goes on: only one that takes longer than GRACE is left to the thread. One save is in flight at
-most. What goes wrong in a thread is raised by `settle`, on all ranks.
+Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. The state of a SMALL
+model is whole before training goes on: waiting costs little, and a kill repeats no step. One save is in flight at most.
+What goes wrong in a thread is raised by `settle`, on all ranks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from srt.engine import World, barrier, gather
 from srt.io import naming, sha256_file, spec_hash
 from srt.state import commit_state
 
-GRACE = 1.0  # seconds that training waits for a write; what a kill during it would cost is not worth less
+SMALL = 50_000_000  # parameters of a model whose state, up to 0.8 GB, is written within a second or two
 
 Snapshot = Callable[[Path], Callable[[], list[Path]]]  # copies now; what it returns writes the copy, anywhere
 
@@ -44,12 +44,13 @@ class Saver:
 
     Args:
         inputs: fingerprint of what the segment is made from; `srt.state.find_state` takes no state of other inputs.
+        parameters: of the model; SMALL says what follows.
     """
 
     def __init__(
-        self, folder: Path, spec: dict[str, Any], world: World, inputs: str | None, snapshot: Snapshot
+        self, folder: Path, spec: dict[str, Any], world: World, inputs: str | None, snapshot: Snapshot, parameters: int
     ) -> None:
-        self.folder, self.world, self.snapshot = folder, world, snapshot
+        self.folder, self.world, self.snapshot, self.parameters = folder, world, snapshot, parameters
         self.origin = {"spec": spec_hash(spec), "inputs": inputs, "world_size": world.size}
         self._save: _Save | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
@@ -75,8 +76,7 @@ class Saver:
             raise
         progress = {"step": step, **self.origin, "metrics": list(metrics), **copy.deepcopy(dict(more or {}))}
         self._save = _Save(final, temporary, progress, self._thread.submit(_written, write, final, temporary))
-        futures.wait([self._save.written], timeout=GRACE)
-        self.settle(wait)
+        self.settle(wait or self.parameters < SMALL)
         return final
 
     def settle(self, wait: bool = False) -> None:

@@ -247,7 +247,8 @@ def _run(
         note(segment.work, event="start", step=step, stop=segment.stop)
     reaction = Reaction(segment, trainer, metrics)
     console = Console(segment, metrics, step, world.main)
-    saver = Saver(segment.work, segment.spec, world, inputs, trainer.optimizer.snapshot)
+    engine = trainer.optimizer
+    saver = Saver(segment.work, segment.spec, world, inputs, engine.snapshot, engine.parameters)
 
     def save(wait: bool) -> Path:
         return saver.start(step, metrics, reaction.progress() | trainer.batches.progress(), wait)
