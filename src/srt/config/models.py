@@ -83,7 +83,7 @@ class Example(Strict):
 class GgufModel(ModelBase):
     """Weights and tokenizer of one GGUF file that an installed Python package carries, de-quantised to float32.
 
-    Needs the packages `gguf` and `package` (`make setup-smollm`); neither is a dependency of the workflow.
+    Needs the packages `gguf`, `accelerate` and `package` (`make setup-smollm`), which the workflow does not.
     """
 
     source: Literal["gguf"] = Field(description="A GGUF file in an installed Python package.")
