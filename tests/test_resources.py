@@ -84,6 +84,16 @@ def test_an_engine_that_sleeps_counts_or_the_update_does():
     assert gpu_memory(sampling, 8) >= sampling.weights * 7 / 8 + resources.engine_memory(sampling, 8)
 
 
+def test_only_vllm_sleeps():
+    full = config("config/config.yaml")
+    slept = full.runs["srt_dapo"].model_copy(update={"engine_sleep": True})
+    plain = slept.model_copy(update={"train": slept.train.model_copy(update={"rollout_engine": "transformers"})})
+    stored = full.runs["sft_math12k"].model_copy(update={"engine_sleep": True})  # no rollouts
+    for run, sleeps in ((slept, True), (plain, False), (stored, False)):
+        changed = full.model_copy(update={"runs": full.runs | {"srt_dapo": run}})
+        assert resources.training_work(changed, "srt_dapo-s1", 100).engine_sleep == sleeps
+
+
 def test_one_pack_where_no_group_is_held():
     pack = 16_384 * 196 * 1024
     for work in (replace(PAPER, two_pass=True), replace(PAPER, zero_stage=3)):

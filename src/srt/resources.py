@@ -289,13 +289,14 @@ def training_work(config: Config, instance: str, steps: int) -> Work:
     if run.reward in OFFLINE:
         rounds, responses = 0, run.preferences.per_prompt(run.reward, config.sampling_of(run.model).n)
         trained = responses
+    vllm = train.rollout_engine == "vllm" and rounds > 0
     return Work(
         parameters=model.parameters,
         sequences=train.prompts_per_step * responses,
         prompt_tokens=train.max_prompt_tokens,
         response_tokens=train.max_new_tokens,
         dtype=train.dtype,
-        vllm=train.rollout_engine == "vllm" and rounds > 0,
+        vllm=vllm,
         steps=steps,
         prompts=train.prompts_per_step,
         samples_a_prompt=responses,
@@ -308,7 +309,7 @@ def training_work(config: Config, instance: str, steps: int) -> Work:
         micro_batch_tokens=train.micro_batch_tokens,
         two_pass=rounds > 0 and (train.iterations > 1 or str(train.advantage) in BATCH_WIDE),
         reference_offload=run.reference_offload,
-        engine_sleep=run.engine_sleep,
+        engine_sleep=run.engine_sleep and vllm,
     )
 
 
@@ -332,7 +333,7 @@ def training_job(config: Config, instance: str, steps: int, site: Site) -> Ask:
     on_node, work = -(-gpus // site.nodes(gpus)), replace(work, reference_offload=offload)
     ask = Ask(
         gpus, host_memory_mb(work, on_node), training_minutes(work, gpus), cores(work, on_node),
-        engine_percent(work, gpus, site.gpu_bytes), offload, work.engine_sleep and work.vllm and gpus > 0,
+        engine_percent(work, gpus, site.gpu_bytes), offload, work.engine_sleep and gpus > 0,
     )  # fmt: skip
     return _given(site.bound(ask), run.job, model.train_job)
 
