@@ -229,28 +229,38 @@ def _asked(cluster: Cluster) -> list[str]:
     return [j["MinMemoryNode"] for j in sorted(jobs, key=lambda j: int(j["JobId"]))]
 
 
-# A process takes all memory that a job's group has left, until the kernel kills the job's trainer, marked as first.
+# A process takes all memory that a job's group has left, until the kernel kills the job's trainer, marked as first. A
+# trainer that was killed and still holds its memory is no victim any more: then the kernel takes this process instead.
 HOG = """import os, pathlib, sys
-group, trainer = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-pathlib.Path(f"/proc/{trainer}/oom_score_adj").write_text("1000")
+group, trainer = pathlib.Path(sys.argv[1]), pathlib.Path("/proc", sys.argv[2])
+(trainer / "oom_score_adj").write_text("1000")
 (group / "cgroup.procs").write_text(str(os.getpid()))
 limit, held = int((group / "memory.limit_in_bytes").read_text()), []
 assert limit <= 2 << 30, "this much is not to be taken from a machine that others use"
-def lives():
+while len(held) << 22 < limit:
+    held.append(b"x" * (1 << 22))
+    if (trainer / "stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX":
+        break
+"""
+
+
+def _lives(process: int) -> bool:
+    """Whether it runs: a dead one that nobody has waited for does not."""
     try:
-        return pathlib.Path(f"/proc/{trainer}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
-while lives() and len(held) << 22 < limit:
-    held.append(b"x" * (1 << 22))
-"""
 
 
 def _out_of_memory(cluster: Cluster, run: Run) -> None:
     """The running job reaches its limit, and the kernel kills its largest process, the trainer."""
-    before, job = len(_asked(cluster)), run.job()
+    before, job, trainer = len(_asked(cluster)), run.job(), run.journal()[-1]["process"]
     group = f"/sys/fs/cgroup/memory/slurm_{cluster.jobs()[job]['node']}/uid_{os.geteuid()}/job_{job}"
-    subprocess.run([sys.executable, "-c", HOG, group, str(run.journal()[-1]["process"])], check=True, timeout=60)
+
+    def take_all() -> None:
+        subprocess.run([sys.executable, "-c", HOG, group, str(trainer)], timeout=60, check=False)
+
+    run.wait(lambda: not _lives(trainer) or take_all())
     run.wait(lambda: len(run.journal("start")) > 1)
     first, second = (float(m.rstrip("M")) for m in _asked(cluster)[before - 1 :])
     assert second == 2 * first, "a retry asks for more"
