@@ -102,6 +102,19 @@ def _tensors_only_checkpoints(engine: Any) -> None:
     engine.checkpoint_engine = TensorsOnly(engine._config)
 
 
+@contextlib.contextmanager
+def _no_compiler() -> Iterator[None]:
+    """torch.compile gives back what it is given: DeepSpeed would load it, for a second, for an optimizer of its own."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCHDYNAMO_DISABLE"]
+        if before is not None:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
+
+
 class TrainEngine:
     """A model with its AdamW under DeepSpeed ZeRO 0, 1, 2 or 3.
 
@@ -153,9 +166,10 @@ class TrainEngine:
         self.world = world
         self.plain = zero_stage == 0
         self.sharded = zero_stage == 3
-        self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        with _no_compiler():
+            self.engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config, dist_init_required=False
+            )
         if zero_stage in (1, 2):  # in float32 too an update that is not finite is left out (DeepSpeed: in half only)
             self.engine.optimizer.check_grad_overflow = True
         _tensors_only_checkpoints(self.engine)
