@@ -46,7 +46,7 @@ smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figure
 	@echo "report:  results/smoke/report.html"
 	@echo "figures: results/smoke/figures/"
 
-mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds each, in about an hour on two cores
+mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or more, in about an hour on two cores
 	@$(BIN)/python scripts/watch.py --configfile config/mini.yaml --cores $(CORES) -- \
 	  $(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES)
 	@$(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES) --report results/mini/report.html \

@@ -141,8 +141,11 @@ class Side:
     """A child process that serves `script`'s sides."""
 
     def __init__(self, script: Path, threads: int, device: str = "cpu") -> None:
+        from srt.launch import KEEP_MEMORY  # every side is started as the workflow starts training, TRL too
+
         env = {
-            **os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+            **(KEEP_MEMORY if device == "cpu" else {}), **os.environ,
+            "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": os.pathsep.join(p for p in (str(ROOT / "src"), os.environ.get("PYTHONPATH")) if p),
         }  # fmt: skip

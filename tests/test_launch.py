@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -270,6 +271,43 @@ def test_a_new_start_waits_for_them_and_plans_again(monkeypatch, capsys, tmp_pat
 
 
 # -- out of memory -------------------------------------------------------------------------------------------------
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "kept"), [(0, None, True), (0, "glibc.malloc.check=3", False), (2, None, False)]
+)
+def test_a_trainer_on_a_cpu_keeps_what_it_frees(monkeypatch, gpus, given, kept):
+    """Unless its user has tuned the allocator."""
+    started = []
+    monkeypatch.setattr(launch.os, "execvp", lambda file, argv: started.append(dict(os.environ)))
+    monkeypatch.setattr(launch, "command", lambda *args: ["python"])
+    monkeypatch.setattr(launch.os, "environ", {"GLIBC_TUNABLES": given} if given else {})
+    launch.main(gpus, 1, ["train.py"])
+    assert started[0].get("GLIBC_TUNABLES") == (launch.KEEP_MEMORY["GLIBC_TUNABLES"] if kept else given)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_the_allocator_understands_it(tmp_path):
+    """Memory that was freed is there again without a page fault."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import resource\n"
+        "for _ in range(3):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    held = [bytearray(24 << 20) for _ in range(4)]\n"
+        "    del held\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = []
+    for tunables in ("", launch.KEEP_MEMORY["GLIBC_TUNABLES"]):
+        environment = {**os.environ, "GLIBC_TUNABLES": tunables}
+        faults.append(
+            int(subprocess.run([sys.executable, script], env=environment, capture_output=True, check=True).stdout)
+        )
+    assert faults[1] < 100 < 10_000 < faults[0]
 
 
 def failed(rule: str, attempt: int, **wildcards: str) -> SimpleNamespace:

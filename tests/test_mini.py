@@ -40,9 +40,9 @@ def configuration(file: str = "config/mini.yaml", **changes: object) -> Config:
     return load_config(read_yaml(ROOT / file) | changes, ROOT, file)
 
 
-def test_every_phenomenon_has_a_claim_on_three_seeds() -> None:
+def test_every_phenomenon_has_a_claim_on_at_least_three_seeds() -> None:
     config = configuration()
-    assert all(len(run.seeds) == 3 for run in config.runs.values())
+    assert all(len(run.seeds) >= 3 for run in config.runs.values())
     for names in PHENOMENA.values():
         for name in names:
             claim = config.claims[name]

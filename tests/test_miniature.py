@@ -111,7 +111,8 @@ def test_a_wrong_mark_is_a_sentence(folder: Path, mark: str, sentence: str) -> N
 def test_table_of_alarms(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     # a run that acts on its alarm is not judged, and needs no metrics here
-    config = config.model_copy(update={"runs": {name: config.runs[name] for name in ("srt_beyond", "ext_stop")}})
+    kept = {n: config.runs[n].model_copy(update={"seeds": [1, 2, 3]}) for n in ("srt_beyond", "ext_stop")}
+    config = config.model_copy(update={"runs": kept})
     steps = range(1, 31)
     collapsing = {
         "step": steps,
