@@ -287,6 +287,20 @@ def test_a_state_of_another_model_is_a_sentence(tmp_path):
         other.load(tmp_path)
 
 
+def test_an_engine_starts_without_torchs_compiler():
+    """DeepSpeed's own optimizer would load it, which takes longer than loading torch; afterwards it may be used."""
+    script = (
+        "import os, sys, torch; from srt.engine import TrainEngine, init_world; TrainEngine(torch.nn.Linear(2, 2), "
+        "init_world(), learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.0, grad_clip=1.0, zero_stage=1, "
+        "dtype='float32'); print('torch._inductor.compile_fx' in sys.modules, 'TORCHDYNAMO_DISABLE' in os.environ)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DS_ACCELERATOR": "cpu"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHDYNAMO_DISABLE"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["False False"], done.stderr
+
+
 def test_the_world_of_one_process():
     assert init_world() == World(0, 1, torch.device("cpu")) and init_world().main
 

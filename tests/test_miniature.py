@@ -89,8 +89,17 @@ def test_marks(folder: Path) -> None:
     assert "| train | tiny | 2 | 2.00 | 1.90 | 900 |\n| score |  | 4 |" in said("costs") and said("hours") == "2.50"
     assert said("claims").count("\n") == 1 + 3
     assert said("earlier") == (
-        "1 of 2 verdicts were the same; these were not:\n\n| statement | here | earlier |\n|---|---|---|\n"
+        "1 of 2 verdicts were the same. These were not; none of them turned round, from supported to not supported or "
+        "back:\n\n| statement | here | earlier |\n|---|---|---|\n"
         "| It rises. | supported: 0.125 [0.100, 0.150] | undecided: 0.125 [-0.100, 0.150] |"
+    )
+
+
+def test_a_verdict_that_turned_round_is_counted(folder: Path) -> None:
+    table = pd.read_csv(folder / "claims.csv")
+    write_csv(folder / "earlier_claims.csv", table.replace({"verdict": {"not supported": "supported"}}))
+    assert fill("{{earlier}}", folder).startswith(
+        "2 of 3 verdicts were the same. These were not; 1 of them turned round, from"
     )
 
 

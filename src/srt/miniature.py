@@ -137,18 +137,24 @@ class _Page:
         """{{earlier}}: what an earlier run of the same configuration said otherwise (earlier_claims.csv)."""
         now, then = (self.table(name).groupby("claim", sort=False) for name in ("claims", "earlier_claims"))
         lines = ["| statement | here | earlier |", "|---|---|---|"]
-        names = [name for name, _ in now if name in then.groups]
+        names, turned = [name for name, _ in now if name in then.groups], 0
         for name in names:
             here, before = now.get_group(name), then.get_group(name)
-            if here["verdict"].iloc[0] == before["verdict"].iloc[0]:
+            verdicts = {here["verdict"].iloc[0], before["verdict"].iloc[0]}
+            if len(verdicts) == 1:
                 continue
+            turned += "undecided" not in verdicts
             cells = [
                 f"{rows['verdict'].iloc[0]}: "
                 + ", ".join(f"{_number(r.estimate)} [{_number(r.lo)}, {_number(r.hi)}]" for r in rows.itertuples())
                 for rows in (here, before)
             ]
             lines.append(f"| {here['statement'].iloc[0]} | {cells[0]} | {cells[1]} |")
-        said = f"{len(names) - len(lines) + 2} of {len(names)} verdicts were the same; these were not:"
+        same = len(names) - len(lines) + 2
+        said = (
+            f"{same} of {len(names)} verdicts were the same. These were not; {turned or 'none'} of them turned round, "
+            "from supported to not supported or back:"
+        )
         return "\n".join([said, "", *lines])
 
     def accuracy(self, run: str, dataset: str, step: str, metric: str) -> str:
