@@ -95,7 +95,7 @@ def samples(config: Config, checkpoint: str, suite: str) -> pd.DataFrame:
 def write_inputs(config: Config, paths: Iterable[str], n: int = 8) -> None:
     """Write each file that does not exist yet; `config.results` is its folder.
 
-    `n` responses a problem, in proportion more or fewer where a model or a suite of the configuration has more or fewer.
+    `n` responses a problem; in proportion more or fewer where a model or a suite is sampled more or less.
     """
     for path in paths:
         if Path(path).exists():
