@@ -109,8 +109,10 @@ def problem_files(suite: str) -> list:
 
 
 def model_memory(model: str) -> int:
-    """Memory in MB of a job that makes a base model: its weights in float32, three times over."""
-    return int(HOST_BASE_MB + CFG.models[model].parameters * 4 * 3 / 1e6)
+    """Memory in MB of a job that makes a base model: its weights in float32, three times over, unless it copies files."""
+    entry = CFG.models[model]
+    weights = 0 if entry.source in ("hub", "local") else entry.parameters
+    return int(HOST_BASE_MB + weights * 4 * 3 / 1e6)
 
 
 def previous(wc) -> int:

@@ -103,7 +103,7 @@ class _TableDataset(Strict):
         "punctuation: keep all its rows, drop all of them (none can be trusted), or stop. The manifest lists them.",
     )
     holdout_fraction: float | None = Field(
-        None, gt=0, lt=1, description="Expected share of rows in `heldout`; by a hash of the question text."
+        None, gt=0, lt=1, description="Expected share of rows in `heldout`; by a hash of what is asked (docs/data.md)."
     )
     part: Literal["train", "heldout"] | None = Field(
         None, description="Which side of `holdout_fraction` this entry is; two entries of one fraction are disjoint."
