@@ -79,6 +79,11 @@ def test_marks(folder: Path) -> None:
     assert said("claim up") == "**supported**; rise: 0.125 [0.100, 0.150]"
     assert said("claim two") == "**not supported**; a: 20 [10, inf]; b: -0.500 [-0.600, -0.400]"
     assert said("claim open") == "**undecided** (Too wide)"
+    assert (said("verdict up"), said("verdict two"), said("verdict open")) == (
+        "supported",
+        "not supported",
+        "undecided",
+    )
     assert said("number two") == "20 [10, inf], -0.500 [-0.600, -0.400]"
     assert said("alarm_counts").startswith("in 1 of 2 runs whose accuracy fell, in 1 of them before")
     assert said("counts") == "1 supported, 1 not supported, 1 undecided"
@@ -92,6 +97,18 @@ def test_marks(folder: Path) -> None:
         "1 of 2 verdicts were the same. These were not; none of them turned round, from supported to not supported or "
         "back:\n\n| statement | here | earlier |\n|---|---|---|\n"
         "| It rises. | supported: 0.125 [0.100, 0.150] | undecided: 0.125 [-0.100, 0.150] |"
+    )
+
+
+def test_variants_above_srt_are_read_from_the_intervals(folder: Path) -> None:
+    table = pd.read_csv(folder / "claims.csv")[lambda t: t["claim"] != "two"]
+    table["number"] = ["avg@32 of second minus srt, last", "avg@32 of other minus srt, last"]
+    table.loc[table["claim"] == "open", ["estimate", "lo", "hi"]] = (0.1, 0.0, 0.2)
+    write_csv(folder / "claims.csv", table)
+    curves = [("Chain", 20, "first-s1+first-s2"), ("Chain", 40, "second-s1"), ("First", 20, "first-s1")]
+    write_csv(folder / "extensions.csv", pd.DataFrame(curves, columns=["panel", "step", "runs"]))
+    assert fill("{{above_srt up open}}", folder) == (
+        "the whole interval is above SRT for `Chain` (0.125 [0.100, 0.150]), and not for `other` (0.100 [0.000, 0.200])"
     )
 
 

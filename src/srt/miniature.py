@@ -90,7 +90,8 @@ class _Page:
             "claim": self.claim, "number": self.number, "alarm_counts": self.alarm_counts,
             "claims": self.claims, "counts": self.counts, "accuracy": self.accuracy,
             "alarms": self.alarms, "extensions": self.extensions, "sustains_longest": self.sustains_longest,
-            "costs": self.costs, "hours": self.hours, "earlier": self.earlier,
+            "costs": self.costs, "hours": self.hours, "earlier": self.earlier, "verdict": self.verdict,
+            "above_srt": self.above_srt,
         }  # fmt: skip
 
     def table(self, name: str) -> pd.DataFrame:
@@ -110,6 +111,26 @@ class _Page:
         said = [f"{r.number}: {_number(r.estimate)} [{_number(r.lo)}, {_number(r.hi)}]" for r in numbers.itertuples()]
         why = rows["reason"].iloc[0] if rows["verdict"].iloc[0] == "undecided" else ""
         return "; ".join([verdict, *said]) + (f" ({why.rstrip('.')})" if isinstance(why, str) and why else "")
+
+    def verdict(self, name: str) -> str:
+        """{{verdict NAME}}: the verdict alone."""
+        return self.claim(name).split("**")[1]
+
+    def above_srt(self, *names: str) -> str:
+        """{{above_srt NAME ...}}: which variants' whole intervals, those of claims "variant minus SRT", lie above 0."""
+        table, panels = self.table("claims"), self.table(EXTENSIONS).dropna(subset=["runs"])
+        # a chain is named by its last run
+        labels = {str(r.runs).split("+")[0].rpartition("-s")[0]: str(r.panel) for r in panels.itertuples()}
+        ends = panels.groupby("panel", sort=False)["runs"].last()
+        labels |= {runs.split("+")[0].rpartition("-s")[0]: panel for panel, runs in ends.items()}
+        held: dict[bool, list[str]] = {True: [], False: []}
+        for name in names:
+            numbers = self.number(name)
+            row = table[table["claim"] == name].iloc[0]
+            run = str(row["number"]).partition(" of ")[2].partition(" minus ")[0]
+            held[bool(row["lo"] > 0)].append(f"`{labels.get(run, run)}` ({numbers})")
+        said = [", ".join(held[True]) or "none"] + ([f"and not for {', '.join(held[False])}"] if held[False] else [])
+        return "the whole interval is above SRT for " + ", ".join(said)
 
     def number(self, name: str) -> str:
         """{{number NAME}}: the claim's numbers and intervals alone."""
