@@ -22,12 +22,14 @@ from srt.workflow import (
     collect_garbage_rarely,
     evaluation_spec,
     expand_evaluations,
+    look_once_a_second,
     prepare_environment,
     runs_pattern,
 )
 
 prepare_environment()
 collect_garbage_rarely()
+look_once_a_second()
 
 try:
     CFG = load_config(config, Path.cwd(), configfiles=workflow.configfiles)

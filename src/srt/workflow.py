@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,32 @@ def collect_garbage_rarely() -> None:
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
     atexit.register(gc.freeze)
+
+
+def look_once_a_second() -> None:
+    """Let one second look of Snakemake's scheduler wait at a time.
+
+    After each look at the ready jobs (it asks for the sizes of all their inputs) Snakemake 9 sets a timer that makes it
+    look again, whether one is set or not. So each job that ends adds a chain of looks that never stops: some thirty a
+    second after 400 jobs, a third of a core, all of one in a matrix of thousands.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    def once(scheduler: Any, delay: float) -> None:
+        if getattr(scheduler, "waits_to_look", False):
+            return
+        scheduler.waits_to_look = True
+
+        def look() -> None:
+            scheduler.waits_to_look = False
+            scheduler._open_jobs.release()
+
+        timer = threading.Timer(delay, look)
+        timer.daemon = True  # the end of the workflow need not wait for it
+        timer.start()
+
+    if hasattr(JobScheduler, "_schedule_reevalutation"):
+        JobScheduler._schedule_reevalutation = once
 
 
 class ResultsLock:
