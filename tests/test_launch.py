@@ -72,7 +72,7 @@ def test_commands(monkeypatch):
     script = ["scripts/train.py", "--start", "0"]
     assert launch.command(0, 1, script) == [sys.executable, *script]
     assert launch.command(8, 1, script) == [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "--", *script,
+        sys.executable, str(ROOT / "scripts" / "_ranks.py"), "--standalone", "--nproc-per-node=8", "--", *script,
     ]  # fmt: skip
     with pytest.raises(SrtError, match="16 GPUs over 2 nodes need a SLURM job"):
         launch.command(16, 2, script)

@@ -7,6 +7,8 @@ it replaces itself by the command that fits:
     n GPUs on one node                       torchrun --standalone ...       n processes
     n GPUs over m nodes (SLURM)              srun, torchrun on each node     n / m processes a node
 
+torchrun is started by scripts/_ranks.py, which hands SIGTERM on and ends with the workers' exit code (srt.ranks).
+
 One process a GPU that torch sees, never one a GPU that was asked for: where a driver is broken, n processes without a
 GPU would fight for the CPU. `SRT_PROCESSES_PER_NODE` overrides the count (tests, and CPU-only clusters).
 
@@ -21,10 +23,12 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from srt.errors import SrtError
 from srt.progress import log
 
+TORCHRUN = Path(__file__).resolve().parents[2] / "scripts" / "_ranks.py"
 MARGIN_SECONDS = 300.0  # kept free before the limit for the last save, the outputs, Snakemake's end
 # glibc gives freed memory back to the system, and a step on a CPU would pay for each of its pages anew: a tenth of its
 # time. So what is freed is kept, in huge pages where the system lends them. Other C libraries do not read this.
@@ -116,7 +120,7 @@ def torchrun(nodes: int, per_node: int, endpoint: str, job: str, script: list[st
         f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={job}",
     ]  # fmt: skip
     # without the -- torchrun takes --start for its own --start-method
-    return [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={per_node}", "--", *script]
+    return [sys.executable, str(TORCHRUN), *where, f"--nproc-per-node={per_node}", "--", *script]
 
 
 def free_port() -> int:

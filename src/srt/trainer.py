@@ -266,12 +266,12 @@ def _run(
             reaction.update(row)
             longest = max(longest, timing["seconds"])
             late = segment.minutes is not None and time.monotonic() - began + 2 * longest > 60 * segment.minutes
-            halt = any(gather([bool(stopping) or late], world))  # all ranks stop at the same step
-            if step < segment.stop and (halt or step - saved >= segment.save_every):
-                save(wait=halt)
+            mine = "SIGTERM" if stopping else f"time budget of {segment.minutes:g} minutes" if late else ""
+            why = next(filter(None, gather([mine], world)), "")  # all ranks stop at the same step, for one reason
+            if step < segment.stop and (why or step - saved >= segment.save_every):
+                save(wait=bool(why))
                 saved = step
-            if halt and step < segment.stop:
-                why = "SIGTERM" if stopping else f"time budget of {segment.minutes:g} minutes"
+            if why and step < segment.stop:
                 raise Interrupted(f"{why}: state saved at step {step}, the same command goes on from there")
     finally:
         console.close()

@@ -1,0 +1,177 @@
+"""Several processes stop as one does: SIGTERM, a time budget and wrong input end with the workers' exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import train_spec
+from test_resume import command, weights
+
+from srt import launch
+from srt.io import read_json
+from srt.ranks import exit_code
+
+STOP = 12
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # of a process group of the tests' own
+
+
+def start(args: list[str], said: Path, **environment: str) -> subprocess.Popen:
+    """A launcher whose stderr, and that of its processes, goes to a file."""
+    own = {k: v for k, v in os.environ.items() if k not in TORCHRUN} | {"OMP_NUM_THREADS": "1"}
+    with open(said, "w", encoding="utf-8") as file:
+        return subprocess.Popen(args, stdout=file, stderr=file, env=own | environment)
+
+
+def wait_until(moment: Callable[[], bool], process: subprocess.Popen, said: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not moment():
+        assert process.poll() is None and time.monotonic() < deadline, said.read_text(encoding="utf-8")
+        time.sleep(0.01)
+
+
+def ended(process: subprocess.Popen, said: Path, code: int) -> str:
+    """Wait for it; what it said, if it ended with `code` and without a traceback."""
+    process.wait(timeout=120)
+    text = said.read_text(encoding="utf-8")
+    assert process.returncode == code, text
+    assert "Traceback" not in text and "FAILED" not in text, text
+    return text
+
+
+# -- workers of a few lines -------------------------------------------------------------------------------------------
+
+
+def workers(folder: Path, lines: str) -> list[str]:
+    """The command that runs two processes of these lines; each has its `rank`, and `said` when it has begun."""
+    script = folder / "worker.py"
+    begin = "import os, pathlib, signal, sys, time\nrank = int(os.environ['RANK'])\n"
+    begun = f"def begun():\n    pathlib.Path({str(folder)!r}, f'begun-{{rank}}').touch()\n"
+    script.write_text(begin + begun + lines, encoding="utf-8")
+    return launch.torchrun(1, 2, "", "", [str(script)])
+
+
+def both_begun(folder: Path) -> Callable[[], bool]:
+    return lambda: all((folder / f"begun-{rank}").exists() for rank in (0, 1))
+
+
+def test_workers_have_all_the_time_that_they_need_after_sigterm(tmp_path):
+    """Longer than torchrun's own patience, which is set to a second; a second SIGTERM changes nothing."""
+    lines = (
+        "asked = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: asked.append(1))\n"
+        "begun()\n"
+        "while not asked: time.sleep(0.01)\n"
+        "time.sleep(3)\n"
+        "sys.exit(75)\n"
+    )
+    said = tmp_path / "said"
+    process = start(workers(tmp_path, lines), said, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1")
+    wait_until(both_begun(tmp_path), process, said)
+    process.terminate()
+    time.sleep(0.5)
+    process.terminate()
+    ended(process, said, 75)
+
+
+def test_workers_that_do_not_listen_yet_end_at_once(tmp_path):
+    said = tmp_path / "said"
+    process = start(workers(tmp_path, "begun()\ntime.sleep(60)\n"), said)
+    wait_until(both_begun(tmp_path), process, said)
+    process.terminate()
+    ended(process, said, 75)
+
+
+def test_a_failure_that_no_sentence_explains_is_told(tmp_path):
+    said = tmp_path / "said"
+    process = start(workers(tmp_path, "begun()\nsys.exit(7) if rank else time.sleep(60)\n"), said)
+    assert process.wait(timeout=60) == 7
+    text = said.read_text(encoding="utf-8")
+    assert "exitcode  : 7" in text and "rank      : 1" in text and "Traceback (most recent call last)" not in text
+
+
+@pytest.mark.parametrize(
+    ("codes", "told", "code"),
+    [
+        ([75], False, 75), ([2, 1], False, 2), ([1, 75], True, 75), ([-15, 75], True, 75), ([1, -15], False, 1),
+        ([-9, -15], False, 137), ([-15], True, 75), ([1, -15], True, 75), ([-15], False, 143), ([130, 1], False, 130),
+    ],
+)  # fmt: skip
+def test_the_code_of_the_worker_that_says_why(codes, told, code):
+    assert exit_code(codes, told) == code
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def training(folder: Path, base: Path, sums: Path, *more: str, nodes: int = 1, endpoint: str = "") -> list[str]:
+    """The command of a node's share of two processes that train."""
+    script = command(folder, base, sums, train_spec(), STOP, *more)[1:]
+    return launch.torchrun(nodes, 2 // nodes, endpoint, "7", script)
+
+
+def reached(work: Path) -> int:
+    """The step of the newest state."""
+    return max((int(p.name.removeprefix("state-")) for p in work.glob("state-*")), default=0)
+
+
+def rank_zero(work: Path) -> int:
+    """The process that wrote the journal's last line."""
+    return json.loads((work / "journal.jsonl").read_text(encoding="utf-8").splitlines()[-1])["process"]
+
+
+@pytest.mark.slow
+def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_base, sums):
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    said, work = tmp_path / "said", folder / "work" / f"step-{STOP}"
+    ended(start(training(whole, tiny_base, sums), said), said, 0)
+    args = training(folder, tiny_base, sums)
+
+    process = start(args, said)
+    wait_until(lambda: reached(work) >= 2, process, said)
+    process.terminate()
+    assert "stopped: SIGTERM: state saved at step" in ended(process, said, 75)
+    assert reached(work) >= 2 and not (folder / f"step-{STOP}").exists()
+
+    process, before = start(args, said), reached(work)  # only rank 1 is told, and there is no time budget
+    wait_until(lambda: reached(work) > before, process, said)
+    (other,) = [p for p in psutil.Process(process.pid).children() if p.pid != rank_zero(work)]
+    other.send_signal(signal.SIGTERM)
+    assert ended(process, said, 75).count("stopped: SIGTERM: state saved at step") == 2
+
+    before = reached(work)
+    text = ended(start(training(folder, tiny_base, sums, "--minutes", "1e-4"), said), said, 75)
+    assert "stopped: time budget of 0.0001 minutes: state saved at step" in text and reached(work) == before + 1
+
+    text = ended(start(args, said), said, 0)
+    assert f"resuming at step {before + 1} from" in text
+    ours, theirs = (x / f"step-{STOP}" for x in (folder, whole))
+    assert weights(ours) == weights(theirs)
+    assert (ours / "metrics.parquet").read_bytes() == (theirs / "metrics.parquet").read_bytes()
+    assert read_json(ours / "state/manifest.json") == read_json(theirs / "state/manifest.json")
+
+
+@pytest.mark.slow
+def test_two_nodes_stop_when_one_is_told_to(tmp_path, tiny_base, sums):
+    endpoint = f"127.0.0.1:{launch.free_port()}"
+    args = training(tmp_path, tiny_base, sums, nodes=2, endpoint=endpoint)
+    work, said = tmp_path / "work" / f"step-{STOP}", [tmp_path / "said-0", tmp_path / "said-1"]
+    nodes = [start(args, file) for file in said]
+    wait_until(lambda: reached(work) >= 1, nodes[0], said[0])
+    nodes[1].terminate()
+    for node, file in zip(nodes, said, strict=True):
+        assert "stopped: SIGTERM: state saved at step" in ended(node, file, 75)
+
+
+def test_wrong_input_is_exit_code_2_with_its_sentence(tmp_path, tiny_base, sums):
+    args, said = training(tmp_path, tiny_base, sums, "--resume", str(tmp_path / "nowhere")), tmp_path / "said"
+    args[args.index("--start") + 1] = "4"
+    text = ended(start(args, said), said, 2)
+    assert f"error: {tmp_path}/nowhere/manifest.json does not exist" in text
