@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,6 +297,22 @@ def test_a_chain_of_three_segments_each_killed_and_one_with_a_torn_state_is_one_
 
     joined, _ = join_metrics([tmp_path / f"step-{n}" / "metrics.parquet" for n in (5, 9, 12)])
     assert joined.equals(read_parquet(whole / "step-12" / "metrics.parquet").to_pandas())
+
+
+def test_kills_after_the_last_step_leave_its_state_as_it_is(worker, tmp_path):
+    """The outputs are written again from it; it is not saved again, which would be a moment without it."""
+    work, place = tmp_path / "work" / "step-2", tmp_path / "step-2"
+    worker.finish(tmp_path, stop=2)
+    before, made = contents(tmp_path, 2), (work / "state-2").stat().st_ino
+    shutil.copytree(work / "state-2", work / "state-1")  # a kill just after a save leaves the state before
+    for moment in ("ready", "results", "ready"):
+        shutil.rmtree(place)
+        child = worker.start(tmp_path, stop=2)
+        worker.kill_when(child, tmp_path, moments(work, place, child, 2)[moment], 0.0)
+        assert (work / "state-2").stat().st_ino == made and not list(work.glob(".state-*"))
+    worker.finish(tmp_path, stop=2)
+    assert contents(tmp_path, 2) == before and (work / "state-2").stat().st_ino == made
+    assert [x["step"] for x in journal(work) if x["event"] == "step"] == [1, 2]
 
 
 def test_a_second_job_on_one_run_is_refused_and_the_first_goes_on(worker, tmp_path):

@@ -104,6 +104,18 @@ def remove_stale(path: str | Path, alone: bool = False) -> list[Path]:
     return removed
 
 
+def flush(path: Path) -> None:
+    """Wait until the disk has a file's bytes, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # a file system that cannot, of a folder
+            raise
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed."""
@@ -134,8 +146,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    with open(file, "rb") as handle:
-                        os.fsync(handle.fileno())
+                    flush(file)
             if path.exists():
                 shutil.rmtree(path)
             os.replace(temporary, path)

@@ -1,7 +1,7 @@
 """States saved in the background: training goes on from a copy in host memory, a thread of each rank writes it.
 
     start   every rank copies its part of the state (srt.engine.TrainEngine.snapshot) and hands it to its thread
-    thread  writes the rank's files into `.state-{step}.tmp` and hashes them
+    thread  writes the rank's files into `.state-{step}.tmp`, waits for the disk, hashes them
     settle  at a step boundary, once all ranks' threads are done: rank 0 adds progress and manifest and renames
 
 Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. The state of a SMALL
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.engine import World, barrier, gather
-from srt.io import naming, sha256_file, spec_hash
+from srt.io import flush, naming, sha256_file, spec_hash
 from srt.state import commit_state
 
 SMALL = 50_000_000  # parameters of a model whose state, up to 0.8 GB, is written within a second or two
@@ -109,9 +109,12 @@ class Saver:
 
 
 def _written(write: Callable[[], list[Path]], final: Path, temporary: Path) -> dict[Path, str]:
-    """In the thread: write this rank's files and hash them."""
+    """In the thread: write this rank's files, to the disk, and hash them."""
     with naming(final, temporary):
-        return {path: sha256_file(path) for path in write()}
+        files = write()
+        for path in files:
+            flush(path)
+        return {path: sha256_file(path) for path in files}
 
 
 def _report(written: Future[dict[Path, str]]) -> dict[Path, str] | BaseException | None:

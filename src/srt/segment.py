@@ -19,7 +19,7 @@ from srt.io import atomic_dir, canonical_json, sha256_bytes, sha256_file, spec_h
 from srt.problems import TrainingSet, training_frame
 from srt.progress import interval, is_terminal, log, progress_file
 from srt.reaction import action_of
-from srt.state import states
+from srt.state import drop_others, states
 from srt.tracking import METRICS, Eta, Tracker, postfix, summary
 
 
@@ -80,6 +80,7 @@ def finish(
     That state stays, as links to the same files: Snakemake deletes the outputs of a job that is cancelled, or loses its
     node, after this point. The next segment of the run drops it.
     """
+    drop_others(final)  # left by a kill just after `final` was saved
     with atomic_dir(segment.model_out) as folder:
         save_model(folder)
         tokenizer.save_pretrained(folder)

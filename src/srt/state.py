@@ -6,6 +6,7 @@ outputs (Snakemake deletes those when a job fails):
     lock              held (flock) while a process trains; names the holder
     journal.jsonl     one line an attempt and a step, for people: when, which process, which SLURM job
     .state-{step}.tmp one that is being written (srt.saving)
+    .state-{step}.old one that a new state of the same step takes the place of
     state-{step}/     DeepSpeed's files, progress.json (step, spec, metrics so far), manifest.json (checksums)
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.errors import SrtError
-from srt.io import naming, read_json, remove_stale, sha256_file, spec_hash, write_json
+from srt.io import flush, naming, read_json, remove_stale, sha256_file, spec_hash, write_json
 from srt.progress import log
 
 STATE = re.compile(r"^state-(\d+)$")
@@ -63,6 +64,12 @@ def clear_up(folder: Path, *outputs: Path) -> None:
     """Remove what a killed attempt left half-written: states in `folder`, whose lock is held, and its outputs."""
     for torn in folder.glob(".state-*.tmp"):
         shutil.rmtree(torn)
+    for aside in folder.glob(".state-*.old"):
+        whole = folder / aside.name.removeprefix(".").removesuffix(".old")
+        if whole.exists():
+            shutil.rmtree(aside)
+        else:  # killed between the two renames of `commit_state`
+            os.replace(aside, whole)
     for output in outputs:
         remove_stale(output, alone=True)
 
@@ -79,17 +86,32 @@ def note(folder: Path, **entry: Any) -> None:
 def commit_state(final: Path, temporary: Path, progress: Mapping[str, Any], sums: Mapping[Path, str]) -> None:
     """Make a written state whole: progress, checksums of all files, its name; then drop the older ones.
 
+    The disk has all of it before it has its name, and what it replaces until then: at any moment a state is whole.
+
     Args:
-        sums: checksums of files that are known; the others are hashed here.
+        sums: checksums of files that are known, and on the disk; the others are hashed here.
     """
+    aside = final.with_name(f".{final.name}.old")
     with naming(final, temporary):
         write_json(temporary / "progress.json", dict(progress))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        for file in files:
+            if file not in sums:
+                flush(file)
         manifest = {str(p.relative_to(temporary)): sums.get(p) or sha256_file(p) for p in files}
         write_json(temporary / "manifest.json", manifest)
+        for folder in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+            flush(folder)
     if final.exists():
-        shutil.rmtree(final)
+        os.replace(final, aside)
     os.replace(temporary, final)
+    flush(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+    drop_others(final)
+
+
+def drop_others(final: Path) -> None:
+    """Remove the states beside `final`, the newest one."""
     for other in states(final.parent):
         if other != final:
             shutil.rmtree(other)

@@ -231,12 +231,14 @@ def _run(
     step = saved = segment.start
     inputs = inputs_of(segment, data, truth)
     found = find_state(segment.work, segment.spec, world.size, world.main, inputs)
+    final: Path | None = None
     if found is not None and segment.start < found[1]["step"] <= segment.stop:
         path, progress = found
         trainer.optimizer.load(path)
         step = saved = progress["step"]
         metrics = progress["metrics"]
         trainer.batches.restore(path)
+        final = path if step == segment.stop else None
         if world.main:
             log(f"resuming at step {step} from an interrupted attempt")
     elif segment.resume is not None:
@@ -276,7 +278,8 @@ def _run(
     finally:
         console.close()
     step = segment.stop  # also where the alarm ended the run before
-    final = save(wait=True)
+    if final is None:  # an attempt that was killed after its last step has left it
+        final = save(wait=True)
     with trainer.optimizer.whole():
         if world.main:
             finish(segment, trainer.optimizer.save_model, trainer.tokenizer, metrics, final)

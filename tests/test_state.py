@@ -1,0 +1,73 @@
+"""States on disk: a kill at any call of a commit leaves a whole one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srt.io import spec_hash
+from srt.state import check_state, clear_up, commit_state, states
+
+SPEC: dict[str, Any] = {"run": "toy"}
+CALLS = ("replace", "unlink", "rmdir", "fsync")  # of os, also through shutil
+
+
+def commit(folder: Path, step: int, content: str) -> Path:
+    """A state of one file."""
+    final, temporary = folder / f"state-{step}", folder / f".state-{step}.tmp"
+    (temporary / "engine").mkdir(parents=True)
+    (temporary / "engine" / "weights.pt").write_text(content, encoding="utf-8")
+    progress = {"step": step, "spec": spec_hash(SPEC), "inputs": None, "world_size": 1, "metrics": []}
+    commit_state(final, temporary, progress, {})
+    return final
+
+
+def killed_at(number: int, act: Callable[[], Any]) -> bool:
+    """Whether a child that is killed at its call `number` (from 0) of one of CALLS came that far."""
+    child = os.fork()
+    if not child:
+        left = itertools.count(number, -1)
+
+        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+            def inner(*args: Any, **more: Any) -> Any:
+                if next(left) == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*args, **more)
+
+            return inner
+
+        for name in CALLS:
+            setattr(os, name, counted(getattr(os, name)))
+        try:
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_kill_at_any_call_leaves_a_whole_state(tmp_path, step):
+    """A new state of the same step, or of the next one: it or the old one is there, and nothing else after clearing."""
+    seen = []
+    for number in itertools.count():
+        folder = tmp_path / str(number)
+        commit(folder, 3, "old")
+        killed = killed_at(number, lambda folder=folder: commit(folder, step, "new"))
+        clear_up(folder)
+        newest = states(folder)[-1]
+        assert check_state(newest, SPEC, 1)["step"] in (3, step)
+        seen.append((newest / "engine" / "weights.pt").read_text(encoding="utf-8"))
+        assert not list(folder.glob(".*")), "hidden files are left"
+        assert commit(folder, step, "again") == states(folder)[-1]
+        if not killed:
+            break
+    assert seen == sorted(seen, reverse=True) and {"old", "new"} == set(seen) and len(seen) > 10
