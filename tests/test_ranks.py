@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from test_resume import command, weights
 from srt import launch
 from srt.io import read_json
 from srt.ranks import exit_code
+from srt.state import exclusive
 
 STOP = 12
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # of a process group of the tests' own
@@ -122,9 +122,10 @@ def reached(work: Path) -> int:
     return max((int(p.name.removeprefix("state-")) for p in work.glob("state-*")), default=0)
 
 
-def rank_zero(work: Path) -> int:
-    """The process that wrote the journal's last line."""
-    return json.loads((work / "journal.jsonl").read_text(encoding="utf-8").splitlines()[-1])["process"]
+def rank_one(launcher: subprocess.Popen) -> psutil.Process:
+    """The worker that writes no files but its part of a state."""
+    (found,) = [p for p in psutil.Process(launcher.pid).children() if p.environ()["RANK"] == "1"]
+    return found
 
 
 @pytest.mark.slow
@@ -142,9 +143,9 @@ def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_ba
 
     process, before = start(args, said), reached(work)  # only rank 1 is told, and there is no time budget
     wait_until(lambda: reached(work) > before, process, said)
-    (other,) = [p for p in psutil.Process(process.pid).children() if p.pid != rank_zero(work)]
-    other.send_signal(signal.SIGTERM)
-    assert ended(process, said, 75).count("stopped: SIGTERM: state saved at step") == 2
+    rank_one(process).send_signal(signal.SIGTERM)
+    text = ended(process, said, 75)
+    assert "stopped: SIGTERM: state saved at step" in text and "time budget" not in text
 
     before = reached(work)
     text = ended(start(training(folder, tiny_base, sums, "--minutes", "1e-4"), said), said, 75)
@@ -156,6 +157,17 @@ def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_ba
     assert weights(ours) == weights(theirs)
     assert (ours / "metrics.parquet").read_bytes() == (theirs / "metrics.parquet").read_bytes()
     assert read_json(ours / "state/manifest.json") == read_json(theirs / "state/manifest.json")
+
+
+def test_sigterm_ends_the_wait_for_another_job_on_all_ranks(tmp_path, tiny_base, sums):
+    args, said = training(tmp_path, tiny_base, sums, "--minutes", "5"), tmp_path / "said"
+    with exclusive(tmp_path / "work" / f"step-{STOP}"):
+        process = start(args, said, SLURM_JOB_ID="7")
+        wait_until(lambda: "waiting for process" in said.read_text(encoding="utf-8"), process, said)
+        rank_one(process).send_signal(signal.SIGTERM)
+        text = ended(process, said, 75)
+    assert f"stopped: SIGTERM while waiting for process {os.getpid()} on" in text
+    assert not (tmp_path / "work" / f"step-{STOP}" / "journal.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -149,6 +150,17 @@ def test_a_second_slurm_job_waits_for_the_first_and_takes_its_state(tmp_path, ti
     lines = [json.loads(line) for line in (work / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(x["event"], x["step"]) for x in lines] == [("start", 0), ("step", 1), ("step", 2), ("start", 2)]
     assert lines[3]["job"] == 7 and f"waiting for process {first.pid} on" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_wait_for_the_first_job(tmp_path, tiny_base, sums, monkeypatch):
+    spec, work = train_spec(), tmp_path / "work" / "step-2"
+    data, truth = read_training_set(sums, spec["reward"])
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with exclusive(work), pytest.raises(Interrupted, match=f"SIGTERM while waiting for process {os.getpid()} on"):
+        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        run_segment(segment(tmp_path, tiny_base, spec, 0, 2, minutes=2.0), data, truth)
+    assert sorted(p.name for p in work.iterdir()) == ["lock"] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_state_of_other_data_is_not_gone_on_from(tmp_path, tiny_base, sums, capsys):

@@ -29,6 +29,7 @@ from srt.io import read_json, sha256_file
 from srt.problems import read_training_set
 from srt.saving import Saver
 from srt.state import check_state, states
+from srt.together import find_state
 from srt.trainer import Segment, run_segment
 
 SPEC: dict[str, Any] = {"run": "toy"}
@@ -294,6 +295,9 @@ def test_two_ranks_write_one_state_and_fail_together(tmp_path):
         assert sum(damaged(state, rank) for rank in (0, 1)) == 1, file
         file.write_bytes(content)
     assert not damaged(state, 0) and not damaged(state, 1)
+    # and both pass over the state, whose rank found the damage
+    assert found["taken"].pop("whole") == ["state-1", "state-1"]
+    assert len(found["taken"]) == 3 and set(map(tuple, found["taken"].values())) == {(None, None)}
 
 
 def damaged(state: Path, rank: int) -> bool:
@@ -326,8 +330,23 @@ def ranks(folder: Path) -> None:
     except OSError as error:
         sentence = describe_os_error(error)
     sentences = gather([sentence], world)
+    taken = {"whole": found_by(world, folder / "work")}
+    for file in sorted((folder / "work" / "state-1").rglob("*.pt")):
+        content = file.read_bytes()
+        gather([], world)  # both have read it
+        if world.main:
+            file.write_bytes(content[:-1])
+        taken[file.name] = found_by(world, folder / "work")
+        if world.main:
+            file.write_bytes(content)
     if world.main:
-        (folder / "found.json").write_text(json.dumps({"early": early, "sentences": sentences}))
+        (folder / "found.json").write_text(json.dumps({"early": early, "sentences": sentences, "taken": taken}))
+
+
+def found_by(world: World, work: Path) -> list[str | None]:
+    """The state that each rank would go on from."""
+    found = find_state(work, SPEC, world)
+    return gather([found and found[0].name], world)
 
 
 def hang(folder: Path, base: Path, sums: Path) -> None:

@@ -43,7 +43,7 @@ class Saver:
     """Saves the states of a segment under `folder`; every rank makes the same calls.
 
     Args:
-        inputs: fingerprint of what the segment is made from; `srt.state.find_state` takes no state of other inputs.
+        inputs: fingerprint of what the segment is made from; `srt.together.find_state` takes no state of other inputs.
         parameters: of the model; SMALL says what follows.
     """
 

@@ -26,33 +26,30 @@ from typing import Any
 
 from srt.errors import SrtError
 from srt.io import flush, naming, read_json, remove_stale, sha256_file, spec_hash, write_json
-from srt.progress import log
 
 STATE = re.compile(r"^state-(\d+)$")
 
 
-@contextlib.contextmanager
-def exclusive(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold the folder's lock; a second process is refused with the holder's name. The kernel frees it on any death.
+class InUse(SrtError):
+    """Another process holds a folder's lock."""
 
-    `patience`: seconds that the second one waits before it is refused.
-    """
+    def __init__(self, sentence: str, holder: str = "another process") -> None:
+        super().__init__(sentence)
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a second process is refused with the holder's name. The kernel frees it on any death."""
     folder.mkdir(parents=True, exist_ok=True)
-    end, told = time.monotonic() + patience, False
     with open(folder / "lock", "a+", encoding="utf-8") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-            if time.monotonic() >= end:
-                raise SrtError(f"{folder} is in use by {holder}: wait for it or stop it, then run this again")
-            if not told:
-                log(f"waiting for {holder}, which works on {folder}")
-            told = True
-            time.sleep(0.5)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "another process"
+            sentence = f"{folder} is in use by {holder}: wait for it or stop it, then run this again"
+            raise InUse(sentence, holder) from None
         handle.truncate(0)
         job = os.environ.get("SLURM_JOB_ID")
         handle.write(f"process {os.getpid()} on {socket.gethostname()}" + (f" (SLURM job {job})" if job else ""))
@@ -147,20 +144,3 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int, rank: int | N
             "use as many GPUs, or delete it to start the run again"
         )
     return dict(progress)
-
-
-def find_state(
-    folder: Path, spec: dict[str, Any], world_size: int, main: bool, inputs: str | None = None
-) -> tuple[Path, dict[str, Any]] | None:
-    """The newest usable state of an interrupted segment, or None. Unusable ones are reported and passed over."""
-    for path in reversed(states(folder)):
-        try:
-            progress = check_state(path, spec, world_size)
-            if progress.get("inputs") == inputs:
-                return path, progress
-            if main:
-                log(f"not resuming: {path} was made from another base model, data set or earlier state")
-        except SrtError as error:
-            if main:
-                log(f"not resuming: {error}")
-    return None

@@ -8,7 +8,6 @@ Everything random is a pure function of (seed, step, prompt, sample), so a resum
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
@@ -38,8 +37,9 @@ from srt.rewards import GroupRewards, Monitor, batch_statistics, training_reward
 from srt.rollout import STOP, Engine, Rollout
 from srt.saving import Saver
 from srt.segment import Console, Segment, finish, inputs_of
-from srt.state import clear_up, exclusive, find_state, note
+from srt.state import clear_up, note
 from srt.sync import TOLERANCE, check, check_weights
+from srt.together import find_state, hold
 from srt.tracking import PhaseTimer, peak_memory, timing_row
 from srt.update import PHASES, Batch, Update
 
@@ -215,7 +215,7 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
     try:
         # SLURM may start a job again while its first node, out of reach, still trains: wait for what that one writes
         patience = 60 * (segment.minutes or 0) if "SLURM_JOB_ID" in os.environ else 0.0
-        with exclusive(segment.work, patience) if world.main else contextlib.nullcontext():
+        with hold(segment.work, world, patience, stopping):
             if world.main:
                 clear_up(segment.work, segment.model_out, segment.state_out, segment.metrics_out)
             _run(segment, data, truth, world, stopping, began)
@@ -230,7 +230,7 @@ def _run(
     metrics: list[dict[str, Any]] = []
     step = saved = segment.start
     inputs = inputs_of(segment, data, truth)
-    found = find_state(segment.work, segment.spec, world.size, world.main, inputs)
+    found = find_state(segment.work, segment.spec, world, inputs)
     final: Path | None = None
     if found is not None and segment.start < found[1]["step"] <= segment.stop:
         path, progress = found
