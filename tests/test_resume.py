@@ -156,9 +156,14 @@ def test_sigterm_ends_the_wait_for_the_first_job(tmp_path, tiny_base, sums, monk
     spec, work = train_spec(), tmp_path / "work" / "step-2"
     data, truth = read_training_set(sums, spec["reward"])
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+
+    def terminate() -> None:
+        while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with exclusive(work), pytest.raises(Interrupted, match=f"SIGTERM while waiting for process {os.getpid()} on"):
-        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.start()
+        threading.Thread(target=terminate, daemon=True).start()
         run_segment(segment(tmp_path, tiny_base, spec, 0, 2, minutes=2.0), data, truth)
     assert sorted(p.name for p in work.iterdir()) == ["lock"] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -210,8 +215,6 @@ def test_states_of_another_spec_torn_or_of_other_ranks_are_refused(whole, tmp_pa
         check_state(state, train_spec(learning_rate=2e-3), 1)
     with pytest.raises(SrtError, match="written by 1 processes, this job has 2"):
         check_state(state, train_spec(), 2)
-    import shutil
-
     torn = tmp_path / "state"
     shutil.copytree(state, torn)
     file = next((torn / "engine").iterdir())
@@ -242,9 +245,6 @@ def test_the_script_names_a_wrong_resume_state(tmp_path, tiny_base, sums, whole)
 
 def test_states_are_read_without_unpickling_foreign_objects(whole, tmp_path):
     """A file that pickles more than tensors and DeepSpeed's three own types is not loaded."""
-    import pickle
-    import shutil
-
     import torch
 
     from srt import engine
@@ -256,7 +256,7 @@ def test_states_are_read_without_unpickling_foreign_objects(whole, tmp_path):
     world = engine.init_world()
     options = {"learning_rate": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.0, "grad_clip": 1.0}
     wrapped = engine.TrainEngine(torch.nn.Linear(2, 2), world, **options, zero_stage=1, dtype="float32")
-    with pytest.raises((pickle.UnpicklingError, SrtError)):
+    with pytest.raises(SrtError, match="a file of it holds more than tensors, or is damaged, and is not loaded"):
         wrapped.load(torn)
 
 

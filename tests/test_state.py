@@ -1,4 +1,4 @@
-"""States on disk: a kill at any call of a commit leaves a whole one."""
+"""States on disk: a kill at any call of a commit leaves a whole one; what is none is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from srt.io import spec_hash
+from srt.errors import SrtError
+from srt.io import read_json, sha256_file, spec_hash, write_json
 from srt.state import check_state, clear_up, commit_state, states
 
 SPEC: dict[str, Any] = {"run": "toy"}
@@ -71,3 +72,23 @@ def test_a_kill_at_any_call_leaves_a_whole_state(tmp_path, step):
         if not killed:
             break
     assert seen == sorted(seen, reverse=True) and {"old", "new"} == set(seen) and len(seen) > 10
+
+
+def test_a_manifest_that_lists_nothing_is_no_state(tmp_path):
+    state = commit(tmp_path, 3, "weights")
+    for manifest in ({}, [], ["progress.json"], "progress.json", {"engine/weights.pt": "0"}, None):
+        write_json(state / "manifest.json", manifest)
+        with pytest.raises(SrtError, match=rf"{state}/manifest.json is no list of a training state's files: delete"):
+            check_state(state, SPEC, 1)
+
+
+@pytest.mark.parametrize("key", ["step", "spec", "world_size", "metrics"])
+def test_progress_of_something_else_is_no_state(tmp_path, key):
+    state = commit(tmp_path, 3, "weights")
+    whole = read_json(state / "progress.json")
+    for progress in ({k: v for k, v in whole.items() if k != key}, {}, [], [key], None):
+        write_json(state / "progress.json", progress)
+        write_json(state / "manifest.json", {"progress.json": sha256_file(state / "progress.json")})
+        missing = key if isinstance(progress, dict) and progress else "step"
+        with pytest.raises(SrtError, match=rf"{state}/progress.json lacks '{missing}', so it is not of a training"):
+            check_state(state, SPEC, 1)

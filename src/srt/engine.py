@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -249,6 +250,11 @@ class TrainEngine:
         """Read what `save` wrote, with the same number of ranks (all ranks)."""
         try:
             path, _ = self.engine.load_checkpoint(str(folder), tag=ENGINE_TAG)
+        except pickle.UnpicklingError as error:  # torch's message tells how to load it all the same
+            raise SrtError(
+                f"{folder}: not a training state: a file of it holds more than tensors, or is damaged, and is not "
+                "loaded: delete it to start the segment again"
+            ) from error
         except (RuntimeError, AssertionError, KeyError, EOFError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SrtError(

@@ -28,6 +28,7 @@ from srt.errors import SrtError
 from srt.io import flush, naming, read_json, remove_stale, sha256_file, spec_hash, write_json
 
 STATE = re.compile(r"^state-(\d+)$")
+PROGRESS = ("step", "spec", "world_size", "metrics")  # keys of every progress.json
 
 
 class InUse(SrtError):
@@ -126,6 +127,11 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int, rank: int | N
     `rank`: hash this rank's share of the files only; all ranks together hash all.
     """
     manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or "progress.json" not in manifest:
+        raise SrtError(
+            f"{path / 'manifest.json'} is no list of a training state's files: delete {path} and run the same command "
+            "to train that part again"
+        )
     for name, expected in list(manifest.items())[rank :: world_size if rank is not None else None]:
         file = path / name
         if not file.is_file() or sha256_file(file) != expected:
@@ -133,6 +139,12 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int, rank: int | N
                 f"{file} is damaged or missing: delete {path} and run the same command to train that part again"
             )
     progress = read_json(path / "progress.json")
+    missing = [k for k in PROGRESS if k not in progress] if isinstance(progress, dict) else list(PROGRESS)
+    if missing:
+        raise SrtError(
+            f"{path / 'progress.json'} lacks '{missing[0]}', so it is not of a training state: delete {path} and run "
+            "the same command to train that part again"
+        )
     if progress["spec"] != spec_hash(spec):
         raise SrtError(
             f"{path} is a checkpoint of another spec ({progress['spec']}, now {spec_hash(spec)}): a hyperparameter, "
