@@ -16,7 +16,7 @@ from rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of,
 from srt.errors import SrtError
 from srt.rollout import Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
-from srt.sync import TOLERANCE, check, differing
+from srt.sync import TOLERANCE, check, check_weights, differing
 
 FAULTS = [
     "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
@@ -108,7 +108,8 @@ def test_a_corrupt_layer_fails_the_step_by_name(fresh: tuple, name: str) -> None
         )
     assert str(error.value) == (
         f"run a, step 7: the rollout engine's log-probs are {difference:.3g} from the trainer's on average, more than "
-        f"0.001: 1 tensors differ between them, first {name}: the weights were not handed over whole"
+        f"0.001: 1 tensors differ between them, first {name}: the weights were not handed over whole: run the command "
+        "again, it goes on from the last saved state; if it stops there again, set train.rollout_engine to transformers"
     )
 
 
@@ -194,8 +195,21 @@ def test_missing_foreign_and_broken_tensors_differ() -> None:
     assert differing(holding(held | {"e": torch.ones(1)}), weights.items(), "float32") == ["b", "c", "d", "e"]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1.0])
-def test_a_difference_that_is_no_number_fails(value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "what", "fix"),
+    [
+        (math.nan, "log-probs of the rollout engine or the trainer are not finite", "run the command again"),
+        (math.inf, "log-probs of the rollout engine or the trainer are not finite", "run the command again"),
+        (1.0, "the rollout engine's log-probs are 1 from the trainer's", "or raise train.sync_tolerance"),
+    ],
+)
+def test_a_difference_that_is_no_number_fails(value: float, what: str, fix: str) -> None:
     weights = {"a": torch.ones(4)}
-    with pytest.raises(SrtError, match=r"run a, step 1: .*all checksums of the weights agree"):
+    with pytest.raises(SrtError, match=rf"run a, step 1: {what}.*all checksums of the weights agree.*{fix}"):
         check(value, 0.05, holding(weights), weights.items(), dtype="float32", where="run a, step 1")
+
+
+def test_an_engine_that_holds_other_weights_is_a_sentence_with_a_fix() -> None:
+    weights = {"a": torch.ones(4), "b": torch.ones(4)}
+    with pytest.raises(SrtError, match=r"1 tensors differ, first b: run the command again.*rollout_engine to transfo"):
+        check_weights(holding(weights | {"b": torch.zeros(4)}), weights.items(), dtype="float32", where="run a, step 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,29 @@ def test_the_guard_comes_before_weights_change(models):
     assert len(seen) == 2 and seen[0] == pytest.approx(seen[1]) and seen[0] > 0.01
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert plain.steps == []
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("whole", [False, True], ids=["one token", "all tokens"])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_the_guard_sees_log_probs_that_are_not_finite(models, value, whole, iterations):
+    """The means leave such tokens out: with none left, they would show no difference at all."""
+    model, reference = models
+    b, seen = batch(), []
+    for row in b.rollout_logprobs if whole else [b.rollout_logprobs[9][-1:]]:
+        row[:] = value
+    train = hyperparameters(iterations=iterations, clip=0.2)
+    Update(Plain(model), reference, train, ALONE, seen.append).run(b)
+    assert len(seen) == 1 and math.isnan(seen[0])
+
+
+def test_the_guard_sees_a_trainer_without_numbers(models):
+    model, reference = models
+    seen: list[float] = []
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    Update(Plain(model), reference, hyperparameters(), ALONE, seen.append).run(batch())
+    assert len(seen) == 1 and math.isnan(seen[0])
 
 
 def test_a_batch_of_nothing_to_learn_still_reduces(models):

@@ -8,6 +8,7 @@ however little, and name it; they cost two reads of the weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -24,6 +25,8 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 # weight in a bfloat16 matrix of 10^8 is 4e-11; an optimizer step moves all of them.
 SUM_TOLERANCE = 1e-13
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+OTHER_ENGINE = "set train.rollout_engine to transformers"
+AGAIN = f"run the command again, it goes on from the last saved state; if it stops there again, {OTHER_ENGINE}"
 
 
 def differing(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[str]:
@@ -62,7 +65,7 @@ def check_weights(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], *
     if names:
         raise SrtError(
             f"{where}: the rollout engine does not hold the trainer's weights: {len(names)} tensors differ, first "
-            f"{names[0]}"
+            f"{names[0]}: {AGAIN}"
         )
 
 
@@ -78,14 +81,15 @@ def check(
     """Raise SrtError if the mean |difference| of log-probs is beyond the tolerance or not a number, saying why.
 
     Args:
-        mean_abs_difference: over the response tokens of a step (`srt.objective.mismatch`).
+        mean_abs_difference: over the response tokens of a step (`srt.objective.mismatch`); nan if a log-prob of the
+            engine or the trainer is not finite.
         weights, dtype: as for `differing`, which runs only on failure: hand over those that the engine sampled with,
             so call this before the optimizer's step.
         where: run and step for the message, as "run srt-s1, step 12".
     """
     if mean_abs_difference <= tolerance:
         return
-    names = differing(engine, weights, dtype)
+    names, finite = differing(engine, weights, dtype), math.isfinite(mean_abs_difference)
     if names:
         why = f"{len(names)} tensors differ between them, first {names[0]}: the weights were not handed over whole"
     else:
@@ -93,7 +97,10 @@ def check(
             "all checksums of the weights agree, so the forward passes differ: a stale prefix cache, another "
             "temperature or top_p, or another precision"
         )
-    raise SrtError(
-        f"{where}: the rollout engine's log-probs are {mean_abs_difference:.3g} from the trainer's on average, "
-        f"more than {tolerance:g}: {why}"
-    )
+    if finite:
+        what = f"the rollout engine's log-probs are {mean_abs_difference:.3g} from the trainer's on average, "
+        what += f"more than {tolerance:g}"
+    else:
+        what = "log-probs of the rollout engine or the trainer are not finite"
+    fix = AGAIN if names or not finite else f"{OTHER_ENGINE}, or raise train.sync_tolerance if that is rounding"
+    raise SrtError(f"{where}: {what}: {why}: {fix}")

@@ -114,7 +114,7 @@ class Update:
     Args:
         train: the run's resolved hyperparameters (`srt.config.runs.Train`).
         guard: called once a batch, before weights change, with the mean |difference| of the rollout engine's and the
-            trainer's log-probs over all processes; may raise.
+            trainer's log-probs over all processes, nan if one of them is not finite; may raise.
         timer: context manager by name of phase (`srt.tracking.PhaseTimer`): those of `PHASES`.
         parked: the reference's weights, in host memory but for the passes over a batch, which then come first; None:
             they are on the device.
@@ -326,9 +326,11 @@ class Update:
 
     def _check(self, found: _Passes) -> None:
         """Combine the mismatch over processes and show it to the guard, while the weights are those of the rollouts."""
-        found.drift = combine_mismatch(gather(found.mismatch, self.world))
-        if self.guard is not None and found.drift["tokens"]:
-            self.guard(found.drift["mean_abs"])
+        drift = found.drift = combine_mismatch(gather(found.mismatch, self.world))
+        # A token was drawn, so it has a probability: where one side has none (nan), or says 0 (-inf), that side is
+        # broken. The means leave such tokens out, and an engine with no number at all would show no difference.
+        if self.guard is not None and drift["tokens"] + drift["nonfinite"]:
+            self.guard(math.nan if drift["nonfinite"] else drift["mean_abs"])
 
     def _missing(self, units: list[list[list[int]]]) -> int:
         """Passes without a weight that this rank adds: ZeRO 2 and 3 communicate in each, so all ranks take as many."""
