@@ -254,6 +254,28 @@ def test_the_guard_sees_a_trainer_without_numbers(models):
     assert len(seen) == 1 and math.isnan(seen[0])
 
 
+@pytest.mark.parametrize("poisoned", [(), (0,), (1,), (0, 1, 2)])
+def test_every_iteration_that_was_left_out_is_counted(models, poisoned):
+    """And the norm is that of the last update that was made."""
+    model, reference = models
+
+    class Poisoned(Plain):
+        calls = 0
+
+        def step(self) -> tuple[float, bool]:
+            number, self.calls = self.calls, self.calls + 1
+            if number not in poisoned:
+                return super().step()[0] * 0 + 10.0 + number, True
+            self.model.zero_grad()
+            return math.nan, False
+
+    train = hyperparameters(iterations=3, clip=0.2)
+    result = Update(Poisoned(copy.deepcopy(model)), reference, train, ALONE).run(batch())
+    assert result["skipped"] == len(poisoned)
+    made = [10.0 + n for n in range(3) if n not in poisoned]
+    assert result["grad_norm"] == made[-1] if made else math.isnan(result["grad_norm"])
+
+
 def test_a_batch_of_nothing_to_learn_still_reduces(models):
     """All groups skipped: one backward pass of weight 0, so that ranks with and without work meet."""
     model, reference = models

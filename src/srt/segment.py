@@ -125,7 +125,7 @@ class Console:
         if not is_terminal():
             log(summary(run, self.segment.stop, row, timing, left))
         if row["skipped"]:
-            log(f"{run} step {int(row['step'])}: the gradient is not finite, the update was left out")
+            log(f"{run} step {int(row['step'])}: a gradient is not finite, its update was left out")
         if action_of(self.segment.spec) is None and self.alarm.update(row):  # else srt.reaction tells
             log(f"{run} step {int(row['step'])}: the collapse alarm rings ({self.alarm.sign}): see docs/monitors.md")
 

@@ -138,9 +138,10 @@ class Update:
     def run(self, batch: Batch) -> dict[str, Any]:
         """Update on the batches of all processes, each with its own `batch`.
 
-        Returns over the global batch: `kl`, `entropy` (means over sequences of token means), `loss`, `grad_norm`,
-        `kept_rate`, `skipped` (1 if the gradient was not finite and nothing was updated), `mismatch_*` (rollout engine
-        against trainer), `tokens` (real ones: each response with its prompt), `packed_tokens` (through the model).
+        Returns over the global batch: `kl`, `entropy` (means over sequences of token means), `loss`, `grad_norm` (of
+        the last step that was made), `kept_rate`, `skipped` (of the `iterations`, how many had a gradient that was not
+        finite and updated nothing), `mismatch_*` (rollout engine against trainer), `tokens` (real ones: each response
+        with its prompt), `packed_tokens` (through the model).
         """
         train, world = self.train, self.world
         every = Batch.joined(gather([batch], world))
@@ -168,7 +169,7 @@ class Update:
         step = self._two_pass if self.two_pass else self._one_pass
         with packed(self.optimizer.model, self.reference):
             self.ahead = self._ahead(local, units)
-            norm, updated = step(local, units, weights[mine], found)
+            norm, skipped = step(local, units, weights[mine], found)
         parts = gather([(found.kl_mean, found.entropy_mean, found.loss, found.tokens)], world)
         through = sum(p[3] for p in parts)
         self.work = {
@@ -180,7 +181,7 @@ class Update:
             "entropy": float(torch.cat([p[1] for p in parts]).mean()),
             "loss": math.fsum(p[2] for p in parts),
             "grad_norm": norm,
-            "skipped": float(not updated),
+            "skipped": float(skipped),
             "kept_rate": float(kept.double().mean()),
             "mismatch_mean": found.drift["mean_abs"],
             "mismatch_max": found.drift["max_abs"],
@@ -189,11 +190,11 @@ class Update:
             "packed_tokens": float(through),
         }
 
-    # -- the two orders of passes -------------------------------------------------------------------------------------
+    # -- the two orders of passes: the gradient's norm, and how many steps were left out -------------------------------
 
     def _one_pass(
         self, batch: Batch, units: list[list[list[int]]], weights: Tensor, found: _Passes
-    ) -> tuple[float, bool]:
+    ) -> tuple[float, int]:
         last = sum(len(unit) for unit in units) + self._missing(units)
         done = 0
         for unit in units:
@@ -214,11 +215,12 @@ class Update:
         self._idle(last - done)
         self._check(found)
         with self.timer("optimizer"):
-            return self.optimizer.step()
+            norm, made = self.optimizer.step()
+        return norm, int(not made)
 
     def _two_pass(
         self, batch: Batch, units: list[list[list[int]]], weights: Tensor, found: _Passes
-    ) -> tuple[float, bool]:
+    ) -> tuple[float, int]:
         packs = [self._pack(batch, rows) for unit in units for rows in unit]
         missing, before = self._missing(units), []
         with torch.no_grad():
@@ -230,7 +232,7 @@ class Update:
                 response_logprobs(self.optimizer.model, self._dummy(), self.train["temperature"])
         advantage = self._advantages(batch, list(range(len(batch.group))), found)
         self._check(found)
-        norm, updated = math.nan, False
+        norm, skipped = math.nan, 0
         for iteration in range(self.train["iterations"]):
             for number, (p, old, ref) in enumerate(before, start=1):
                 with self.timer("policy"):
@@ -239,9 +241,11 @@ class Update:
                 self._backward(batch, p, logp, entropy, old, ref, advantage, weights, found, end, log=not iteration)
             self._idle(missing)
             with self.timer("optimizer"):
-                norm, made = self.optimizer.step()
-            updated = updated or made
-        return norm, updated
+                found_norm, made = self.optimizer.step()
+            if made:
+                norm = found_norm
+            skipped += not made
+        return norm, skipped
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
