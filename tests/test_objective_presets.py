@@ -94,6 +94,13 @@ def test_estimators_of_the_batch_are_settings(estimator):
             {"kl_placement": "loss", "kl_estimator": "k1"},
             "kl_estimator k1 in the loss has a mean gradient of zero: set",
         ),
+        *(
+            (
+                {"skip_unanimous": True, "advantage": name},
+                f"skip_unanimous leaves groups out of the mean of the batch, the baseline of {name}: set it to false, ",
+            )
+            for name in sorted(BATCH_ESTIMATORS)
+        ),
         ({"preset": "verl"}, "preset: unknown value 'verl'"),
         ({"rollouts_trained": 1}, "rollouts_trained: must be at least 2, not 1"),
         ({"clip": 1.0}, "clip: must be less than 1, not 1.0"),
@@ -122,6 +129,7 @@ def test_refused_in_one_sentence(keys, sentence):
         {"importance_cap": 2.0, "iterations": 2, "clip": 0.2},
         {"kl_placement": "loss", "kl_estimator": "k1", "kl_coefficient": 0},
         {"preset": "ttrl", "rollouts_per_prompt": 8, "rollouts_trained": 4},
+        *({"skip_unanimous": True, "advantage": name} for name in ("rloo", "group_mean", "group_std")),
     ],
 )
 def test_accepted(keys):

@@ -119,8 +119,9 @@ def plain(model, reference, b: Batch, method: str, beta: float, nll: float, aggr
 
 def update(models, method: str, b: Batch, beta: float = 0.4, nll: float = 1.0, **changes: Any):
     model, reference = copy.deepcopy(models[0]), models[1]
-    optimizer = Plain(model)
-    made = PreferenceUpdate(optimizer, reference, hyperparameters(**changes), ALONE, method, {"beta": beta, "nll": nll})
+    also = changes.pop("also", {})
+    optimizer, train = Plain(model), hyperparameters(**changes) | also
+    made = PreferenceUpdate(optimizer, reference, train, ALONE, method, {"beta": beta, "nll": nll})
     result = made.run(b)
     return result, optimizer.steps, model
 
@@ -131,6 +132,16 @@ CASES = [
 ]  # fmt: skip
 
 
+# Put behind the configuration's back, which refuses two of them together.
+MEANINGLESS = {
+    "skip_unanimous": True,
+    "entropy_coefficient": 0.1,
+    "advantage": "reinforce_pp",
+    "temperature": 0.5,
+    "kl_clamp": 0.1,
+}
+
+
 @pytest.mark.parametrize("zero_stage", [0, 3], ids=["one pass", "two passes"])
 @pytest.mark.parametrize("budget", [1, 25, 10_000], ids=["a response a pack", "25 tokens", "one pack"])
 @pytest.mark.parametrize(("method", "aggregation", "nll"), CASES)
@@ -139,8 +150,8 @@ def test_the_update_is_the_loss(models, method, aggregation, nll, budget, zero_s
     model, reference = models
     b = batch(method)
     result, steps, _ = update(
-        models, method, b, nll=nll, aggregation=aggregation, micro_batch_tokens=budget, zero_stage=zero_stage,
-        skip_unanimous=True, entropy_coefficient=0.1, advantage="reinforce_pp", temperature=0.5, kl_clamp=0.1,
+        models, method, b, nll=nll, also=MEANINGLESS, aggregation=aggregation, micro_batch_tokens=budget,
+        zero_stage=zero_stage,
     )  # fmt: skip
     loss = plain(model, reference, b, method, 0.4, nll, aggregation)
     expected = torch.autograd.grad(loss, list(model.parameters()))

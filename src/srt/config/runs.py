@@ -143,7 +143,9 @@ class Train(Strict):
     skip_unanimous: bool = Field(
         False,
         description="Do not compute groups whose rewards are all equal; their tokens stay in the denominator. Not "
-        "exact: it drops their KL and entropy gradients, all that is left when every vote is unanimous.",
+        "exact: it drops their KL and entropy gradients, all that is left when every vote is unanimous. `kl`, "
+        "`entropy` and the mismatch then speak of the other groups only. Not with baselines of the batch, nor with "
+        "`on_alarm`.",
     )
     iterations: int = Field(1, gt=0, description="Optimizer steps on one batch of rollouts; above 1 `clip` is needed.")
     ratio: Literal["token", "sequence"] | None = Field(
@@ -189,6 +191,11 @@ class Train(Strict):
             )
         if full.iterations > 1 and full.clip is None:
             raise ValueError(f"iterations ({full.iterations}) needs clip: set clip (PPO: 0.2) or iterations to 1")
+        if full.skip_unanimous and full.advantage in ("reinforce", "reinforce_pp"):  # objective.BATCH_ESTIMATORS
+            raise ValueError(
+                f"skip_unanimous leaves groups out of the mean of the batch, the baseline of {full.advantage}: set it "
+                "to false, or advantage to one of a group (rloo, group_mean, group_std)"
+            )
         if full.importance_cap is not None and full.ratio == "sequence":
             raise ValueError("importance_cap weighs tokens but ratio is sequence: set ratio to token")
         if full.kl_placement == "loss" and full.kl_estimator == "k1" and full.kl_coefficient > 0:
@@ -340,6 +347,11 @@ class Run(Strict):
             raise ValueError(
                 f"on_alarm: reward {self.reward} does not come from the run's own votes: set reward to majority or "
                 "soft_majority, or remove on_alarm"
+            )
+        if self.on_alarm is not None and self.train.skip_unanimous:
+            raise ValueError(
+                "on_alarm: the alarm reads the KL, and skip_unanimous leaves out of it the groups that a collapse "
+                "makes: set train.skip_unanimous to false, or remove on_alarm"
             )
         if self.refill is not None and self.reward not in ("majority", "soft_majority"):
             raise ValueError(
