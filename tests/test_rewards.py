@@ -12,7 +12,7 @@ from srt.answers import Grader
 from srt.config.preferences import OFFLINE
 from srt.io import write_parquet
 from srt.problems import REWARDS, read_training_set
-from srt.rewards import LABEL_FREE, VOTING, Monitor, batch_statistics, training_rewards
+from srt.rewards import VOTING, Monitor, batch_statistics, training_rewards
 
 # Four responses each. By hand: majority 7 (2 of 3 parsed); tie of 2 and 3; no answer; unanimous 5 though 6 is right;
 # 1/2 written in three ways.
@@ -59,7 +59,7 @@ def test_given_labels_by_hand(grader, kind):
 
 def test_voting_refuses_labels_and_the_others_need_them(grader):
     online = set(REWARDS) - set(OFFLINE)  # those of stored responses have no rewards at all (srt.offline)
-    assert online == VOTING | {"ground_truth", "offline_labels"} == LABEL_FREE | {"ground_truth"}
+    assert online == VOTING | {"ground_truth", "offline_labels"}
     for kind in VOTING:
         with pytest.raises(ValueError, match=f"reward '{kind}' must not be handed labels"):
             training_rewards(kind, grader, GROUPS, ["7"] * 5, TASKS)
@@ -108,7 +108,7 @@ def test_a_majority_below_the_threshold_is_no_label(grader, threshold, labelled)
     assert truth.labelled.all()  # given labels have no vote to reach it
 
 
-@pytest.mark.parametrize("kind", sorted(LABEL_FREE))
+@pytest.mark.parametrize("kind", sorted(set(REWARDS) - set(OFFLINE) - {"ground_truth"}))
 def test_rewards_are_the_same_without_the_truth_column(kind, tmp_path):
     table = {"id": IDS, "problem": ["?"] * 5, "task": TASKS}
     write_parquet(tmp_path / "labels.parquet", pa.table({"problem_id": IDS, "label": ["8", "3", "9", "5", "3"]}))

@@ -17,7 +17,6 @@ from srt.answers import Grader, Vote
 from srt.votes import reaches, soft_shares
 
 VOTING = frozenset({"majority", "soft_majority"})  # the group itself is the label: labels are refused
-LABEL_FREE = VOTING | {"offline_labels"}  # no true answer anywhere
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from srt.objective import (
     combine_mismatch,
     importance_weights,
     kl_per_token,
+    masked_sum,
     mismatch,
     policy_loss,
     sequence_weights,
@@ -258,7 +259,7 @@ class Update:
             mask = p.mask
             ref = self._reference(p, logp)
             kl = kl_per_token(logp.detach(), ref, self.train["kl_estimator"], self.train["kl_clamp"])
-            total = torch.where(mask, kl, 0.0).sum(-1).double().cpu()
+            total = masked_sum(kl, mask).double().cpu()
             lengths = p.lengths.cpu()
             found.kl_sum[p.rows] = total
             found.kl_mean[p.rows] = total / lengths
