@@ -206,12 +206,15 @@ def pack(
 def check_packable(folder: Any, config: Any) -> None:
     """Refuse models whose attention a pack does not reproduce; `folder` names them in the sentence."""
     if getattr(config, "attention_dropout", 0.0):
-        raise SrtError(f"{folder}/config.json: attention_dropout must be 0: rollouts and training would differ")
+        raise SrtError(
+            f"{folder}/config.json: attention_dropout must be 0, or rollouts and training would differ: set it to 0 "
+            "there"
+        )
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise SrtError(
-            f"{folder}/config.json: layer_types must be full_attention only ({', '.join(sorted(kinds))}): training "
-            "packs sequences and has no other attention"
+            f"{folder}/config.json: layer_types must be full_attention only ({', '.join(sorted(kinds))}), as training "
+            "packs sequences and has no other attention: choose another base model"
         )
 
 
