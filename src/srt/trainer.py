@@ -164,7 +164,7 @@ class Trainer:
             response_tokens=work["response_tokens"], processed_tokens=work["packed_tokens"],
             flops=self.shape.update(work["prompts"], work["responses"]) if self.shape else math.nan,
             peak=self.world.size * peak_flops(self.world.device, self.train["dtype"]),
-            memory=peak_memory(self.world.device), update=PHASES,
+            memory=max(gather([peak_memory(self.world.device)], self.world)), update=PHASES,
         )  # fmt: skip
         return row, timing
 

@@ -40,7 +40,7 @@ class AlarmRule(Strict):
     agreement_high: float = Field(0.95, description="A majority ratio that counts as risen wherever it started.")
     one_answer: float = Field(0.5, description="Share of prompts whose majority answer is the same.")
     one_answer_growth: float = Field(2.0, description="How many times its baseline that share must be, too.")
-    drift: float = Field(1.0, description="KL to the reference, nats a token.")
+    drift: float = Field(1.0, description="KL to the reference, nats a token, by `kl_estimator`; 1 was chosen on k3.")
     shortcut: float = Field(0.5, description="Response length over its baseline.")
     patience: int = Field(2, ge=1, description="Steps in a row that one sign must hold.")
     baseline: int = Field(3, ge=1, description="First steps, whose means are the baselines.")
