@@ -259,6 +259,19 @@ def test_bfloat16_has_float32_masters(zero_stage):
     assert (dict(engine.weights())["weight"] == 1 - 2.0**-8).all()
 
 
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_bfloat16_gradients_are_summed_in_float32(zero_stage):
+    """1 and 128 times 2^-9: next to 1 bfloat16 has no number below 2^-7, so its sum would stay at 1."""
+    model = torch.nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
+    engine = TrainEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="bfloat16")
+    ones = torch.ones(1, 4, dtype=torch.bfloat16)
+    for step in range(2):  # and from zero again
+        for number in range(129):
+            scale = 2.0**-9 if number else 1.0
+            engine.backward(scale * engine.model(ones).float().sum(), last=number == 128)
+        assert engine.step() == (pytest.approx(4 * 1.25, rel=1e-4), True), step
+
+
 def test_a_checkpoint_holds_weights_and_moments(tmp_path):
     engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
 

@@ -13,12 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, train_spec
+from safetensors.torch import load_file
 
 from srt.errors import Interrupted, SrtError
 from srt.io import read_json, read_parquet, sha256_file
 from srt.problems import TrainingSet, join_metrics, read_training_set
 from srt.state import check_state, exclusive
+from srt.sync import TOLERANCE
 from srt.trainer import Segment, run_segment
 
 
@@ -65,6 +68,24 @@ def test_a_chain_of_segments_is_one_long_run_bit_for_bit(whole, tmp_path, tiny_b
     assert {k: v for k, v in ours.items() if k.startswith("engine/")} == {
         k: v for k, v in theirs.items() if k.startswith("engine/")
     }
+
+
+def test_the_same_in_bfloat16_the_default_precision(tmp_path, tiny_base, sums):
+    """Float32 masters and moments go through the state; activations are computed again, as by default."""
+    spec = train_spec(dtype="bfloat16", gradient_checkpointing="full")
+    assert spec["train"]["zero_stage"] == 1
+    whole = train(tmp_path / "whole", tiny_base, sums, spec, 3)
+    chain = train(tmp_path / "chain", tiny_base, sums, spec, 1, 3)
+    assert (chain / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+    frame, _ = join_metrics([tmp_path / "chain" / f"step-{n}" / "metrics.parquet" for n in (1, 3)])
+    assert frame.equals(read_parquet(whole / "metrics.parquet").to_pandas())
+    ours, theirs = (read_json(x / "state" / "manifest.json") for x in (chain, whole))
+    assert {k: v for k, v in ours.items() if k.startswith("engine/")} == {
+        k: v for k, v in theirs.items() if k.startswith("engine/")
+    }
+    assert {w.dtype for w in load_file(whole / "model/model.safetensors").values()} == {torch.bfloat16}
+    assert frame["grad_norm"].gt(0).all() and frame["skipped"].eq(0).all() and frame["kl"].iloc[-1] > 0
+    assert frame["mismatch_mean"].between(1e-6, TOLERANCE["bfloat16"]).all()
 
 
 def test_another_seed_gives_another_run(whole, tmp_path, tiny_base, sums):
@@ -245,8 +266,6 @@ def test_the_script_names_a_wrong_resume_state(tmp_path, tiny_base, sums, whole)
 
 def test_states_are_read_without_unpickling_foreign_objects(whole, tmp_path):
     """A file that pickles more than tensors and DeepSpeed's three own types is not loaded."""
-    import torch
-
     from srt import engine
 
     torn = tmp_path / "state"
