@@ -32,6 +32,7 @@ rule train:
         vllm_percent=lambda wc: segment_ask(wc).engine_percent,
         offload=lambda wc: int(segment_ask(wc).reference_offload),
         engine_sleep=lambda wc: int(segment_ask(wc).engine_sleep),
+        tensor_parallel=lambda wc: segment_ask(wc).tensor_parallel,
         mem_mb=lambda wc, attempt: SITE.again(segment_ask(wc), attempt),
         runtime=lambda wc: segment_ask(wc).minutes,
     params:
@@ -48,6 +49,7 @@ rule train:
         f" --logs {RESULTS}/progress/{{wildcards.run}}"
         " --minutes {resources.runtime} --vllm-memory 0.{resources.vllm_percent} --model-out {output.model}"
         " --reference-offload {resources.offload} --engine-sleep {resources.engine_sleep}"
+        " --tensor-parallel {resources.tensor_parallel}"
         f"{ALARM}"
         " --state-out {output.state} --metrics-out {output.metrics} >> {log} 2>&1"
 

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--vllm-memory", type=float, default=0.3, help="vLLM's share of GPU memory (default 0.3)")
     parser.add_argument("--reference-offload", type=int, choices=(0, 1), default=0, help="1: it waits in host memory")
     parser.add_argument("--engine-sleep", type=int, choices=(0, 1), default=0, help="1: vLLM rests between rollouts")
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="processes that share one vLLM engine")
     parser.add_argument("--alarm", nargs="*", default=[], metavar="KEY=VALUE", help="of the collapse alarm")
     args = parser.parse_args()
 
@@ -70,7 +71,7 @@ def main() -> None:
         spec, args.base, args.resume, args.start, args.stop, args.work,
         args.model_out, args.state_out, args.metrics_out, args.save_every, time_budget(args.minutes),
         args.vllm_memory, logs=args.logs, reference_offload=bool(args.reference_offload),
-        engine_sleep=bool(args.engine_sleep),
+        engine_sleep=bool(args.engine_sleep), tensor_parallel=args.tensor_parallel,
         alarm=AlarmRule.model_validate(dict(pair.split("=", 1) for pair in args.alarm)),
     )  # fmt: skip
     try:

@@ -134,7 +134,7 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
     assert set(spec["train"]) == set(Train.model_fields) and spec["seed"] == 2 and spec["run"] == "srt-s2"
     left_out = {
         "label", "method", "seeds", "steps", "segment", "suites", "probe", "gpus", "job", "reference_offload",
-        "engine_sleep", "extends", "validation",
+        "engine_sleep", "rollout_tensor_parallel", "extends", "validation",
     }  # fmt: skip
     in_it_when_used = {"init", "teacher", "on_alarm", "refill", "preference"}
     assert set(Run.model_fields) - left_out - in_it_when_used <= set(spec)

@@ -94,6 +94,27 @@ def test_only_vllm_sleeps():
         assert resources.training_work(changed, "srt_dapo-s1", 100).engine_sleep == sleeps
 
 
+def test_gpus_that_share_an_engine_hold_a_part_of_its_weights():
+    large = replace(PAPER, parameters=14.8e9, zero_stage=3)
+    shared = replace(large, tensor_parallel=4)
+    assert gpu_memory(large, 8) - gpu_memory(shared, 8) == pytest.approx(large.weights * 3 / 4)
+    assert least_gpus(large, H200) == 8 and least_gpus(shared, H200) == 4
+    assert least_gpus(replace(PAPER, parameters=1.5e9, tensor_parallel=2), H200) == 2  # 1 otherwise
+    with pytest.raises(SrtError, match="rollout_tensor_parallel 32 divides no number of GPUs for 16 prompts a step: l"):
+        least_gpus(replace(PAPER, tensor_parallel=32), H200)
+
+
+def test_engines_are_shared_as_the_run_says():
+    full = config("config/config.yaml", gpus_train=None)
+    run = full.runs["srt_dapo"].model_copy(update={"rollout_tensor_parallel": 2})
+    changed = full.model_copy(update={"runs": full.runs | {"srt_dapo": run}})
+    assert training_job(changed, "srt_dapo-s1", 100, SITE).tensor_parallel == 2
+    assert training_job(full, "srt_dapo-s1", 100, SITE).tensor_parallel == 1
+    plain = run.model_copy(update={"train": run.train.model_copy(update={"rollout_engine": "transformers"})})
+    changed = full.model_copy(update={"runs": full.runs | {"srt_dapo": plain}})
+    assert resources.training_work(changed, "srt_dapo-s1", 100).tensor_parallel == 1
+
+
 def test_one_pack_where_no_group_is_held():
     pack = 16_384 * 196 * 1024
     for work in (replace(PAPER, two_pass=True), replace(PAPER, zero_stage=3)):

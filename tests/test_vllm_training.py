@@ -14,6 +14,8 @@ import pytest
 import torch
 from conftest import ROOT, train_spec
 
+from srt import launch
+from srt.base_models import make
 from srt.checkpoints import load_model
 from srt.io import read_parquet
 from srt.logprobs import packed, response_logprobs
@@ -46,6 +48,32 @@ def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Pat
     assert frame["step"].tolist() == [1, 2]
     assert frame["kl"].iloc[0] == 0 and frame["kl"].iloc[1] > 0
     assert np.isfinite(frame[["loss", "grad_norm", "entropy"]].to_numpy()).all()
+
+
+def test_two_ranks_train_with_one_engine(tmp_path: Path, sums: Path) -> None:
+    """What `rollout_tensor_parallel: 2` comes to: both ranks get rollouts of the weights that they train."""
+    part = {"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
+    base = {
+        "source": "tiny", "hidden_size": 64, "heads": 2, "kv_heads": 2, "layers": 2, "intermediate_size": 64,
+        "context": 128, "steps": 30, "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part],
+        "revision_of_code": 1,
+    }  # fmt: skip
+    make("two_heads", base, tmp_path / "base")
+    spec = json.dumps(train_spec(rollout_engine="vllm"))
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    command = launch.torchrun(1, 2, "", "", [
+        str(ROOT / "scripts/train.py"), "--spec", spec, "--base", str(tmp_path / "base"),
+        "--problems", str(sums), "--start", "0", "--stop", "2", "--work", str(tmp_path / "work"),
+        "--model-out", str(tmp_path / "model"), "--state-out", str(tmp_path / "state"),
+        "--metrics-out", str(tmp_path / "metrics.parquet"), "--tensor-parallel", "2",
+    ])  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=400, env=environment | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    frame = read_parquet(tmp_path / "metrics.parquet").to_pandas()
+    assert frame["step"].tolist() == [1, 2] and frame["kl"].iloc[1] > 0
+    assert frame["mismatch_max"].lt(1e-3).all() and frame["skipped"].eq(0).all()
 
 
 def test_samples_of_vllm_carry_the_log_probs_of_the_checkpoint(tmp_path: Path, tiny_base: Path, sums: Path) -> None:

@@ -88,6 +88,7 @@ class Work:
         two_pass: log-probs come in a pass of their own, so that no graph is kept for longer than a pack.
         reference_offload: the reference waits in host memory between its passes; None: where it fits only so.
         engine_sleep: vLLM gives its memory back between rollouts.
+        tensor_parallel: GPUs that share one vLLM engine.
     """
 
     parameters: float
@@ -109,6 +110,7 @@ class Work:
     two_pass: bool = False
     reference_offload: bool | None = None
     engine_sleep: bool = False
+    tensor_parallel: int = 1
 
     @property
     def weights(self) -> float:
@@ -169,9 +171,9 @@ def _cached(work: Work) -> float:
 
 
 def engine_memory(work: Work, gpus: int) -> float:
-    """Bytes that vLLM needs beside the trainer: its copy of the weights, and its cache."""
+    """Bytes that vLLM needs on a GPU beside the trainer: its copy, or its part, of the weights, and its cache."""
     sequences = min(CACHED_SEQUENCES, math.ceil(work.sequences / gpus))
-    return work.weights + sequences * _cached(work)
+    return work.weights / work.tensor_parallel + sequences * _cached(work)
 
 
 def engine_percent(work: Work, gpus: int, gpu_bytes: float) -> int:
@@ -192,6 +194,12 @@ def least_gpus(work: Work, gpu_bytes: float, per_node: int = 8, most: int = 64) 
     within = [n for n in (2**k for k in range(per_node.bit_length())) if n < per_node]
     counts = [*within, *range(per_node, most + 1, per_node)] if work.steps else [1]
     counts = [n for n in counts if n <= max(1, work.prompts)] if work.steps else counts
+    counts = [n for n in counts if n % work.tensor_parallel == 0]
+    if not counts:
+        raise SrtError(
+            f"rollout_tensor_parallel {work.tensor_parallel} divides no number of GPUs for {work.prompts} prompts a "
+            "step: lower it, or set the number of GPUs by hand"
+        )
     for gpus in counts:
         if gpu_memory(work, gpus) <= USABLE * gpu_bytes:
             return gpus
@@ -310,6 +318,7 @@ def training_work(config: Config, instance: str, steps: int) -> Work:
         two_pass=rounds > 0 and (train.iterations > 1 or str(train.advantage) in BATCH_WIDE),
         reference_offload=run.reference_offload,
         engine_sleep=run.engine_sleep and vllm,
+        tensor_parallel=run.rollout_tensor_parallel if vllm else 1,
     )
 
 
@@ -333,7 +342,7 @@ def training_job(config: Config, instance: str, steps: int, site: Site) -> Ask:
     on_node, work = -(-gpus // site.nodes(gpus)), replace(work, reference_offload=offload)
     ask = Ask(
         gpus, host_memory_mb(work, on_node), training_minutes(work, gpus), cores(work, on_node),
-        engine_percent(work, gpus, site.gpu_bytes), offload, work.engine_sleep and gpus > 0,
+        engine_percent(work, gpus, site.gpu_bytes), offload, work.engine_sleep and gpus > 0, work.tensor_parallel,
     )  # fmt: skip
     return _given(site.bound(ask), run.job, model.train_job)
 

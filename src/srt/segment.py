@@ -32,8 +32,9 @@ class Segment:
     `state_out`, `metrics_out` appear at the end. `minutes` is a time budget: when the next step might not fit, the
     state is saved and the exit code is 75. `vllm_memory` is vLLM's share of GPU memory beside the trainer, where
     `engine_sleep` has it give all of that back between rollouts, and `reference_offload` keeps the reference's weights
-    in host memory between its passes. `logs` is where the run's JSON lines and TensorBoard events go (`work` if None);
-    segments of one run share it. `alarm` is the rule of a collapse alarm that only rings.
+    in host memory between its passes. `tensor_parallel` processes share one vLLM engine. `logs` is where the run's JSON
+    lines and TensorBoard events go (`work` if None); segments of one run share it. `alarm` is the rule of a collapse
+    alarm that only rings.
     """
 
     spec: dict[str, Any]
@@ -51,6 +52,7 @@ class Segment:
     logs: Path | None = None
     reference_offload: bool = False
     engine_sleep: bool = False
+    tensor_parallel: int = 1
     alarm: AlarmRule = field(default_factory=AlarmRule)
 
 

@@ -29,6 +29,7 @@ class Ask:
     engine_percent: int = 30  # of a GPU's memory, for a trainer's vLLM
     reference_offload: bool = False  # a trainer's reference in host memory between its passes
     engine_sleep: bool = False  # a trainer's vLLM gives its memory back between rollouts
+    tensor_parallel: int = 1  # GPUs that share one vLLM engine of a trainer
 
 
 @dataclass(frozen=True)

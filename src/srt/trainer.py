@@ -58,6 +58,7 @@ def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> Engine:
             dtype=train["dtype"],
             gpu_memory_utilization=segment.vllm_memory,
             sleep=segment.engine_sleep,
+            tensor_parallel=segment.tensor_parallel,
         )
     from srt.rollout.hf import HfEngine
 

@@ -158,6 +158,14 @@ class Config(Strict):
         self.need("models", run.model, [*where, "model"])
         self.need("datasets", run.data, [*where, "data"])
         self._check_evaluations(run, where)
+        gpus = self.models[run.model].gpus_train if run.gpus is None else run.gpus
+        sharing = run.rollout_tensor_parallel
+        if gpus is not None and max(1, gpus) % sharing:  # without GPUs it is one process
+            raise ConfigError(
+                [*where, "rollout_tensor_parallel"],
+                f"{sharing} does not divide the run's GPUs ({gpus}: its gpus, or gpus_train of model '{run.model}'): "
+                "change one of them",
+            )
         train, context = run.train, self.models[run.model].context
         for path, source in (([*where, "train"], train), (["sampling"], self.sampling)):
             prompt, response = source.max_prompt_tokens, source.max_new_tokens

@@ -328,6 +328,12 @@ class Run(Strict):
         description="vLLM gives its GPU memory back between rollouts, so that the run may fit fewer GPUs; changes no "
         "result.",
     )
+    rollout_tensor_parallel: int = Field(
+        1,
+        gt=0,
+        description="GPUs that share one vLLM engine, for weights that do not fit beside the trainer on one; divides "
+        "the run's GPUs; changes no result but rounding.",
+    )
     train: Train = Field(
         default_factory=Train, description="Hyperparameters of this run; what is left out comes from `train_defaults`."
     )
@@ -361,6 +367,11 @@ class Run(Strict):
         if self.refill is not None and self.on_alarm == "offline_labels":
             raise ValueError(
                 "refill: on_alarm offline_labels changes the prompts on the way: set on_alarm to stop, or remove one"
+            )
+        if self.rollout_tensor_parallel > 1 and self.train.rollout_engine != "vllm":
+            raise ValueError(
+                f"rollout_tensor_parallel ({self.rollout_tensor_parallel}) is for vLLM alone: set train.rollout_engine "
+                "to vllm, or remove it"
             )
         if self.preference is not None:
             check_keys(self.preference, self.reward)
