@@ -1,9 +1,10 @@
 """The sync check: does the rollout engine sample from the weights that the trainer trains?
 
-Two readings of the same question. The log-probs that the engine returned with its samples, against those of the
-trainer's gradient pass, cost nothing and see everything that changes a distribution: stale weights, a stale prefix
-cache, another temperature, another kernel. The checksums of what the engine holds see every weight that differs,
-however little, and name it; they cost two reads of the weights.
+Two readings of the same question, each once a step. When the weights have been handed over, the checksums of what the
+engine holds (`check_weights`) see every one that differs, however little, and name it; they cost two reads of the
+weights. After the gradient pass the log-probs that the engine returned with its samples, against the trainer's
+(`check`), cost nothing and see everything that changes a distribution: stale weights, a stale prefix cache, another
+temperature, another kernel.
 """
 
 from __future__ import annotations
