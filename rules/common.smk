@@ -10,7 +10,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 from srt.config import load_config
 from srt.config.preferences import OFFLINE, offline_runs, preference_file, preference_spec
-from srt.config.spec import REVISION, data_revision, data_spec, model_spec, sample_spec, train_spec
+from srt.config.spec import REVISION, data_content, data_revision, data_spec, model_spec, sample_spec, train_spec
 from srt.errors import SrtError
 from srt.figures.resolve import resolve_figure
 from srt.io import canonical_json, write_text

@@ -1,5 +1,8 @@
 # Problem tables: generated, from a file, or from the hub; one schema (docs/data.md).
 
+# Where local files lie changes no table, so it is no parameter that Snakemake compares; what is in them is one.
+LOCAL_DIR = f" --local-dir {CFG.local_dir}" if CFG.local_dir else ""
+
 
 rule data:
     """Make the problem table of one data set, with its manifest (counts, dropped rows, fingerprint)."""
@@ -18,9 +21,10 @@ rule data:
     params:
         spec=lambda wc: data_spec(CFG, wc.dataset),
         revision=lambda wc: data_revision(CFG, wc.dataset),
-        local_dir=f"--local-dir {CFG.local_dir}" if CFG.local_dir else "",
+        content=lambda wc: data_content(CFG, wc.dataset),
     message:
         "Data set {wildcards.dataset}"
     shell:
-        "python scripts/make_data.py --name {wildcards.dataset} --spec {params.spec:q} {params.local_dir}"
+        "python scripts/make_data.py --name {wildcards.dataset} --spec {params.spec:q}"
+        f"{LOCAL_DIR}"
         " --out {output.problems} --manifest {output.manifest} > {log} 2>&1"

@@ -1,5 +1,9 @@
 # Raw samples of a checkpoint, and their scores. Sampling is paid once; scoring is cheap and done again at will.
 
+# Limits of one comparison are no parameter that Snakemake compares: raised for a few answers, they would make labels and
+# curricula again, and so all training on them. `--forcerun score` grades again.
+LIMITS = f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}"
+
 
 rule sample:
     """Draw n responses a problem of a suite from a checkpoint and store them raw."""
@@ -48,10 +52,10 @@ rule score:
         runtime=60,
     params:
         revision=REVISION["score"],
-        options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}"
-        f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}",
+        options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}",
     message:
         "Score {wildcards.checkpoint} on {wildcards.suite}"
     shell:
         "python scripts/score.py --samples {input.samples} --problems {input.problems} {params.options}"
+        f"{LIMITS}"
         " --workers {threads} --scores {output.scores} --groups {output.groups} > {log} 2>&1"

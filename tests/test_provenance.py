@@ -79,6 +79,15 @@ def test_where_results_lie_does_not_change_the_configuration(spec) -> None:
     assert resolved_hash({"a": 1}) != resolved_hash({"a": 2})
 
 
+def test_what_changes_no_result_does_not_change_the_configuration() -> None:
+    def mark(scoring: dict, run: dict, **top: object) -> str:
+        return resolved_hash({"scoring": {"preset": "clean", **scoring}, "runs": {"r": {"steps": 4, **run}}, **top})
+
+    limits = {"timeout_s": 9.0, "memory_mb": 900, "workers": 3}
+    assert mark({}, {}) == mark(limits, {"gpus": 2, "job": {"minutes": 5}}, save_every=7, plan={"cpu_seconds": 3})
+    assert mark({}, {}) != mark({"preset": "authors"}, {}) and mark({}, {}) != mark({}, {"steps": 8})
+
+
 def test_a_foreign_file_is_named(spec, root) -> None:
     io.write_json(spec["data"]["d"], {"rows": 3})
     with pytest.raises(SrtError, match="lacks 'spec': it is no manifest of a data set"):

@@ -143,7 +143,24 @@ def runs(files: Mapping[str, Mapping[str, str]]) -> Rows:
     return rows
 
 
+# What says where files lie, what jobs may use, what they save on their way and what a plan assumes: no result.
+_SPARED = {"results", "local_dir", "save_every", "keep_states", "plan"}
+_SPARED_BELOW = {
+    "models": {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job"},
+    "runs": {"gpus", "job"},
+}
+
+
 def resolved_hash(configuration: Any) -> str:
-    """SHA-256 of the canonical JSON of the resolved configuration, without where its results and files lie."""
-    kept = {key: value for key, value in configuration.items() if key not in ("results", "local_dir")}
+    """SHA-256 of the canonical JSON of the resolved configuration, without what changes no result."""
+    kept = {key: value for key, value in configuration.items() if key not in _SPARED}
+    if "scoring" in kept:
+        kept["scoring"] = _without(kept["scoring"], {"timeout_s", "memory_mb", "workers"})
+    for section, spared in _SPARED_BELOW.items():
+        if section in kept:
+            kept[section] = {name: _without(entry, spared) for name, entry in kept[section].items()}
     return io.sha256_bytes(io.canonical_json(kept).encode())
+
+
+def _without(entry: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in keys}

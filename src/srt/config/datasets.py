@@ -7,6 +7,8 @@ entry's file and the data rules are independent jobs.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -138,6 +140,10 @@ class LocalDataset(_TableDataset):
     path: str = Field(
         min_length=1, description="`.parquet`, `.jsonl` or `.json` (a list); relative to the local data folder."
     )
+
+    def file(self, local_dir: str | Path | None) -> Path:
+        """The file itself; a relative path starts from the local data folder, or else from the current one."""
+        return Path(os.path.normpath(Path(local_dir or "") / Path(self.path).expanduser()))
 
 
 class HubDataset(_TableDataset):

@@ -7,13 +7,16 @@ were. REVISION is raised by hand when a stage's code starts to give other result
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from srt.config.datasets import ReasoningGymDataset
+from srt.config.datasets import LocalDataset, ReasoningGymDataset
 from srt.config.models import ModelBase, TinyModel
 from srt.config.preferences import OFFLINE, preference_spec
 from srt.config.root import Config
-from srt.io import canonical_json
+from srt.io import canonical_json, sha256_file
 
 REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
 # added to that of data for generators whose labels alone are read in another way
@@ -32,6 +35,33 @@ def data_revision(config: Config, dataset: str) -> int:
     entry = config.datasets[dataset]
     generator = entry.name if isinstance(entry, ReasoningGymDataset) else ""
     return REVISION["data"] + GENERATOR_REVISION.get(generator, 0)
+
+
+def data_content(config: Config, dataset: str) -> str:
+    """The SHA-256 of a local data set's file, wherever that lies; "" of other sources, whose entries say it all.
+
+    A file that is not there counts as the one that the table was made of: data may be put away afterwards.
+    """
+    entry = config.datasets[dataset]
+    if not isinstance(entry, LocalDataset):
+        return ""
+    try:
+        return _file_hash(entry.file(config.local_dir))
+    except OSError:  # if the table is not made yet either, its job says what is wrong
+        return _hash_in_manifest(Path(config.results, "data", f"{dataset}.json"))
+
+
+@cache
+def _file_hash(path: Path) -> str:
+    """Train and test entries share files, and each is asked for several times while jobs are planned."""
+    return sha256_file(path)
+
+
+def _hash_in_manifest(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["input_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def model_spec(config: Config, model: str) -> str:

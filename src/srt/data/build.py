@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -95,7 +94,7 @@ def _local(config: LocalDataset, local_dir: Path | None) -> Loaded:
     from srt.data.files import read_rows
     from srt.data.rows import select_rows
 
-    path = Path(os.path.normpath((local_dir or Path()) / Path(config.path).expanduser()))
+    path = config.file(local_dir)
     names, rows = read_rows(path)
     picked = select_rows(config, str(path), path.stem, names, rows)
     table, digest = make_table(picked.rows), io.sha256_file(path)
