@@ -316,6 +316,43 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path) -> None:
     assert "\n" not in sentence and len(sentence) < 300
 
 
+@pytest.mark.parametrize(
+    ("estimator", "options", "segment", "expected"),
+    [
+        # the other run's steps are checked as well, though `against_at` is left out, and those of further runs
+        ("difference", "against: gt, at: 6", 12, "at: run 'gt' has no checkpoint at step 6: take a multiple"),
+        ("difference", "against: gt, also: [gt], at: 6", 6, "also: run 'gt' is there twice: remove one"),
+        ("difference", "against: other, also: [gt], at: 6", 12, "at: run 'gt' has no checkpoint at step 6"),
+        ("difference", "against: gt, at: peak, until: 6", 12, "until: run 'gt' has no checkpoint at step 6"),
+        ("difference", "against: gt, at: last, until: 6", 6, "until: neither run is taken at its peak: set at to peak"),
+        ("peak_then_fall", "after: 5", 6, "after: run 'srt' has no checkpoint at step 5: take a multiple"),
+        ("alarm_rate", "also: [gtt]", 6, "also: unknown run 'gtt' (did you mean 'gt'?)"),
+        ("alarm_rate", "also: [gt, srt]", 6, "also: run 'srt' is there twice: remove one"),
+    ],
+)
+def test_steps_and_runs_of_the_other_side(
+    estimator: str, options: str, segment: int, expected: str, tmp_path: Path
+) -> None:
+    datasets = "" if estimator == "alarm_rate" else "datasets: [sums_test], "
+    main = with_claims(tmp_path)
+    change(tmp_path, "claims.yaml", "estimator: change", f"estimator: {estimator}")
+    change(tmp_path, "claims.yaml", "{run: srt, datasets: [sums_test]}", f"{{run: srt, {datasets}{options}}}")
+    other = "label: x, method: srt, model: tiny, data: sums, reward: majority, steps: 12, segment: 6, suites: [tests]"
+    change(tmp_path, "runs.yaml", "segment: 6", f"segment: {segment}")  # of gt, the first
+    change(tmp_path, "runs.yaml", "gt:\n", f"other: {{{other}}}\ngt:\n")
+    with pytest.raises(SrtError) as caught:
+        load_config(read_yaml(main, "main.yaml"), tmp_path, "main.yaml", [main])
+    assert f"claims.yaml: rises: options: {expected}" in str(caught.value)
+
+
+def test_the_alarm_is_judged_on_all_runs_on_true_answers() -> None:
+    config = load_config(read_yaml(ROOT / "config/config.yaml"), ROOT, "config/config.yaml")
+    options = config.claims["alarm_silent"].options
+    named = [options["run"], *options["also"]]
+    assert len(named) == len(set(named))
+    assert set(named) == {name for name, run in config.runs.items() if run.reward == "ground_truth"}
+
+
 def test_a_claim_reads_what_its_run_makes(tmp_path: Path) -> None:
     main = with_claims(tmp_path)
     config = load_config(read_yaml(main, "main.yaml"), tmp_path, "main.yaml", [main])

@@ -53,6 +53,29 @@ def test_level_change_and_difference(tables: Tables) -> None:
     assert tables.verdict("difference", {"above": 0}, against="down", also=["up"], **up) != SUPPORTED
 
 
+def test_peaks_within_the_same_steps(tables: Tables) -> None:
+    tables.run("long", {"t": curve(0.3, 0.4, 0.5, 0.5, 0.7)})
+    tables.run("short", {"t": curve(0.3, 0.4, 0.5)}, steps=[100, 200])
+    tables.run("often", {"t": curve(0.3, 0.9, 0.4, 0.9, 0.5)}, steps=[50, 100, 150, 200])
+    pair = {"run": "long", "datasets": ["t"], "at": "peak"}
+    (free,) = tables.numbers("difference", against="short", **pair)
+    (bound,) = tables.numbers("difference", against="short", until=200, **pair)
+    assert free.estimate == pytest.approx(0.2) and bound.estimate == pytest.approx(0)
+    assert bound.name.endswith("peak up to step 200")
+    assert tables.verdict("difference", {"within": [-0.02, 0.02]}, against="short", until=200, **pair) == SUPPORTED
+    # steps that only one of them is evaluated at would give it more chances
+    (fewer,) = tables.numbers("difference", against="often", until=200, **pair)
+    assert fewer.estimate == pytest.approx(0)
+    with pytest.raises(Undecided, match="run short stops at step 200, before step 300"):
+        tables.numbers("difference", against="short", until=300, **pair)
+
+
+def test_a_step_between_two_evaluated_ones_is_called_so(tables: Tables) -> None:
+    tables.run("r", {"t": curve(0.3, 0.4, 0.5, 0.5, 0.5)})
+    with pytest.raises(Undecided, match=r"run r is not evaluated at step 150, only at 100 and 200$"):
+        tables.numbers("level", run="r", datasets=["t"], at=150)
+
+
 def test_metrics_of_the_groups(tables: Tables) -> None:
     shares = [np.full(P, 0.1 * i) for i in range(5)]
     tables.run("r", {"t": curve(0.3, 0.4, 0.5, 0.5, 0.5)}, consistency_all=shares,
@@ -99,6 +122,32 @@ def test_peak_then_fall_and_peak_step(tables: Tables) -> None:
     assert tables.verdict("peak_step", {"within": [150, 250]}, run="collapse", datasets=["t"]) == SUPPORTED
     assert tables.verdict("peak_step", {"within": [250, 350]}, run="collapse", datasets=["t"]) == REFUTED
     assert tables.verdict("peak_step", {"within": [150, 250]}, run="flat", datasets=["t"]) == UNDECIDED
+
+
+def test_when_the_fall_comes(tables: Tables) -> None:
+    rates = {
+        "late": curve(0.3, 0.5, 0.6, 0.58, 0.2, noise=0.01), "early": curve(0.3, 0.6, 0.3, 0.25, 0.2, noise=0.01),
+        "both": curve(0.3, 0.6, 0.6, 0.4, 0.2, noise=0.01), "rising": curve(0.3, 0.4, 0.5, 0.7, 0.2, noise=0.01),
+    }  # fmt: skip
+    for run, points in rates.items():
+        tables.run(run, {"t": points})
+    late = tables.numbers("peak_then_fall", run="late", datasets=["t"], after=300)
+    assert [n.name.split(" of ")[0] for n in late] == ["rise to the peak", "fall from the peak", "fall"]
+    at = {run: [float(np.mean(point)) for point in points] for run, points in rates.items()}
+    assert late[2].estimate == pytest.approx((at["late"][3] - at["late"][4]) - (at["late"][2] - at["late"][3]))
+    for run, after, verdict in [
+        ("late", 300, SUPPORTED), ("early", 300, REFUTED), ("early", 100, SUPPORTED), ("both", 300, REFUTED),
+        ("rising", 200, SUPPORTED),
+    ]:  # fmt: skip
+        assert tables.verdict("peak_then_fall", {"above": 0.05}, run=run, datasets=["t"], after=after) == verdict, run
+    assert tables.verdict("peak_then_fall", {"above": 0.05}, run="early", datasets=["t"]) == SUPPORTED
+    # the best from the step on, not the value at it
+    third = tables.numbers("peak_then_fall", run="rising", datasets=["t"], after=200)[2]
+    assert third.estimate == pytest.approx(at["rising"][3] - at["rising"][4])
+    with pytest.raises(Undecided, match="nothing comes after it"):
+        tables.numbers("peak_then_fall", run="late", datasets=["t"], after=400)
+    with pytest.raises(Undecided, match="before step 500"):
+        tables.numbers("peak_then_fall", run="late", datasets=["t"], after=500)
 
 
 def test_saturates(tables: Tables) -> None:
@@ -311,6 +360,12 @@ def test_alarm_rate(tables: Tables) -> None:
         assert tables.verdict("alarm_rate", {"below": 0.2}, run=run) == verdict
     with pytest.raises(Undecided, match="no 'majority_ratio'"):
         tables.numbers("alarm_rate", run="old")
+    # the seeds of several runs are pooled: one of 22
+    tables.run("rings", {"t": flat}, [monitors(100)])
+    (got,) = tables.numbers("alarm_rate", run="one", also=["quiet", "rings"])
+    assert (got.estimate, got.seeds) == (1 / 22, 22) and (got.lo, got.hi) == exact_interval(1, 22)
+    assert got.name == "share of seeds of one and 2 more runs in which the alarm rings"
+    assert tables.verdict("alarm_rate", {"below": 0.25}, run="one", also=["quiet", "rings"]) == SUPPORTED
 
 
 def test_exact_interval_covers() -> None:

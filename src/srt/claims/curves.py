@@ -43,12 +43,15 @@ def change(view: View, options: Options) -> list[Number]:
 def difference(view: View, options: Options) -> list[Number]:
     """The metric of one run minus that of another, paired by problem; the seeds of the two are independent."""
     theirs = options["at"] if options.get("against_at") is None else options["against_at"]
+    until = options.get("until")
     others = [{**options, "against": run} for run in [options["against"], *(options.get("also") or ())]]
     numbers = []
     for pair, (of, sets) in itertools.product(others, list(each(options))):
         one, two = _pair(view, pair, sets)
-        (a, a_reps), (b, b_reps) = at(one, options["at"]), at(two, theirs)
+        shared = None if until is None else _shared_steps(one, two, until)
+        (a, a_reps), (b, b_reps) = at(one, options["at"], shared), at(two, theirs, shared)
         when = _when(options["at"]) if theirs == options["at"] else f"{_when(options['at'])} and {_when(theirs)}"
+        when += "" if until is None else f" up to step {until}"
         name = f"{one.label} of {one.run} minus {two.run}, {when}{of}"
         numbers.append(_number(name, a - b, a_reps - b_reps, one, two))
     return numbers
@@ -72,7 +75,11 @@ def ratio(view: View, options: Options) -> list[Number]:
 
 
 def peak_then_fall(view: View, options: Options) -> list[Number]:
-    """Two numbers: the rise from base to peak, and the fall from peak to last."""
+    """The rise from base to peak, and the fall from peak to last; with `after`, how much more of it is after that step.
+
+    The fall up to the step is from the best value up to there, the fall after it from the best from there on: a curve
+    that has fallen before and goes on falling has a small or negative third number.
+    """
     numbers = []
     for of, sets in each(options):
         curve = view.curve(options["run"], sets, options["metric"])
@@ -82,7 +89,21 @@ def peak_then_fall(view: View, options: Options) -> list[Number]:
             numbers.append(
                 _number(f"{name} of {curve.label} of {curve.run}{of}", peak - value, peak_reps - reps, curve)
             )
+        if (after := options.get("after")) is not None:
+            numbers.append(_fall_after(curve, after, of))
     return numbers
+
+
+def _fall_after(curve: Curve, step: int, of: str) -> Number:
+    """The fall after a step minus that up to it."""
+    (there, there_reps), (last, last_reps) = at(curve, step), at(curve, "last")
+    if curve.steps[-1] == step:
+        raise Undecided(f"run {curve.run} stops at step {step}: nothing comes after it")
+    before, before_reps = at(curve, "peak", curve.steps[curve.steps <= step])
+    best, best_reps = at(curve, "peak", curve.steps[curve.steps >= step])
+    value, reps = (best - last) - (before - there), (best_reps - last_reps) - (before_reps - there_reps)
+    name = f"fall of {curve.label} of {curve.run} after step {step} minus that up to it{of}"
+    return _number(name, value, reps, curve)
 
 
 def peak_step(view: View, options: Options) -> list[Number]:
@@ -201,14 +222,20 @@ def _fall_steps(curve: Curve, values: np.ndarray, drop: float, horizon: int) -> 
     return np.minimum(np.where(index < 0, horizon, curve.steps[index]), horizon).astype(float)
 
 
-def at(curve: Curve, moment: int | str) -> tuple[float, np.ndarray]:
-    """Value and replicates [B] at a step, at `base`, `peak` or `last`."""
+def at(curve: Curve, moment: int | str, among: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+    """Value and replicates [B] at a step, at `base`, `peak` or `last`. `among`: the steps that a peak may be at."""
     if moment == "peak":
-        return float(curve.value.max()), curve.replicates.max(axis=1)
-    step = {"base": 0, "last": int(curve.steps[-1])}.get(str(moment), moment)
-    found = np.flatnonzero(curve.steps == int(step))
-    if not len(found):
+        here = np.ones(len(curve.steps), dtype=bool) if among is None else np.isin(curve.steps, among)
+        return float(curve.value[here].max()), curve.replicates[:, here].max(axis=1)
+    step = int({"base": 0, "last": int(curve.steps[-1])}.get(str(moment), moment))
+    found = np.flatnonzero(curve.steps == step)
+    if not len(found) and step > curve.steps[-1]:
         raise Undecided(f"run {curve.run} stops at step {curve.steps[-1]}, before step {step}")
+    if not len(found):
+        near = int(np.searchsorted(curve.steps, step))
+        raise Undecided(
+            f"run {curve.run} is not evaluated at step {step}, only at {curve.steps[near - 1]} and {curve.steps[near]}"
+        )
     return float(curve.value[found[0]]), curve.replicates[:, found[0]]
 
 
@@ -242,6 +269,15 @@ def _pair(view: View, options: Options, sets: Sequence[str]) -> tuple[Curve, Cur
         view.curve(run, sets, options["metric"], other=against),
         view.curve(against, sets, options["metric"], other=run),
     )
+
+
+def _shared_steps(one: Curve, two: Curve, until: int) -> np.ndarray:
+    """The steps up to `until` that two runs are evaluated at: of more noisy values the best is higher."""
+    for curve in (one, two):
+        if curve.steps[-1] < until:
+            raise Undecided(f"run {curve.run} stops at step {curve.steps[-1]}, before step {until}")
+    shared = np.intersect1d(one.steps, two.steps)
+    return shared[shared <= until]
 
 
 def _when(moment: int | str) -> str:

@@ -110,9 +110,14 @@ def alarm_leads(view: View, options: Options) -> list[Number]:
 
 
 def alarm_rate(view: View, options: Options) -> list[Number]:
-    """Share of the seeds in which the alarm rings, with the exact (Clopper-Pearson) interval: few seeds say little."""
-    rang = [step is not None for step in alarms(view, options["run"])]
-    name = f"share of seeds of {options['run']} in which the alarm rings"
+    """Share of the seeds in which the alarm rings, with the exact (Clopper-Pearson) interval: few seeds say little.
+
+    Seeds of several runs count alike, each as a trial of its own.
+    """
+    others = options.get("also") or []
+    rang = [step is not None for run in [options["run"], *others] for step in alarms(view, run)]
+    more = f" and {len(others)} more run{'s' * (len(others) != 1)}" if others else ""
+    name = f"share of seeds of {options['run']}{more} in which the alarm rings"
     return [Number(name, sum(rang) / len(rang), *exact_interval(sum(rang), len(rang)), 0, len(rang))]
 
 

@@ -96,6 +96,17 @@ class DifferenceOptions(MetricOptions):
     )
     at: Moment = Field("last", description="Moment of the run; `peak` is each run's own.")
     against_at: Moment | None = Field(None, description="Moment of the other run; default: `at`.")
+    until: int | None = Field(
+        None,
+        gt=0,
+        description="`peak` is the best of the steps up to here that both runs are evaluated at; null: of each's own.",
+    )
+
+    @model_validator(mode="after")
+    def _until_is_for_peaks(self) -> DifferenceOptions:
+        if self.until is not None and "peak" not in (self.at, self.against_at):
+            raise ValueError("until: neither run is taken at its peak: set at to peak, or remove until")
+        return self
 
 
 class RatioOptions(MetricOptions):
@@ -107,7 +118,11 @@ class RatioOptions(MetricOptions):
 
 
 class PeakThenFallOptions(MetricOptions):
-    """Estimator `peak_then_fall`: two numbers, the rise from base to peak and the fall from peak to last."""
+    """Estimator `peak_then_fall`: the rise from base to peak, the fall from peak to last, and when most of it is."""
+
+    after: int | None = Field(
+        None, gt=0, description="A third number: how much more the metric falls after this step than up to it."
+    )
 
 
 class PeakStepOptions(MetricOptions):
@@ -202,7 +217,9 @@ class AlarmLeadsOptions(TestOptions):
 
 
 class AlarmRateOptions(RunOptions):
-    """Estimator `alarm_rate`: share of a run's seeds in which the label-free alarm rings."""
+    """Estimator `alarm_rate`: share of the seeds of a run, or of several, in which the label-free alarm rings."""
+
+    also: list[str] | None = Field(None, min_length=1, description="Further runs: their seeds count with the run's.")
 
 
 OPTIONS: dict[str, type[RunOptions]] = {
@@ -306,14 +323,18 @@ def _check(config: Config, name: str, claim: Claim) -> None:
     from srt.config.root import ConfigError
 
     where, options = ["claims", name, "options"], claim.options
-    sides = [("run", "datasets", ("at", "since", "by"))]
+    sides = [("run", "datasets", ("at", "since", "by", "until", "after"))]
     if options.get("against") is not None:
         own = "against_datasets" if options.get("against_datasets") else "datasets"
-        sides.append(("against", own, ("against_at",) if "against_at" in options else ("at", "since")))
+        # an option that is left out is there as None
+        theirs = ("at", "since") if options.get("against_at") is None else ("against_at",)
+        sides.append(("against", own, (*theirs, "until")))
     named = [(key, options[key], datasets, moments) for key, datasets, moments in sides]
-    named += [("also", run, "datasets", ("against_at",)) for run in options.get("also") or ()]
-    for key, run, datasets, moments in named:
+    named += [("also", run, *sides[-1][1:]) for run in options.get("also") or ()]
+    for number, (key, run, datasets, moments) in enumerate(named):
         config.need("runs", run, [*where, key])
+        if key == "also" and run in [other for _, other, _, _ in named[:number]]:
+            raise ConfigError([*where, key], f"run '{run}' is there twice: remove one")
         entry = config.runs[run]
         members = [member for suite in entry.suites for member in config.members(suite)]
         if claim.estimator == "suite_gain":
