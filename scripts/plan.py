@@ -27,7 +27,7 @@ def main() -> None:
     from srt.config import Config, load_config, read_yaml
     from srt.errors import SrtError
     from srt.io import read_json, write_csv, write_json
-    from srt.plan.report import by_figure, make_plan, to_json, to_text
+    from srt.plan.report import make_plan, to_json, to_text
 
     if args.seeds is not None and (args.seeds < 1 or not args.configfile):
         raise SrtError("--seeds must be at least 1, and goes with --configfile")
@@ -43,7 +43,7 @@ def main() -> None:
     plan = make_plan(config)
     print(to_text(plan), end="")
     if args.out:
-        write_csv(args.out / "plan.csv", by_figure(plan))
+        write_csv(args.out / "plan.csv", plan.targets)
         write_json(args.out / "plan.json", to_json(plan))
 
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 from test_workflow import copy_of_the_tree, jobs, snakemake
 
 from srt.config import Config, load_config, read_yaml
+from srt.io import write_parquet
 from srt.plan.jobs import Dag, Job, build
 from srt.plan.price import Price, Pricing, Variant, measure
 from srt.plan.report import by_figure, by_group, make_plan, savings, to_json, to_text
@@ -107,10 +109,6 @@ def test_benchmarks_correct_what_remains(micro: Config, monkeypatch: pytest.Monk
 
 
 def test_lengths_and_rows_are_measured(micro: Config) -> None:
-    import pandas as pd
-
-    from srt.io import write_parquet
-
     results = Path(micro.results)
     write_parquet(results / "data/sums_test.parquet", pd.DataFrame({"id": [str(i) for i in range(7)]}))
     write_parquet(results / "runs/gt-s1/step-2/metrics.parquet", pd.DataFrame({"response_length": [10.0, 14.0]}))
@@ -181,6 +179,41 @@ def test_schedules_keep_to_gpus_and_inputs() -> None:
         for now in found.start.values():
             busy = [k for k, began in found.start.items() if began <= now < began + prices[k].seconds - 1e-6]
             assert sum(prices[k].gpus for k in busy) <= 8 * partitions
+
+
+def test_each_target_has_its_wall_time_and_disk() -> None:
+    plan = make_plan(gpu_config(partitions=[1, 3]))
+    table = by_figure(plan).set_index("target")
+    for name, key in plan.dag.figures.items():
+        keys = plan.dag.closure([key])
+        alone = schedule(plan.dag, plan.prices, keys, 3, 8)
+        row = table.loc[name]
+        assert row["wall_hours_3"] == pytest.approx(alone.wall / 3600) and row["disk_peak_bytes_3"] == alone.peak
+        assert row["disk_bytes"] == pytest.approx(sum(plan.prices[k].final for k in keys))
+        assert row["wall_hours_1"] >= row["wall_hours_3"] * 0.999
+    total = table.iloc[-1]
+    assert total["wall_hours_1"] == pytest.approx(plan.schedules[0].wall / 3600)
+    assert (
+        total["disk_bytes"] == pytest.approx(plan.final_bytes) and total["disk_peak_bytes_1"] == plan.schedules[0].peak
+    )
+    assert (table["disk_bytes"] <= total["disk_bytes"] * 1.000001).all()
+    text = to_text(plan)
+    head = next(line for line in text.splitlines() if line.strip().startswith("target"))
+    assert head.split()[-5:] == ["on", "1", "on", "3", "disk"]
+
+
+def test_the_wall_time_of_a_target_is_of_what_remains(micro: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srt.plan.price._lengths", lambda config, dag: {})
+    fresh = by_figure(make_plan(micro)).set_index("target")
+    dag = build(micro)
+    write_parquet(Path(micro.results) / "data/sums_test.parquet", pd.DataFrame({"id": [str(i) for i in range(12)]}))
+    finish(micro, dag.closure([dag.figures["fig9"]]))
+    table = by_figure(make_plan(micro)).set_index("target")
+    assert table.loc["fig9", "wall_hours_1"] == 0 < fresh.loc["fig9", "wall_hours_1"]
+    assert table.loc["fig2", "wall_hours_1"] < fresh.loc["fig2", "wall_hours_1"]
+    # what is there already is on the disk from the start, and in the end as before
+    assert table.loc["fig9", "disk_peak_bytes_1"] == pytest.approx(table.loc["fig9", "disk_bytes"])
+    assert table["disk_bytes"].tolist() == pytest.approx(fresh["disk_bytes"].tolist())
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------

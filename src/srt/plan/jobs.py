@@ -49,12 +49,21 @@ class Dag:
     figures: dict[str, str] = field(default_factory=dict)  # figure -> key
     leaves: list[str] = field(default_factory=list)  # keys of everything that `snakemake` alone asks for
     _parents: dict[str, list[str]] = field(default_factory=dict)
+    _temporary: dict[str, list[str]] = field(default_factory=dict)
+    _order: list[str] = field(default_factory=list)
 
     def parents(self, key: str) -> list[str]:
         """Keys of the jobs that make a job's inputs, each once."""
         if key not in self._parents:
             self._parents[key] = list(dict.fromkeys(self.maker[path] for path in self.jobs[key].inputs))
         return self._parents[key]
+
+    def temporary(self, key: str) -> list[str]:
+        """Keys of the jobs whose temporary outputs a job reads."""
+        if key not in self._temporary:
+            makers = ((path, self.maker[path]) for path in self.jobs[key].inputs)
+            self._temporary[key] = list(dict.fromkeys(m for path, m in makers if path in self.jobs[m].temp))
+        return self._temporary[key]
 
     def closure(self, keys: list[str], stop: frozenset[str] = frozenset()) -> set[str]:
         """The jobs and all that they need; jobs in `stop` are left out, with what only they need."""
@@ -69,6 +78,8 @@ class Dag:
 
     def order(self) -> list[str]:
         """All keys, parents before children."""
+        if len(self._order) == len(self.jobs):
+            return self._order
         state: dict[str, int] = {}
         made: list[str] = []
         for start in self.jobs:
@@ -83,6 +94,7 @@ class Dag:
                     if state[key] == 1:
                         state[key] = 2
                         made.append(key)
+        self._order = made
         return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,19 @@ class Plan:
     levers: list[tuple[str, float]] = field(default_factory=list)
     sensitivity: list[tuple[str, float]] = field(default_factory=list)
 
+    @cached_property
+    def targets(self) -> pd.DataFrame:
+        """The table by target, made once: it has a schedule for each of them."""
+        return by_figure(self)
+
+    def schedules_of(self, keys: set[str]) -> list[Schedule]:
+        """What remains of these jobs, scheduled alone on each number of partitions."""
+        before = sum(self.prices[key].final for key in keys & self.done)
+        return [
+            schedule(self.dag, self.prices, keys & self.remaining, count, self.config.plan.gpus_per_partition, before)
+            for count in self.config.plan.partitions
+        ]
+
     def gpu_hours(self, keys: set[str]) -> float:
         """GPU-hours of these jobs."""
         return sum(self.prices[key].gpu_hours for key in sorted(keys))
@@ -100,6 +114,8 @@ def by_figure(plan: Plan) -> pd.DataFrame:
     """A row a figure, one for everything else that `snakemake` makes, and the total, each job once.
 
     `gpu_hours`: of all that the target needs. `alone`: of jobs that no other row needs; the difference is shared.
+    `wall_hours_2`: of what remains, if nothing else runs on two partitions, and `disk_peak_bytes_2` meanwhile;
+    `disk_bytes`: of all its files in the end.
     """
     targets = {name: plan.dag.closure([key]) for name, key in plan.dag.figures.items()}
     others = set(plan.dag.leaves) - set(plan.dag.figures.values())
@@ -109,6 +125,7 @@ def by_figure(plan: Plan) -> pd.DataFrame:
     figures = plan.dag.closure(sorted(plan.dag.figures.values()))
     for name, keys in [*targets.items(), ("all figures", figures), ("total, each job once", set(plan.dag.jobs))]:
         left = keys & plan.remaining
+        schedules = plan.schedules if len(keys) == len(plan.dag.jobs) else plan.schedules_of(keys)
         shared_by = [key for key in keys if needed[key] > 1]
         rows.append(
             {
@@ -119,6 +136,9 @@ def by_figure(plan: Plan) -> pd.DataFrame:
                 "shared_jobs": len(shared_by),
                 "remaining_jobs": len(left),
                 "remaining_gpu_hours": plan.gpu_hours(left),
+                **{f"wall_hours_{s.partitions}": s.wall / 3600 for s in schedules},
+                **{f"disk_peak_bytes_{s.partitions}": s.peak for s in schedules},
+                "disk_bytes": sum(plan.prices[key].final for key in sorted(keys)),
             }
         )
     return pd.DataFrame(rows)
@@ -147,7 +167,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return {
         "assumptions": plan.config.plan.model_dump(mode="json"),
         "seeds": {name: len(run.seeds) for name, run in plan.config.runs.items()},
-        "targets": _records(by_figure(plan)),
+        "targets": _records(plan.targets),
         "groups": _records(by_group(plan)),
         "jobs": dict(sorted(Counter(job.rule for job in plan.dag.jobs.values()).items())),
         "wall": [{k: v for k, v in asdict(s).items() if k != "start"} for s in plan.schedules],
@@ -170,7 +190,8 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def to_text(plan: Plan) -> str:
     """The plan for a terminal."""
-    figures, rates = by_figure(plan), plan.config.plan
+    figures, rates = plan.targets, plan.config.plan
+    counts = list(dict.fromkeys(rates.partitions))
     total = figures.iloc[-1]
     seeds = sorted({len(run.seeds) for run in plan.config.runs.values()})
     lines = [
@@ -179,12 +200,14 @@ def to_text(plan: Plan) -> str:
         f"{len(plan.remaining)} remain: {total.remaining_gpu_hours:,.0f} GPU-hours)",
         "",
         "By target. A job that several need is in the row of each, once in the total; `alone`: no other row needs it.",
+        f"`on 2`: wall time of what remains, alone on 2 partitions of {rates.gpus_per_partition} GPUs; `disk`: final.",
         *_table(
-            ["target", "jobs", "GPU-hours", "alone", "remaining", "GPU-hours"],
+            ["target", "jobs", "GPU-hours", "alone", "remaining", "GPU-hours", *(f"on {n}" for n in counts), "disk"],
             [
-                (r.target, f"{r.jobs:,}", _hours(r.gpu_hours), _hours(r.alone), f"{r.remaining_jobs:,}",
-                 _hours(r.remaining_gpu_hours))
-                for r in figures.itertuples()
+                (r["target"], f"{r['jobs']:,}", _hours(r["gpu_hours"]), _hours(r["alone"]), f"{r['remaining_jobs']:,}",
+                 _hours(r["remaining_gpu_hours"]), *(_span(3600 * r[f"wall_hours_{n}"]) for n in counts),
+                 _bytes(r["disk_bytes"]))
+                for r in figures.to_dict("records")
             ],
         ),
         "",

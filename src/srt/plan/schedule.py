@@ -143,13 +143,8 @@ class _Disk:
         # temporary outputs go when the last job that reads them is done
         self.readers: dict[str, int] = {}
         for key in remaining:
-            for parent in self._temporary(key):
+            for parent in self.dag.temporary(key):
                 self.readers[parent] = self.readers.get(parent, 0) + 1
-
-    def _temporary(self, key: str) -> list[str]:
-        """The jobs whose temporary outputs this one reads."""
-        makers = ((path, self.dag.maker[path]) for path in self.dag.jobs[key].inputs)
-        return list(dict.fromkeys(maker for path, maker in makers if path in self.dag.jobs[maker].temp))
 
     def begin(self, key: str) -> None:
         """A job starts to write."""
@@ -160,7 +155,7 @@ class _Disk:
         """A job's outputs stay, what it worked with goes, and so do temporary files that it was the last to read."""
         price = self.prices[key]
         self.now += price.final + price.temp - max(price.work, price.final + price.temp)
-        for parent in self._temporary(key):
+        for parent in self.dag.temporary(key):
             self.readers[parent] -= 1
             if not self.readers[parent]:
                 self.now -= self.prices[parent].temp
