@@ -145,7 +145,7 @@ def test_kinds_and_options_are_those_of_the_figures() -> None:
 
     assert set(literals(Figure.model_fields["kind"].annotation)) == set(KINDS) == set(OPTIONS)
     for kind, (module, _) in KINDS.items():
-        made_by_the_workflow = {"samples", "problems"} if kind == "examples" else set()
+        made_by_the_workflow = {"samples", "tables"} if kind == "examples" else set()
         accepted = {*importlib.import_module(module).OPTIONS, "names"} - made_by_the_workflow
         assert set(OPTIONS[kind].model_fields) == accepted, kind
     items = DynamicsOptions.model_fields["quantities"].annotation.__args__[0]

@@ -200,6 +200,25 @@ def test_examples_take_the_largest_change_and_the_first_response(specs: dict, wo
     assert "\n" in table.response[0] and "因此" in table.response[1]
 
 
+def test_examples_show_named_problems_in_their_order(
+    specs: dict, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def named(*ids: str) -> list[str]:
+        table = draw(specs["table1"], tmp_path, lambda s: s["options"].update(problems=list(ids)))
+        return table.problem_id.iloc[::2].tolist()
+
+    most = draw(specs["table1"], tmp_path).problem_id.tolist()
+    rest = [f"aime24-{i:03d}" for i in range(30) if f"aime24-{i:03d}" not in most]
+    assert named(rest[5], rest[2]) == [rest[5], rest[2]]
+    capfd.readouterr()
+    # one that is not there gives way to the prompt that changed most, and the log says so
+    shown = named(rest[1], "amc23-000", rest[0])
+    assert shown[::2] == [rest[1], rest[0]] and shown[1] in most
+    told = f"problem 'amc23-000' of options.problems is not among the samples: problem '{shown[1]}', whose pass rate"
+    assert told in capfd.readouterr().err
+    assert "must be a list of ids" in error(specs["table1"], tmp_path / "e", lambda s: s["options"].update(problems=3))
+
+
 def test_wrapped_text_keeps_its_end() -> None:
     lines = wrapped("word " * 200 + "\\boxed{7}", 20, 6)
     assert len(lines) == 6 and lines[-1].endswith("\\boxed{7}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from srt.config.figures import Figure, Panel
+from srt.config.figures import DynamicsOptions, Figure, Panel
 from srt.config.lineage import ancestors
 from srt.errors import SrtError, nearest
 
@@ -156,11 +156,15 @@ def _check_labels(config: Config, path: list[str], panel: Panel, wanted: str | N
 
 
 def _check_marks(config: Config, figure: Figure, where: list[str]) -> None:
-    """Series and data sets that marks name are drawn."""
+    """Series, data sets and quantities that marks name are drawn."""
     from srt.config.root import ConfigError
 
     labels = [config.runs[run].label for panel in figure.panels for run in panel.runs]
     datasets = [*figure.datasets, *(name for panel in figure.panels for name in panel.datasets or [])]
+    if figure.kind == "dynamics":
+        quantities = [str(name) for name in figure.options.get("quantities") or DynamicsOptions().quantities]
+    else:
+        quantities = figure.options.get("metrics") or [figure.metric]
     for number, mark in enumerate(figure.options.get("marks", []), start=1):
         path = [*where, "options", "marks", f"item {number}"]
         series, dataset = mark.get("series"), mark.get("dataset")
@@ -169,6 +173,11 @@ def _check_marks(config: Config, figure: Figure, where: list[str]) -> None:
         if dataset is not None and dataset not in datasets:
             raise ConfigError(
                 [*path, "dataset"], f"data set '{dataset}' is not drawn{nearest(dataset, datasets)}: remove the mark"
+            )
+        quantity = mark.get("quantity")
+        if quantity is not None and quantity not in quantities:
+            raise ConfigError(
+                [*path, "quantity"], f"'{quantity}' is not drawn{nearest(quantity, quantities)}: remove the mark"
             )
 
 

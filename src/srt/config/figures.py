@@ -6,9 +6,9 @@ after it; a test keeps the two in step. matplotlib is not imported here: rules a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srt.config.base import Strict
 from srt.config.explain import first_problem
@@ -28,6 +28,16 @@ class Options(Strict):
 # What a figure of curves can draw: means over responses, votes, responses with an answer, correct ones among those.
 Metric = Literal["avg", "maj", "parsed", "correct_parsed"]
 MAX_METRICS = 4
+
+
+def _distinct(values: list[str]) -> list[str]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"'{value}' is there twice: remove one")
+    return values
+
+
+Metrics = Annotated[list[Metric], AfterValidator(_distinct)]
 
 
 class Mark(Strict):
@@ -70,7 +80,7 @@ class CurvesOptions(Options):
     validation_series: str | None = Field(
         None, description="Label of the run whose best step that is; default: the panel's first."
     )
-    metrics: list[Metric] = Field(
+    metrics: Metrics = Field(
         default_factory=list,
         max_length=MAX_METRICS,
         description="Rows of panels; left out: the figure's `metric`. `parsed`: share of responses with an answer; "
@@ -82,7 +92,7 @@ class CurvesOptions(Options):
 class ClimbOptions(Options):
     """Options of kind `climb`: a chain of runs, each from the last checkpoint of the one before."""
 
-    metrics: list[Metric] = Field(
+    metrics: Metrics = Field(
         default_factory=list, max_length=MAX_METRICS, description="Rows of panels; left out: the figure's `metric`."
     )
     marks: list[Mark] = Field(
@@ -132,8 +142,19 @@ class GapOptions(Options):
 class ExamplesOptions(Options):
     """Options of kind `examples`: responses to the same prompts before and after training."""
 
-    rows: int = Field(3, ge=1, description="Prompts.")
+    rows: int = Field(3, ge=1, description="How many prompts: those whose pass rate changed most.")
+    problems: Annotated[list[str], AfterValidator(_distinct)] = Field(
+        default_factory=list,
+        description="Ids of the prompts, in this order, instead of `rows`; for one that is not sampled, the one whose "
+        "pass rate changed most stands in.",
+    )
     lines: int = Field(14, ge=1, description="Most lines of one cell in the picture; the CSV has the full text.")
+
+    @model_validator(mode="after")
+    def _rows_or_problems(self) -> ExamplesOptions:
+        if self.problems and "rows" in self.model_fields_set:
+            raise ValueError("rows: problems says which prompts are shown: remove one of the two")
+        return self
 
 
 class SchemeOptions(Options):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from srt.config.base import Strict
@@ -10,7 +12,7 @@ from srt.config.base import Strict
 class PlanConfig(Strict):
     """Assumptions of the plan; no result depends on them."""
 
-    partitions: list[int] = Field(
+    partitions: list[Annotated[int, Field(gt=0)]] = Field(
         [1, 2, 4], min_length=1, description="Numbers of 8-GPU partitions to show a wall time for."
     )
     gpus_per_partition: int = Field(8, gt=0, description="GPUs of a partition.")

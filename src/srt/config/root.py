@@ -136,6 +136,9 @@ class Config(Strict):
             self._check_suite(name, suite.datasets)
         for name, run in self.runs.items():
             self._check_run(name, run)
+        for key in ("rows", "lengths"):
+            for dataset in getattr(self.plan, key):
+                self.need("datasets", dataset, ["plan", key])
         check_lineage(self)
         check_figures(self)
         check_claims(self)

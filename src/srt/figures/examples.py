@@ -1,13 +1,15 @@
 """Responses to the same prompts before and after training, as a table (Table 1).
 
-The prompts are those whose pass rate moved most between the first and the last of `samples` (either way; ties in the
-order of the problem table), and of each prompt the first response, never a chosen one. The picture shortens long
-texts in the middle, so that the end with its boxed answer stays; the CSV has the full text.
+The prompts are those that `problems` names, or those whose pass rate moved most between the first and the last of
+`samples` (either way; ties in the order of the problem table); of each the first response, never a chosen one. The
+picture shortens long texts in the middle, so that the end with its boxed answer stays; the CSV has the full text.
 
 Options
     samples     [{"label": "before", "samples": path, "groups": path}, ...], two or more, in the order of columns
-    problems    path of the problem table, or a list of paths
+    tables      path of the problem table, or a list of paths
     rows        how many prompts; default 3
+    problems    ids of the prompts, in this order, instead of `rows`; one that is not sampled gives way to the prompt
+                whose pass rate moved most
     lines       most lines of one cell in the picture; default 14
     names       {data set: name in the figure}
 `datasets` of the spec, if any, says which data sets to take prompts from.
@@ -25,11 +27,12 @@ from srt.errors import SrtError, nearest
 from srt.figures import style
 from srt.figures.spec import Spec, check_options
 from srt.io import open_parquet, read_parquet
+from srt.progress import log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPTIONS = ("samples", "problems", "rows", "lines")
+OPTIONS = ("samples", "tables", "rows", "problems", "lines")
 _SAMPLE_KEYS = ("label", "samples", "groups")
 _GROUP_COLUMNS = [
     "dataset", "problem_id", "reference", "n", "majority", "majority_count", "majority_correct", "pass_rate",
@@ -50,7 +53,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     lines = _positive(spec, "lines", 14)
     groups = [_groups(source["groups"], spec) for source in sources]
     chosen = _choose(groups, sources, rows, spec)
-    problems = _problems(spec, chosen)
+    texts = _texts(spec, chosen)
     records = []
     responses = [_first_responses(source["samples"], chosen) for source in sources]
     for dataset, problem_id in chosen:
@@ -60,7 +63,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
                 {
                     "dataset": dataset,
                     "problem_id": problem_id,
-                    "problem": problems[problem_id],
+                    "problem": texts[problem_id],
                     "reference": group["reference"],
                     "series": source["label"],
                     "sample": 0,
@@ -118,7 +121,7 @@ def _groups(path: str, spec: Spec) -> pd.DataFrame:
 
 
 def _choose(groups: list[pd.DataFrame], sources: list[dict[str, str]], rows: int, spec: Spec) -> list[tuple[str, str]]:
-    """The (data set, problem id) pairs to show, in the order of the first groups file."""
+    """The (data set, problem id) pairs to show: named ones in their order, else that of the first groups file."""
     first, last = groups[0], groups[-1]
     common = first.index
     for table in groups[1:]:
@@ -130,15 +133,38 @@ def _choose(groups: list[pd.DataFrame], sources: list[dict[str, str]], rows: int
         )
     change = (last["pass_rate"].loc[common] - first["pass_rate"].loc[common]).abs()
     # Rounded, so that equal changes tie whatever the last bit says; the stable sort keeps the file's order then.
-    chosen = change.round(9).sort_values(ascending=False, kind="stable").index[:rows]
-    return [(str(dataset), str(problem)) for dataset, problem in common[common.isin(chosen)]]
+    ranked = change.round(9).sort_values(ascending=False, kind="stable").index
+    if wanted := _named(spec):
+        return _by_id(wanted, [(str(dataset), str(problem)) for dataset, problem in ranked], spec)
+    return [(str(dataset), str(problem)) for dataset, problem in common[common.isin(ranked[:rows])]]
 
 
-def _problems(spec: Spec, chosen: list[tuple[str, str]]) -> dict[str, str]:
-    paths = spec.options.get("problems")
+def _named(spec: Spec) -> list[str]:
+    wanted = spec.options.get("problems") or []
+    if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
+        raise SrtError(f"{spec.where()}: options.problems must be a list of ids, not {wanted!r}")
+    return wanted
+
+
+def _by_id(wanted: list[str], ranked: list[tuple[str, str]], spec: Spec) -> list[tuple[str, str]]:
+    """The wanted prompts; where one is not there (too long for the model, other data), the next of `ranked`."""
+    there = {problem: (dataset, problem) for dataset, problem in reversed(ranked)}
+    rest = iter([pair for pair in ranked if pair[1] not in wanted])
+    chosen = []
+    for name in wanted:
+        pair = there.get(name) or next(rest, None)
+        if name not in there:
+            instead = f"problem '{pair[1]}', whose pass rate changed most, stands in" if pair else "it is left out"
+            log(f"{spec.where()}: problem '{name}' of options.problems is not among the samples: {instead}")
+        chosen += [pair] if pair else []
+    return chosen
+
+
+def _texts(spec: Spec, chosen: list[tuple[str, str]]) -> dict[str, str]:
+    paths = spec.options.get("tables")
     paths = [paths] if isinstance(paths, str) else paths
     if not isinstance(paths, list) or not paths:
-        raise SrtError(f"{spec.where()}: options.problems must be the path of the problem table, or a list of paths")
+        raise SrtError(f"{spec.where()}: options.tables must be the path of the problem table, or a list of paths")
     texts: dict[str, str] = {}
     for path in paths:
         table = read_parquet(path, ["id", "problem"])
@@ -146,7 +172,7 @@ def _problems(spec: Spec, chosen: list[tuple[str, str]]) -> dict[str, str]:
             if texts.setdefault(problem_id, text) != text:
                 raise SrtError(
                     f"{spec.where()}: problem '{problem_id}' has another text in {path} than in an earlier table of "
-                    "options.problems; name only the tables of 'datasets'"
+                    "options.tables; name only those of 'datasets'"
                 )
     for _, problem_id in chosen:
         if problem_id not in texts:

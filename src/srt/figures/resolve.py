@@ -113,6 +113,6 @@ def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[
     for label, checkpoint in checkpoints.items():
         groups = groups_file(config.results, checkpoint, suites[0])
         samples.append({"label": label, "samples": groups.replace(".groups.", ".samples."), "groups": groups})
-    problems = [f"{config.results}/data/{name}.parquet" for name in figure.datasets]
-    inputs = [path for s in samples for path in (s["samples"], s["groups"])] + problems
-    return {**options, "samples": samples, "problems": problems}, inputs
+    tables = [f"{config.results}/data/{name}.parquet" for name in figure.datasets]
+    inputs = [path for s in samples for path in (s["samples"], s["groups"])] + tables
+    return {**options, "samples": samples, "tables": tables}, inputs
