@@ -12,8 +12,11 @@ What is run is said here and nowhere else; how and where it runs is in `workflow
 | file | what |
 |---|---|
 | `config.yaml` | the full reproduction, the default of `snakemake` |
-| `models.yaml`, `datasets.yaml`, `experiments.yaml`, `figures.yaml` | its sections |
-| `smoke.yaml`, `smoke/` | the same workflow on tiny models: `snakemake --configfile config/smoke.yaml` |
+| `models.yaml`, `datasets.yaml`, `experiments.yaml`, `figures.yaml`, `claims.yaml` | its sections |
+| `experiments_v2.yaml`, `figures_v2.yaml` | what the second version of the paper adds to two of them |
+| `mini.yaml`, `mini/` | the paper in miniature, on a CPU in an hour: `make mini` |
+| `smoke.yaml`, `smoke/` | the same workflow on tiny models, in minutes: `snakemake --profile workflow/profiles/smoke` |
+| `smollm2.yaml` | a small real model: base sampling on a CPU, training on one GPU; sections and all in one file |
 
 A `--configfile` replaces `config.yaml` as a whole; nothing is merged. Single keys of the main file can be set on the
 command line: `snakemake --config results=/scratch/me/srt`, `snakemake --config 'sampling={n: 8}'` (with the space).
@@ -23,16 +26,16 @@ if the main file itself is missing or no YAML, the words are Snakemake's own, wi
 
 ## How the files fit together
 
-- `files:` names one YAML file a section, or a list of files (`models`, `datasets`, `suites`, `runs`, `figures`). Such a
-  file *is* the section: its top-level keys are ids, each in one file only. A section is in the main file or in files of
-  its own, not in both. Paths start from the folder that snakemake runs in.
+- `files:` names one YAML file a section, or a list of files (`models`, `datasets`, `suites`, `runs`, `figures`,
+  `claims`). Such a file *is* the section: its top-level keys are ids, each in one file only. A section is in the main
+  file or in files of its own, not in both. Paths start from the folder that snakemake runs in.
 - Write numbers as `1.0e-6`: YAML 1.1 takes `1e-6` for text. Where a number is due, such a text is accepted.
 - Ids are lower-case letters, digits and `_`: they become file names and targets.
 - `train_defaults` are the keys of `train` that every run starts from. What counts, in this order: the entry's own
   `train`, then that of the entry that it `extends`, then `train_defaults`, then the preset, then the default in the
   table below.
-- `preset` is `clean` (what the paper says) or `authors` (what their released code does). It fills in the keys that
-  are null; a key that is set anywhere wins over it.
+- `preset` is `clean` (what the paper says), `authors` (what their released code does), `trl` (TRL's RLOOTrainer) or
+  `ttrl` (TTRL's objective; docs/trainer.md). It fills in the keys that are null; a key that is set anywhere wins.
 - `extends: ID` takes over all keys of another run; the entry's own win, and those of `train` one by one. An entry whose
   id starts with `_` is no run: others extend it.
 - `seeds: [1, 2]` makes two runs of one entry, `id-s1` and `id-s2`; figures draw their mean and band. Adding a seed
@@ -55,14 +58,20 @@ changes.
 | you change | what runs again |
 |---|---|
 | `label`, `method`, `title`, `panels`, `options`, other keys of figures | the figures and tables that show it |
-| `parameters`, `gpus`, `gpus_*`, `job`, `*_job`, `save_every`, `keep_states`, `workers`, a comment | nothing |
+| an entry of `claims` | the table of claims |
+| `parameters`, `gpus`, `gpus_*`, `job`, `*_job`, `save_every`, `keep_states`, `plan`, a comment | nothing |
+| `timeout_s`, `memory_mb`, `workers` of `scoring` | nothing; `--forcerun score` grades again where \
+answers ran into a limit |
+| `local_dir`, or where the files in it come from | nothing, while their content is the same |
+| the content of a `local` data set's file | as an entry of `datasets`, below |
 | `steps` of a run, upwards, in multiples of `segment` | the new segments, with their evaluations and figures |
 | anything in `train`, `reward`, `on_alarm`, `curriculum`, `model`, `data`, `init`, `teacher` of a run | that run, its \
 evaluations and figures, the runs that start or learn from it |
 | `validation` of a run | the table of early stopping |
 | anything in `sampling`, or in a model's own, or its `prompt_suffix` | all samples of it (the suffix: its runs too), \
 what follows |
-| `scoring` | all scores, which are cheap, and what follows (`extractor`: the training runs too) |
+| `preset`, `extractor` of `scoring` | all scores, which are cheap, and what follows: labels, curricula and the runs \
+on them (`extractor`: all training runs) |
 | an entry of `datasets` | that table, its samples, the runs on it |
 | an entry of `models` (a tiny one: also `context`, `threads`) | that model and everything on it |
 
@@ -78,28 +87,31 @@ neovim, …) complete and explain keys if the file's first line says where its s
 # yaml-language-server: $schema=../workflow/schemas/config.schema.json
 ```
 
-This is for the main files; write `models.schema.json`, `datasets.schema.json`, `runs.schema.json` or
-`figures.schema.json` in the files of a section, and one more `../` in a subfolder.
+This is for the main files; write `models.schema.json`, `datasets.schema.json`, `runs.schema.json`,
+`figures.schema.json` or `claims.schema.json` in the files of a section, and one more `../` in a subfolder.
 
 ## Examples
 
-A data set, in `datasets.yaml` (docs/data.md for Reasoning Gym and the hub):
+Add each to the file of its section in `config/smoke/` and run it with `--profile workflow/profiles/smoke`: they name
+models, data and runs of the smoke configuration. In the full one, `config/*.yaml`, these have other names.
+
+A data set, to `config/smoke/datasets.yaml` (docs/data.md for Reasoning Gym and the hub):
 
 ```yaml
 # datasets
 my_sums:
   source: local
-  path: my_sums.jsonl           # under local_dir; columns problem and answer
+  path: my_sums.jsonl           # under local_dir, else the current folder; columns problem and answer
   expect_rows: 200
 ```
 
 It can be trained on (`data: my_sums`) and, being a suite by itself, tested on (`suites: [tests, my_sums]`).
 
-A model, in `models.yaml`:
+A model, to `config/smoke/models.yaml`; `snakemake` without a target fetches it, for the table of provenance:
 
 ```yaml
 # models
-qwen3_4b_base:
+my_qwen3_4b:
   source: hub
   repo: Qwen/Qwen3-4B-Base
   revision: 906bfd4b4dc7f14ee4320094d8b41684abff8539
@@ -109,7 +121,7 @@ qwen3_4b_base:
   context: 4096
 ```
 
-A run, in `experiments.yaml`; two seeds, with what the authors' code did, and one changed hyperparameter:
+A run, to `config/smoke/experiments.yaml`; two seeds, with what the authors' code did, and one changed hyperparameter:
 
 ```yaml
 # runs
@@ -128,8 +140,8 @@ srt_authors:
     learning_rate: 5.0e-5
 ```
 
-`snakemake srt_authors_s1` trains and evaluates one seed of it. The same from where SRT on the smaller sums ended, with
-labels that the start makes once, and with early stopping:
+`snakemake --profile workflow/profiles/smoke srt_authors_s1` trains and evaluates one seed of it. The same from where
+SRT on the smaller sums ended, with labels that the start makes once, and with early stopping:
 
 ```yaml
 # runs
@@ -145,7 +157,8 @@ teacher_mix:
   reward: offline_labels
 ```
 
-A figure, in `figures.yaml`; `snakemake fig20` makes it:
+A figure, to `config/smoke/figures.yaml`. Its caption in the report is `workflow/report/fig20.rst`: write that first, as
+Snakemake stops at a figure without one. Then `snakemake --profile workflow/profiles/smoke fig20` makes it:
 
 ```yaml
 # figures
@@ -157,6 +170,4 @@ fig20:
   panels:
     - {title: Sums of 3, runs: [srt_sums3, srt_authors]}
 ```
-
-Its caption in the report is `workflow/report/fig20.rst`.
 """
