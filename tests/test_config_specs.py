@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from config_files import change, write
+from conftest import ROOT
 
 from srt.config import Config, load_config, read_yaml
 from srt.config.runs import PRESETS, Run, Train
@@ -200,3 +201,10 @@ def test_results_folder_is_normalised(tmp_path: Path) -> None:
     write(tmp_path)
     change(tmp_path, MAIN, "results/test", "./results//test/")
     assert load(tmp_path).results == "results/test"
+
+
+@pytest.mark.parametrize("main", ["config", "smoke", "mini", "smollm2"])
+def test_a_resolved_configuration_is_read_as_itself(main):
+    """Rules hand it to jobs as config.json, with every key and default written out."""
+    config = load_config(read_yaml(ROOT / f"config/{main}.yaml"), ROOT, f"config/{main}.yaml")
+    assert Config.model_validate_json(config.model_dump_json()) == config

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yte
 from conftest import ROOT
 from test_matrix import full
+from test_workflow import copy_of_the_tree
 
 from srt.figures.resolve import resolve_figure
 from srt.workflow import evaluations
@@ -53,6 +55,38 @@ def test_the_full_matrix_is_planned_fast_and_no_job_twice() -> None:
     assert (
         0 <= planned["sample"] - len(files) < 30 and planned["sample"] == planned["score"]
     )  # labels and curricula, too
+
+
+def test_the_plan_of_the_full_matrix_needs_no_option_and_no_profile(tmp_path: Path) -> None:
+    """As somebody would type it in a fresh clone; the job reads the resolved configuration again."""
+    clone = copy_of_the_tree(tmp_path / "clone")
+    said = snakemake(clone, "plan")
+    assert "total, each job once" in said and "1 of 1 steps (100%) done" in said
+    table = pd.read_csv(clone / "results/full/plan/plan.csv")
+    assert {"fig3", "v2_fig5"} <= set(table["target"]) and (table["jobs"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "used"),
+    [
+        (["plan"], None, True),
+        (["fig2", "--cores", "2"], None, True),
+        (["--profile", "slurm"], None, False),
+        (["--profile=slurm"], None, False),
+        (["-e", "slurm"], None, False),
+        (["--executor", "slurm"], None, False),
+        (["plan"], "slurm", False),
+    ],
+)
+def test_the_default_profile_is_empty_beside_another(monkeypatch, options, variable, used) -> None:
+    """Snakemake would let it win."""
+    monkeypatch.setattr(sys, "argv", ["snakemake", *options])
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
+    if variable:
+        monkeypatch.setenv("SNAKEMAKE_PROFILE", variable)
+    profiles = ROOT / "workflow/profiles"
+    with open(ROOT / "profiles/default/config.v9+.yaml") as default, open(profiles / "local/config.v9+.yaml") as local:
+        assert (yte.process_yaml(default) or {}) == (yte.process_yaml(local) if used else {})
 
 
 @pytest.fixture(scope="module")
