@@ -142,6 +142,18 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
     assert not (left_out | in_it_when_used) & set(spec)
 
 
+def test_runs_whose_gradients_were_wrong_are_trained_again(tmp_path: Path, root: Path) -> None:
+    """In bfloat16 under ZeRO 1; the specs of all others, those of the shipped configurations, stay."""
+    for key, revision in (("zero_stage: 1", 2), ("zero_stage: 2", 1), ("dtype: float32", 1)):
+        write(tmp_path)
+        change(tmp_path, RUNS, "kl_coefficient: 0.01", key)
+        assert json.loads(train_spec(load(tmp_path), "gt-s1"))["revision"] == revision
+    for file in ("config/smoke.yaml", "config/mini.yaml", "config/config.yaml"):
+        config = load_config(read_yaml(root / file), root, file, [file])
+        found = {json.loads(train_spec(config, i))["revision"] for run in config.runs for i in config.instances(run)}
+        assert found == {1}, file
+
+
 def test_presets_are_what_the_documents_say() -> None:
     clean, authors = Train(preset="clean").resolved(), Train(preset="authors").resolved()
     assert (clean.entropy_coefficient, clean.aggregation, clean.kl_clamp, clean.unparsable_groups, clean.votes) == (

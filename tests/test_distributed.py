@@ -261,7 +261,10 @@ def test_bfloat16_has_float32_masters(zero_stage):
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_bfloat16_gradients_are_summed_in_float32(zero_stage):
-    """1 and 128 times 2^-9: next to 1 bfloat16 has no number below 2^-7, so its sum would stay at 1."""
+    """1 and 128 times 2^-9: next to 1 bfloat16 has no number below 2^-7, so its sum would stay at 1.
+
+    And each pass counts once: at stage 1 it once counted again with every later one.
+    """
     model = torch.nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
     engine = TrainEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="bfloat16")
     ones = torch.ones(1, 4, dtype=torch.bfloat16)

@@ -157,7 +157,9 @@ class TrainEngine:
                 "memory_efficient_linear": False,
             },
             "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": dtype == "bfloat16"},
+            # At stage 1 DeepSpeed adds bfloat16 gradients to a float32 sum after each backward pass, and clears them in
+            # its own forward pass, which ours is not: without the second key earlier passes would count again.
+            "bf16": {"enabled": dtype == "bfloat16", "immediate_grad_update": True},
             "data_types": {"grad_accum_dtype": "fp32"},
             "steps_per_print": 1 << 30,
         }

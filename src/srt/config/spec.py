@@ -16,6 +16,7 @@ from srt.config.datasets import LocalDataset, ReasoningGymDataset
 from srt.config.models import ModelBase, TinyModel
 from srt.config.preferences import OFFLINE, preference_spec
 from srt.config.root import Config
+from srt.config.runs import Train
 from srt.io import canonical_json, sha256_file
 
 REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
@@ -90,6 +91,11 @@ def sample_spec(config: Config, model: str, suite: str = "") -> str:
     )
 
 
+def train_revision(train: Train) -> int:
+    """The revision of the code that trains; at first a step's packs weighed differently in bfloat16 under ZeRO 1."""
+    return REVISION["train"] + (train.dtype == "bfloat16" and train.zero_stage == 1)
+
+
 def train_spec(config: Config, instance: str) -> str:
     """A run of one seed: reward, data, hyperparameters; not its length, so that it can be extended."""
     _, run, seed = config.entry(instance)
@@ -114,6 +120,6 @@ def train_spec(config: Config, instance: str) -> str:
             **origin,
             **_prompting(config.models[run.model]),
             "train": run.train.resolved().model_dump(mode="json"),
-            "revision": REVISION["train"],
+            "revision": train_revision(run.train),
         }
     )
