@@ -31,19 +31,21 @@ def shared_data() -> Path:
     return folder
 
 
+TINY_BASE = {
+    "source": "tiny", "hidden_size": 32, "heads": 1, "kv_heads": 1, "layers": 2, "intermediate_size": 64,
+    "context": 128, "steps": 120, "batch_size": 32, "learning_rate": 5e-3, "threads": 1,
+    "parts": [{"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}],
+    "revision_of_code": 1,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model, trained for a few seconds: enough to write boxes, too little to be right."""
     from srt.base_models import make
 
     out = tmp_path_factory.mktemp("models") / "tiny"
-    part = {"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
-    spec = {
-        "source": "tiny", "hidden_size": 32, "heads": 1, "kv_heads": 1, "layers": 2, "intermediate_size": 64,
-        "context": 128, "steps": 120, "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part],
-        "revision_of_code": 1,
-    }  # fmt: skip
-    make("tiny", spec, out)
+    make("tiny", TINY_BASE, out)
     return out
 
 

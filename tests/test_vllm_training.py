@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, train_spec
+from conftest import ROOT, TINY_BASE, train_spec
 
 from srt import launch
 from srt.base_models import make
@@ -52,13 +52,7 @@ def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Pat
 
 def test_two_ranks_train_with_one_engine(tmp_path: Path, sums: Path) -> None:
     """What `rollout_tensor_parallel: 2` comes to: both ranks get rollouts of the weights that they train."""
-    part = {"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
-    base = {
-        "source": "tiny", "hidden_size": 64, "heads": 2, "kv_heads": 2, "layers": 2, "intermediate_size": 64,
-        "context": 128, "steps": 30, "batch_size": 32, "learning_rate": 5e-3, "threads": 1, "parts": [part],
-        "revision_of_code": 1,
-    }  # fmt: skip
-    make("two_heads", base, tmp_path / "base")
+    make("two_heads", TINY_BASE | {"hidden_size": 64, "heads": 2, "kv_heads": 2, "steps": 30}, tmp_path / "base")
     spec = json.dumps(train_spec(rollout_engine="vllm"))
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     command = launch.torchrun(1, 2, "", "", [

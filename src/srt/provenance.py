@@ -147,7 +147,7 @@ def runs(files: Mapping[str, Mapping[str, str]]) -> Rows:
 _SPARED = {"results", "local_dir", "save_every", "keep_states", "plan"}
 _SPARED_BELOW = {
     "models": {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job"},
-    "runs": {"gpus", "job"},
+    "runs": {"gpus", "job", "reference_offload", "engine_sleep", "rollout_tensor_parallel"},
 }
 
 
