@@ -6,7 +6,7 @@
     sorted   rows of like length together, as many as a token budget holds, padded to their own longest
     packed   no padding
     one_pass no pass for the old policy: the gradient pass comes first and waits for the advantages of its groups
-    shared   each prompt once for all of its responses: what `srt.update` does
+    shared   each prompt once for all of its responses: what `srt.training.update` does
 
 The objective is preset `trl`, written out: k1 in the reward, leave-one-out, sum over tokens, mean over sequences.
 """
@@ -24,8 +24,8 @@ from measure import Channel
 from peers import HYPER, PAD, Recorded, load_models, make_engine, record_first
 from torch import Tensor
 
-from srt.logprobs import head_logprobs, packed, response_logprobs
-from srt.packing import pack, split
+from srt.packing.logprobs import head_logprobs, packed, response_logprobs
+from srt.packing.pack import pack, split
 
 PACKED = ("packed", "one_pass", "shared")
 RUNGS = ("padded", "head", "sorted", *PACKED)

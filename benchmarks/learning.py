@@ -60,9 +60,9 @@ def problem_tables(config: dict[str, Any], folder: Path) -> dict[str, Path]:
 def evaluate(config: dict[str, Any], checkpoint: Path, problems: Path, folder: Path) -> dict[str, float]:
     """avg@n and maj@n of a checkpoint on a problem table, in percent."""
     from srt.answers import Grader
-    from srt.io import read_parquet
-    from srt.sampling import sample
-    from srt.scoring import score_file
+    from srt.common.io import read_parquet
+    from srt.evaluation.sampling import sample
+    from srt.evaluation.scoring import score_file
 
     folder.mkdir(parents=True)
     samples, scores, groups = (folder / f"{kind}.parquet" for kind in ("samples", "scores", "groups"))
@@ -75,9 +75,9 @@ def evaluate(config: dict[str, Any], checkpoint: Path, problems: Path, folder: P
 
 def train(config: dict[str, Any], base: Path, problems: Path, seed: int, steps: int, folder: Path) -> Path:
     """Train one run from the base model; returns its last checkpoint."""
-    from srt.problems import read_training_set
-    from srt.segment import Segment
-    from srt.trainer import run_segment
+    from srt.training.segment import Segment
+    from srt.training.trainer import run_segment
+    from srt.training.training_set import read_training_set
 
     spec = {"run": f"learning-s{seed}", "seed": seed, **config["run"]}
     data, truth = read_training_set(problems, spec["reward"])
@@ -100,8 +100,8 @@ def main() -> None:
 
     from measure import machine
 
-    from srt.base_models import make
-    from srt.checkpoints import fingerprint
+    from srt.models.checkpoint import fingerprint
+    from srt.models.sources import make
 
     config = configuration()
     base = args.base or ROOT / "results/smoke/models/tiny"

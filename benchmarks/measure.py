@@ -126,7 +126,7 @@ def matmul(spec: dict[str, Any], channel: Channel) -> None:
     """A side that multiplies large square matrices: what the machine can do at that moment, in FLOP/s."""
     import torch
 
-    from srt.flops import measured_rate
+    from srt.cost.hardware import measured_rate
 
     channel.ready(spec["device"] == "cuda")
     while channel.wait():
@@ -141,7 +141,7 @@ class Side:
     """A child process that serves `script`'s sides."""
 
     def __init__(self, script: Path, threads: int, device: str = "cpu") -> None:
-        from srt.launch import KEEP_MEMORY  # every side is started as the workflow starts training, TRL too
+        from srt.cluster.launch import KEEP_MEMORY  # every side is started as the workflow starts training, TRL too
 
         env = {
             **(KEEP_MEMORY if device == "cpu" else {}), **os.environ,

@@ -210,7 +210,7 @@ def flops(config: Any, data: Recorded) -> dict[str, float]:
     `model` is the usual count, each response with a prompt of its own; `necessary` takes each prompt once, which is all
     that the mathematics needs and so the numerator of a share of the limit that cannot pass 1.
     """
-    from srt.flops import Shape
+    from srt.cost.hardware import Shape
 
     shape = Shape.of(config)
     prompts, responses = [len(p) for p in data.prompts], [len(r) for r in data.responses]
@@ -326,7 +326,7 @@ def trl_side(spec: dict[str, Any], channel: Channel) -> None:
 
 
 class PlainEngine:
-    """AdamW without DeepSpeed, with the interface of `srt.engine.TrainEngine`."""
+    """AdamW without DeepSpeed, with the interface of `srt.distributed.deepspeed_engine.TrainEngine`."""
 
     def __init__(self, model: Any, hyper: dict[str, Any]) -> None:
         self.model, self.clip = model, hyper["grad_clip"]
@@ -361,7 +361,7 @@ def train_config(hyper: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def make_engine(spec: dict[str, Any], model: Any, hyper: dict[str, Any]) -> tuple[Any, Any]:
     """The engine of the product, DeepSpeed, or the plain one where `spec` says so; and the world that it lives in."""
-    from srt.engine import TrainEngine, World, init_world
+    from srt.distributed.deepspeed_engine import TrainEngine, World, init_world
 
     if spec.get("plain"):
         return PlainEngine(model, hyper), World(0, 1, torch.device(spec["device"]))
@@ -395,7 +395,7 @@ def our_side(spec: dict[str, Any], channel: Channel) -> None:
     spec: policy and reference (folders) or shape (random weights), data (npz), train (changes to the configuration),
     plain (no DeepSpeed), and gradients and weights as for TRL.
     """
-    from srt.update import Batch, Update
+    from srt.training.update import Batch, Update
 
     data = Recorded.load(Path(spec["data"]))
     hyper = HYPER | spec.get("hyper", {})

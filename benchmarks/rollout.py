@@ -185,7 +185,7 @@ def main() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import peers
 
-    from srt.io import write_json
+    from srt.common.io import write_json
 
     args.shape = args.shape or ("1.5b" if cuda else "tiny-vllm")
     args.limit = args.limit or (512 if cuda else 128)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from srt.answers import Grader, extract
 from srt.answers.canonical import parse as form_of
-from srt.io import read_parquet
+from srt.common.io import read_parquet
 
 FILLER = "We compute step by step. Let $x$ be the unknown; then the sum of the terms gives the stated value. "
 

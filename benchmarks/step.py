@@ -44,7 +44,7 @@ def our_step(spec: dict[str, Any], channel: measure.Channel) -> None:
 
     from srt.rollout import Sampling
     from srt.rollout.hf import HfEngine
-    from srt.update import Batch, Update
+    from srt.training.update import Batch, Update
 
     data = Recorded.load(Path(spec["data"]))
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
@@ -115,7 +115,7 @@ def main() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import peers
 
-    from srt.io import write_json
+    from srt.common.io import write_json
 
     if args.quick:
         args.prompts, args.n, args.limit, args.warmups, args.rounds = 2, 4, 24, 1, 1

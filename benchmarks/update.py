@@ -266,7 +266,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from srt.io import write_json
+    from srt.common.io import write_json
 
     cases = {"quick": QUICK} if args.quick else CASES if args.device == "cpu" else CUDA_CASES
     if args.quick:

@@ -1,7 +1,7 @@
 # The paper's statements against the tables of all runs: supported, not supported, undecided (docs/claims.md).
 
 
-from srt.claims.opening import opening
+from srt.claims.report_summary import opening
 from srt.claims.spec import resolve_claims
 
 _claims, _claim_files = resolve_claims(CFG)

@@ -10,14 +10,14 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 from srt.config import load_config
 from srt.config.preferences import OFFLINE, offline_runs, preference_file, preference_spec
-from srt.config.spec import REVISION, data_content, data_revision, data_spec, model_spec, sample_spec, train_spec
-from srt.errors import SrtError
+from srt.artefacts.specs import REVISION, data_content, data_revision, data_spec, model_spec, sample_spec, train_spec
+from srt.common.errors import SrtError
 from srt.figures.resolve import resolve_figure
-from srt.io import canonical_json, write_text
-from srt.resources import HOST_BASE_MB, sampling_job, training_job
-from srt.site import read_site
-from srt.slurm import KILLED_FOR_MEMORY, install, wait_for_orphans
-from srt.workflow import (
+from srt.common.io import canonical_json, write_text
+from srt.cluster.resources import HOST_BASE_MB, sampling_job, training_job
+from srt.cluster.partitions import read_site
+from srt.cluster.slurm import KILLED_FOR_MEMORY, install, wait_for_orphans
+from srt.workflow.controller import (
     ResultsLock,
     collect_garbage_rarely,
     evaluation_spec,

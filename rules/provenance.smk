@@ -1,5 +1,5 @@
 # Provenance: versions, specs, hashes, seeds and fingerprints of everything that the report shows.
-from srt.provenance import resolved_hash
+from srt.report.provenance import resolved_hash
 
 PROVENANCE = {
     "config": resolved_hash(CFG.model_dump(mode="json")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 EPILOG = """\
 examples:
@@ -48,9 +48,9 @@ def main() -> None:
 
 
 def make_overlap(args: argparse.Namespace) -> None:
-    from srt.audit.picture import draw
+    from srt.audit.overlap_plot import draw
     from srt.audit.tables import audit
-    from srt.progress import log
+    from srt.common.progress import log
 
     paths = {path.name.removesuffix(".parquet"): path for path in args.problems}
     manifests = {name: path.with_suffix(".json") for name, path in paths.items() if path.with_suffix(".json").is_file()}
@@ -70,7 +70,7 @@ def make_overlap(args: argparse.Namespace) -> None:
 def make_results(args: argparse.Namespace) -> None:
     from srt.audit.decontaminate import decontaminated
     from srt.audit.sets import SPEC, expand
-    from srt.io import parse_spec, read_parquet, write_csv
+    from srt.common.io import parse_spec, read_parquet, write_csv
 
     text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec
     evaluations = expand(parse_spec(text, SPEC))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,10 +29,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = parser().parse_args()
 
-    from srt import io
     from srt.browser.collect import SPEC, collect
     from srt.browser.page import render, render_list
-    from srt.progress import log
+    from srt.common import io
+    from srt.common.progress import log
 
     if args.command == "list":
         io.write_text(args.out, render_list(io.parse_spec(args.spec, kind=list)))

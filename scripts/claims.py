@@ -11,7 +11,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from srt.claims.table import check_claims, counts, to_frame, to_html, to_markdown
-    from srt.io import parse_spec, write_csv, write_text
+    from srt.common.io import parse_spec, write_csv, write_text
 
     if args.configfile:
         from srt.claims.spec import resolve_claims

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import SrtError, run_cli
+from srt.common.errors import SrtError, run_cli
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     if args.check and old:
         raise SrtError(f"{', '.join(old)}: out of step with src/srt/config: run `python scripts/config_docs.py`")
     if not args.check:
-        from srt.io import write_text
+        from srt.common.io import write_text
 
         for name in old:
             write_text(args.root / name, files()[name])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()
 
+    from srt.common.io import read_json, write_csv
     from srt.config import Config
-    from srt.io import read_json, write_csv
     from srt.plan.spent import spent
 
     write_csv(args.out, spent(Config.model_validate(read_json(args.resolved))))

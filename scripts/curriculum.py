@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="chosen problem ids to write (parquet)")
     args = parser.parse_args()
 
-    from srt.io import write_parquet
-    from srt.selection import easiest, read_groups
+    from srt.common.io import write_parquet
+    from srt.labels.offline_labels import easiest, read_groups
 
     groups = read_groups(args.groups)
     chosen = easiest(groups, args.by, args.fraction)

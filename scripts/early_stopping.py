@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()
 
-    from srt.early_stopping import early_stopping
-    from srt.io import parse_spec, write_csv
+    from srt.common.io import parse_spec, write_csv
+    from srt.metrics.early_stopping import early_stopping
 
     write_csv(args.out, early_stopping(parse_spec(args.spec, ["results", "runs"])))
 

@@ -6,7 +6,7 @@ import argparse
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 from srt.figures import KINDS, render
 from srt.figures.spec import read_spec
 

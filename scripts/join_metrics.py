@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="metrics of the run (parquet); a .csv beside it")
     args = parser.parse_args()
 
-    from srt.io import write_csv, write_parquet
-    from srt.problems import join_metrics
+    from srt.common.io import write_csv, write_parquet
+    from srt.training.training_set import join_metrics
 
     frame, metadata = join_metrics(args.segments)
     write_parquet(args.out, frame, metadata)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="labels to write (parquet)")
     args = parser.parse_args()
 
-    from srt.io import write_parquet
-    from srt.selection import offline_labels, read_groups
+    from srt.common.io import write_parquet
+    from srt.labels.offline_labels import offline_labels, read_groups
 
     labels = offline_labels(read_groups(args.groups))
     write_parquet(args.out, labels, {"groups": args.groups.name})

@@ -6,7 +6,7 @@ import argparse
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("script", nargs="+", help="Python script and its arguments, after --")
     args = parser.parse_args()
 
-    from srt.launch import main as launch
+    from srt.cluster.launch import main as launch
 
     launch(args.gpus, args.nodes, args.script)
 

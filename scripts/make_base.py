@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="model folder to write")
     args = parser.parse_args()
 
-    from srt.io import parse_spec
+    from srt.common.io import parse_spec
 
     spec = parse_spec(args.spec, ["source"])
-    from srt.base_models import make
+    from srt.models.sources import make
 
     make(args.name, spec, args.out)
 

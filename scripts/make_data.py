@@ -2,7 +2,7 @@
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import SrtError, run_cli
+from srt.common.errors import SrtError, run_cli
 
 EPILOG = """\
 examples:
@@ -38,10 +38,10 @@ def main() -> int:
     parser.add_argument("--manifest", required=True, type=Path, metavar="JSON", help="the account of the rows to write")
     arguments = parser.parse_args()
 
-    from srt import io
+    from srt.common import io
+    from srt.common.progress import log
     from srt.config.datasets import parse_dataset
     from srt.data import load_with_report, write_problems
-    from srt.progress import log
 
     try:
         entry = json.loads(arguments.spec)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -21,10 +21,10 @@ def main() -> None:
     parser.add_argument("--fill-only", action="store_true", help="do not collect: fill from the CSVs in --out")
     args = parser.parse_args()
 
+    from srt.common.errors import SrtError
+    from srt.common.io import write_text
     from srt.config import load_config, read_yaml
-    from srt.errors import SrtError
-    from srt.io import write_text
-    from srt.miniature import collect, fill
+    from srt.report.miniature import collect, fill
 
     template = args.out / "template.md"
     if not template.is_file():

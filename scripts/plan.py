@@ -11,7 +11,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -24,9 +24,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder to write plan.csv (by target) and plan.json to")
     args = parser.parse_args()
 
+    from srt.common.errors import SrtError
+    from srt.common.io import read_json, write_csv, write_json
     from srt.config import Config, load_config, read_yaml
-    from srt.errors import SrtError
-    from srt.io import read_json, write_csv, write_json
     from srt.plan.report import make_plan, to_json, to_text
 
     if args.seeds is not None and (args.seeds < 1 or not args.configfile):

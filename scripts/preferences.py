@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="chosen responses to write (parquet)")
     args = parser.parse_args()
 
-    from srt.io import parse_spec
-    from srt.preferences import make_preferences
+    from srt.common.io import parse_spec
+    from srt.labels.preferences import make_preferences
 
     counts = make_preferences(args.samples, args.scores, parse_spec(args.spec, ("kind", "seed")), args.out)
     print(f"{counts['responses']} responses to {counts['used']} of {counts['problems']} problems")

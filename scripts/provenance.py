@@ -7,17 +7,19 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, help="JSON: config (a hash), models, data, runs (srt.provenance)")
+    parser.add_argument(
+        "--spec", required=True, help="JSON: config (a hash), models, data, runs (srt.report.provenance)"
+    )
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()
 
-    from srt.io import parse_spec, write_csv
-    from srt.provenance import SPEC, provenance
+    from srt.common.io import parse_spec, write_csv
+    from srt.report.provenance import SPEC, provenance
 
     root = Path(__file__).resolve().parent.parent
     write_csv(args.out, provenance(parse_spec(args.spec, SPEC), root))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -17,12 +17,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()
 
-    from srt.io import parse_spec, write_csv
-    from srt.results_table import results_table
+    from srt.common.io import parse_spec, write_csv
+    from srt.metrics.results_table import results_table
 
     text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec
     if text.lstrip().startswith("{"):
-        from srt.workflow import expand_evaluations
+        from srt.workflow.controller import expand_evaluations
 
         rows = expand_evaluations(parse_spec(text, ["results", "runs"]))
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -19,8 +19,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="raw samples to write (parquet)")
     args = parser.parse_args()
 
-    from srt.io import parse_spec
-    from srt.sampling import SPEC, sample
+    from srt.common.io import parse_spec
+    from srt.evaluation.sampling import SPEC, sample
 
     counts = sample(parse_spec(args.spec, SPEC), args.checkpoint, args.problems, args.out)
     print(" ".join(f"{key}={value}" for key, value in counts.items()))

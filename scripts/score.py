@@ -10,7 +10,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import SrtError, run_cli
+from srt.common.errors import SrtError, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def main() -> None:
         if args.foreign:
             report_foreign(args, grader)
         else:
-            from srt.scoring import score_file
+            from srt.evaluation.scoring import score_file
 
             summary = score_file(args.samples, args.problems, args.scores, args.groups, grader, args.buffer_rows)
             print("\n".join(summary.lines()))
@@ -69,7 +69,7 @@ def shown(answer: object) -> str:
 
 
 def report_foreign(args: argparse.Namespace, grader) -> None:
-    from srt.foreign import compare, parse_mapping
+    from srt.evaluation.comparison import compare, parse_mapping
 
     result = compare(args.foreign, parse_mapping(args.map), grader)
     table = result.accuracies()

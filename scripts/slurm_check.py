@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -22,8 +22,8 @@ def main() -> None:
     show.add_argument("found", nargs="+", type=Path, help="JSON files that `look` wrote")
     args = parser.parse_args()
 
-    from srt import cluster_check
-    from srt.io import read_json, write_json
+    from srt.cluster import node_check as cluster_check
+    from srt.common.io import read_json, write_json
 
     if args.command == "look":
         write_json(args.out, cluster_check.look(args.partition, args.gpus, args.scratch, args.out.parent))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
 
     import pandas as pd
 
-    from srt.errors import SrtError
+    from srt.common.errors import SrtError
 
     if not args.table.is_file():
         raise SrtError(f"{args.table} does not exist: run the rule results_table")

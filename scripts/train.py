@@ -12,7 +12,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 
 def main() -> None:
@@ -40,13 +40,13 @@ def main() -> None:
     parser.add_argument("--alarm", nargs="*", default=[], metavar="KEY=VALUE", help="of the collapse alarm")
     args = parser.parse_args()
 
+    from srt.cluster.launch import time_budget
+    from srt.common.errors import SrtError
+    from srt.common.io import parse_spec
     from srt.config.alarm import AlarmRule
-    from srt.errors import SrtError
-    from srt.io import parse_spec
-    from srt.launch import time_budget
-    from srt.problems import SPEC, read_training_set
-    from srt.reaction import action_of
-    from srt.state import check_state
+    from srt.distributed.state import check_state
+    from srt.training.alarm_action import action_of
+    from srt.training.training_set import SPEC, read_training_set
 
     if not 0 <= args.start < args.stop:
         raise SrtError(f"--start {args.start} must be at least 0 and below --stop {args.stop}")
@@ -64,8 +64,8 @@ def main() -> None:
         if found["step"] != args.start:
             raise SrtError(f"{args.resume} is the state of step {found['step']}, not of --start {args.start}")
 
-    from srt.engine import shutdown  # after the checks: torch and DeepSpeed take seconds
-    from srt.trainer import Segment, run_segment
+    from srt.distributed.deepspeed_engine import shutdown  # after the checks: torch and DeepSpeed take seconds
+    from srt.training.trainer import Segment, run_segment
 
     segment = Segment(
         spec, args.base, args.resume, args.start, args.stop, args.work,

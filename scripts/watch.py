@@ -16,7 +16,7 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401
 
-from srt.errors import run_cli
+from srt.common.errors import run_cli
 
 POLL = 0.5  # seconds between two looks at the command
 
@@ -32,10 +32,10 @@ def main() -> int:
     parser.add_argument("command", nargs="+", help="the command and its arguments, after --")
     args = parser.parse_args()
 
+    from srt.common.errors import SrtError
+    from srt.common.progress import is_terminal
     from srt.config import load_config, read_yaml
-    from srt.errors import SrtError
     from srt.plan.eta import Eta
-    from srt.progress import is_terminal
 
     if args.cores < 1:
         raise SrtError("--cores must be at least 1")
@@ -73,7 +73,7 @@ def main() -> int:
 
 def show(line: str, last: bool) -> None:
     """Write a line over the one before in a terminal, below it elsewhere."""
-    from srt.progress import is_terminal
+    from srt.common.progress import is_terminal
 
     start = "\r\x1b[K" if is_terminal() else ""
     print(f"{start}{time.strftime('%H:%M')} {line}", end="\n" if last else "", file=sys.stderr, flush=True)

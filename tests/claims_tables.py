@@ -11,8 +11,8 @@ import pandas as pd
 from srt.claims.evidence import Evidence, View
 from srt.claims.table import ESTIMATORS
 from srt.claims.verdict import Number, decide
+from srt.common.io import write_parquet
 from srt.config.claims import OPTIONS
-from srt.io import write_parquet
 
 STEPS = [100, 200, 300, 400]
 P = 60  # problems of a test set

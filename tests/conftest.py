@@ -42,7 +42,7 @@ TINY_BASE = {
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model, trained for a few seconds: enough to write boxes, too little to be right."""
-    from srt.base_models import make
+    from srt.models.sources import make
 
     out = tmp_path_factory.mktemp("models") / "tiny"
     make("tiny", TINY_BASE, out)

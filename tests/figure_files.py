@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from srt.common.io import write_parquet
 from srt.config.figure_checks import chain
 from srt.config.root import Config
-from srt.io import write_parquet
 
 SIZE = 24
 

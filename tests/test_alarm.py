@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.alarm import COLUMNS, Alarm, AlarmRule, accuracy_fall, collapse_alarm, evaluate_alarm
-from srt.errors import SrtError
+from srt.common.errors import SrtError
+from srt.metrics.alarm import COLUMNS, Alarm, AlarmRule, accuracy_fall, collapse_alarm, evaluate_alarm
 
 RECORDED = pd.read_csv(Path(__file__).with_name("alarm_runs.csv"))
 QUIET = {"majority_ratio": 0.4, "top_majority_share": 0.15, "kl": 0.1, "response_length": 100.0}

@@ -12,7 +12,7 @@ import pytest
 
 from srt.answers import EXTRACTORS, Grader, canonical, extract
 from srt.answers.extract import boxed_authors
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 
 
 @pytest.fixture(scope="module")

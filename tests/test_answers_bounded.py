@@ -10,7 +10,7 @@ import time
 import pytest
 
 from srt.answers import EXTRACTORS, Grader, canonical, extract
-from srt.answers.workers import Pool
+from srt.answers.comparison_pool import Pool
 
 HOSTILE = {
     "tower": "10^{10^{10}}",

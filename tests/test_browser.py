@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 from chrome import CHROMIUM, Chrome
 
-from srt import io
 from srt.browser.collect import MAX_CHARS, choose, collect, shortened
 from srt.browser.page import render, render_list
 from srt.browser.sources import shown_steps
+from srt.common import io
+from srt.common.errors import SrtError
 from srt.data.table import make_table, write_problems
-from srt.errors import SrtError
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp;\u202e %%style%%'
 

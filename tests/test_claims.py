@@ -17,16 +17,16 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.claims.opening import opening
+from srt.claims.report_summary import opening
 from srt.claims.spec import resolve_claims
 from srt.claims.table import ESTIMATORS, check_claims, to_frame, to_html, to_markdown
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, decide, judge
+from srt.common.errors import SrtError
+from srt.common.io import canonical_json
 from srt.config import load_config, read_yaml
 from srt.config.base import literals
 from srt.config.claims import FROM_TRAINING, OPTIONS, Claim
-from srt.errors import SrtError
-from srt.figures.intervals import N_BOOT, draw_counts, mean_interval
-from srt.io import canonical_json
+from srt.metrics.intervals import N_BOOT, draw_counts, mean_interval
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from srt.claims.curves import fall_index
 from srt.claims.evidence import Undecided
 from srt.claims.training import exact_interval, rise_index
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, decide
-from srt.figures.intervals import N_BOOT, draw_counts
-from srt.io import write_parquet
+from srt.common.io import write_parquet
+from srt.metrics.intervals import N_BOOT, draw_counts
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, train_spec
 
-from srt.io import read_parquet, write_parquet
+from srt.common.io import read_parquet, write_parquet
 
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("[a-z]*.py"))
 TINY = {
@@ -187,8 +187,8 @@ def broken_models(base: Path, folder: Path) -> dict[str, tuple[Path, str]]:
 
 def test_wrong_checkpoints_for_sample_and_train(tmp_path, tiny_base, sums, capsys):
     """In process, since each start costs seconds; the scripts only pass on what the library raises."""
-    from srt.checkpoints import load_model
-    from srt.errors import SrtError
+    from srt.common.errors import SrtError
+    from srt.models.checkpoint import load_model
 
     for folder, expected in broken_models(tiny_base, tmp_path).values():
         with pytest.raises(SrtError, match=expected) as caught:

@@ -15,8 +15,8 @@ from config_files import FILES, change, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srt.common.errors import SrtError
 from srt.config import load_config, read_yaml
-from srt.errors import SrtError
 
 MAIN = "main.yaml"
 

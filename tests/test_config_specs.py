@@ -10,9 +10,9 @@ import pytest
 from config_files import change, write
 from conftest import ROOT
 
+from srt.artefacts.specs import data_spec, model_spec, sample_spec, train_spec
 from srt.config import Config, load_config, read_yaml
 from srt.config.runs import PRESETS, Run, Train
-from srt.config.spec import data_spec, model_spec, sample_spec, train_spec
 
 MAIN, MODELS, DATASETS, RUNS, FIGURES = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml", "figures.yaml"
 

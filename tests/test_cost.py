@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt import cost
 from srt.config.plan import PlanConfig
+from srt.cost import formulas as cost
 
 RATES = PlanConfig()
 QWEN = cost.SHAPES["Qwen/Qwen2.5-Math-7B"]

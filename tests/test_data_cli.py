@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from srt import io
+from srt.common import io
 from srt.data import read_problems
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from srt.common.errors import SrtError
 from srt.config.datasets import DatasetConfig, HubDataset, LocalDataset, MixPart, ReasoningGymDataset, parse_dataset
-from srt.errors import SrtError
 
 RG = {"source": "reasoning_gym", "name": "chain_sum", "size": 5, "split": "train"}
 LOCAL = {"source": "local", "path": "a.jsonl"}

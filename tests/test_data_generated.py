@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reasoning_gym.graphs.family_relationships import FamilyRelationshipsConfig
 
+from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import PROBLEM_SCHEMA, fingerprint, load, load_with_report, question_key
 from srt.data.arithmetic import exact_value
 from srt.data.family import relationship
 from srt.data.generated import HASH_SEED_DEPENDENT, UNSEEDED, check_name
 from srt.data.keys import TEST_SHARE, generated_split, hash_share, holdout_part
-from srt.errors import SrtError
 
 ROOT = Path(__file__).resolve().parent.parent
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -230,7 +230,7 @@ ERRORS = """
 import json, sys
 from srt.config.datasets import parse_dataset
 from srt.data import load
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 for entry in json.loads(sys.argv[1]):
     try:
         load(parse_dataset("sums", entry), "sums")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import Loaded, load_with_report, question_key
-from srt.errors import SrtError
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt import io
+from srt.common import io
+from srt.common.errors import SrtError
 from srt.data import PROBLEM_SCHEMA, fingerprint, read_problems, write_problems
 from srt.data.table import COLUMNS, make_table
-from srt.errors import SrtError
 
 
 def table(n: int = 3, **changes: list) -> pa.Table:

@@ -17,12 +17,12 @@ import torch
 from conftest import ROOT, train_spec
 from safetensors.torch import load_file
 
-from srt import launch
-from srt.engine import TrainEngine, World, init_world, shutdown
-from srt.errors import SrtError
-from srt.io import read_json, read_parquet, sha256_file
-from srt.problems import read_training_set
-from srt.trainer import Segment, run_segment
+from srt.cluster import launch
+from srt.common.errors import SrtError
+from srt.common.io import read_json, read_parquet, sha256_file
+from srt.distributed.deepspeed_engine import TrainEngine, World, init_world, shutdown
+from srt.training.trainer import Segment, run_segment
+from srt.training.training_set import read_training_set
 
 # A name, the changes to the spec, and the checkpoints of the chain (their last step is 3).
 RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
@@ -306,9 +306,11 @@ def test_a_state_of_another_model_is_a_sentence(tmp_path):
 def test_an_engine_starts_without_torchs_compiler():
     """DeepSpeed's own optimizer would load it, which takes longer than loading torch; afterwards it may be used."""
     script = (
-        "import os, sys, torch; from srt.engine import TrainEngine, init_world; TrainEngine(torch.nn.Linear(2, 2), "
-        "init_world(), learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.0, grad_clip=1.0, zero_stage=1, "
-        "dtype='float32'); print('torch._inductor.compile_fx' in sys.modules, 'TORCHDYNAMO_DISABLE' in os.environ)"
+        "import os, sys, torch\n"
+        "from srt.distributed.deepspeed_engine import TrainEngine, init_world\n"
+        "TrainEngine(torch.nn.Linear(2, 2), init_world(), learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.0,\n"
+        "            grad_clip=1.0, zero_stage=1, dtype='float32')\n"
+        "print('torch._inductor.compile_fx' in sys.modules, 'TORCHDYNAMO_DISABLE' in os.environ)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DS_ACCELERATOR": "cpu"}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHDYNAMO_DISABLE"):

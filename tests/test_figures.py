@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 from test_figures_data import World, examples_spec, spec_of
 
-from srt.errors import SrtError
+from srt.common.errors import SrtError
+from srt.common.io import write_parquet
 from srt.figures import KINDS, render
 from srt.figures.dynamics import running_mean
 from srt.figures.examples import wrapped
 from srt.figures.spec import parse_spec, read_spec
 from srt.figures.style import METHODS, look, looks
-from srt.io import write_parquet
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ["aime24", "aime25", "amc23"]

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from srt.errors import SrtError
-from srt.figures.intervals import kept_mean_intervals, mean_interval
+from srt.common.errors import SrtError
+from srt.common.io import write_parquet
 from srt.figures.load import Tables
 from srt.figures.spec import parse_spec
-from srt.io import write_parquet
-from srt.statistics import bootstrap_mean
+from srt.metrics.intervals import kept_mean_intervals, mean_interval
+from srt.metrics.statistics import bootstrap_mean
 
 SETS = {"aime24": (30, -2.2), "aime25": (30, -2.6), "amc23": (40, -0.6), "dapo_val": (60, -1.0)}  # problems, difficulty
 GIBBERISH = "So we have \\( x = 3 \\), and then 因此 the the the _{{ 0 0 0 0 … \\boxed{1}"

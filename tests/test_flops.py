@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MixtralConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
 
-from srt.errors import SrtError
-from srt.flops import Shape, measured_rate, mfu, peak_flops
+from srt.common.errors import SrtError
+from srt.cost.hardware import Shape, measured_rate, mfu, peak_flops
 
 HIDDEN, HEADS, KV, LAYERS, WIDE, VOCAB = 32, 4, 2, 3, 48, 70
 HEAD_SIZE = HIDDEN // HEADS

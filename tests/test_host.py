@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from srt.host import Parked, park
+from srt.distributed.host_memory import Parked, park
 
 CPU = torch.device("cpu")
 

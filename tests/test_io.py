@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt import io
-from srt.errors import EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USAGE, Interrupted, SrtError, nearest, run_cli
+from srt.common import io
+from srt.common.errors import EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USAGE, Interrupted, SrtError, nearest, run_cli
 
 
 class Stop(BaseException):

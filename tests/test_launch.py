@@ -17,9 +17,9 @@ import torch
 from conftest import ROOT, train_spec
 from safetensors.torch import load_file
 
-from srt import launch, slurm
-from srt.errors import SrtError
-from srt.io import read_parquet
+from srt.cluster import launch, slurm
+from srt.common.errors import SrtError
+from srt.common.io import read_parquet
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from srt import logprobs, packing
-from srt.activations import checkpoint_activations
-from srt.logprobs import head_logprobs, packed, response_logprobs
-from srt.packing import Pack, pack
+from srt.packing import logprobs
+from srt.packing import pack as packing
+from srt.packing.activation_checkpointing import checkpoint_activations
+from srt.packing.logprobs import head_logprobs, packed, response_logprobs
+from srt.packing.pack import Pack, pack
 
 VOCABULARY = 30
 FAMILIES = {

@@ -17,7 +17,7 @@ from test_matrix import full
 from test_workflow import copy_of_the_tree
 
 from srt.figures.resolve import resolve_figure
-from srt.workflow import evaluations
+from srt.workflow.controller import evaluations
 
 # -- on the DAG -------------------------------------------------------------------------------------------------------
 

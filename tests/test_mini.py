@@ -100,8 +100,8 @@ def test_it_is_planned_for_an_hour_on_two_cores() -> None:
 
 
 def test_every_job_has_one_thread_and_memory_for_two_at_a_time() -> None:
-    from srt.resources import sampling_job, training_job
-    from srt.site import read_site
+    from srt.cluster.partitions import read_site
+    from srt.cluster.resources import sampling_job, training_job
 
     config = configuration()
     site = read_site(ROOT / "workflow/profiles/slurm/partitions.yaml")

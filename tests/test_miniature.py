@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from srt.common.errors import SrtError
+from srt.common.io import write_csv, write_parquet
 from srt.config import Config, load_config, read_yaml
-from srt.errors import SrtError
-from srt.io import write_csv, write_parquet
-from srt.miniature import MARK, alarm_table, collect, fill
+from srt.report.miniature import MARK, alarm_table, collect, fill
 
 PAGE = ROOT / "docs/miniature"
 

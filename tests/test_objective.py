@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.objective import advantages, kl_per_token, masked_sum, policy_loss, sequence_weights
+from srt.objective.policy import advantages, kl_per_token, masked_sum, policy_loss, sequence_weights
 
 OLD = [[-0.10, -0.70, -0.25], [-1.20, -0.40], [-0.05, -0.90, -0.30, -2.00], [-0.60, -0.10]]
 REF = [[-0.20, -0.65, -0.25], [-0.90, -0.55], [-0.05, -1.10, -0.10, -1.50], [-0.80, -0.10]]

@@ -9,7 +9,7 @@ from test_objective import BETA, GROUP, LENGTHS, MASK, OLD, REF, REWARD, near, p
 
 from srt.config.explain import first_problem
 from srt.config.runs import PRESETS, Train
-from srt.objective import BATCH_ESTIMATORS, advantages, kl_per_token, masked_sum, policy_loss, sequence_weights
+from srt.objective.policy import BATCH_ESTIMATORS, advantages, kl_per_token, masked_sum, policy_loss, sequence_weights
 
 
 def token_gradient(**keys: object) -> torch.Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from srt.objective import (
+from srt.objective.policy import (
     BATCH_ESTIMATORS,
     advantages,
     combine_mismatch,

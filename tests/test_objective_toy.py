@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srt.objective import (
+from srt.objective.policy import (
     advantages,
     importance_weights,
     kl_per_token,

@@ -14,14 +14,14 @@ from conftest import ROOT, train_spec
 from test_cli import run
 from test_trainer import segment
 
-from srt.engine import init_world
-from srt.errors import SrtError
-from srt.io import read_parquet, sha256_file, write_parquet
-from srt.preferences import make_preferences
-from srt.problems import METRICS, PAIRED, join_metrics, read_training_set
-from srt.sampling import sample
-from srt.scoring import score_file
-from srt.trainer import Trainer, run_segment, trainer_of
+from srt.common.errors import SrtError
+from srt.common.io import read_parquet, sha256_file, write_parquet
+from srt.distributed.deepspeed_engine import init_world
+from srt.evaluation.sampling import sample
+from srt.evaluation.scoring import score_file
+from srt.labels.preferences import make_preferences
+from srt.training.trainer import Trainer, run_segment, trainer_of
+from srt.training.training_set import METRICS, PAIRED, join_metrics, read_training_set
 
 PAIRS = {"beta": 0.1, "nll": 1.0}
 SAMPLE = {
@@ -79,7 +79,7 @@ def test_three_steps_by_the_script(tmp_path, tiny_base, sums, stored, reward):
         nll = frame["loss"][0] - math.log(2)
         assert nll > 0  # of the chosen responses, a token
     # the alarm and the tables of runs take them
-    from srt.alarm import collapse_alarm
+    from srt.metrics.alarm import collapse_alarm
 
     assert collapse_alarm(frame) is None
     joined, _ = join_metrics([tmp_path / "metrics.parquet"])
@@ -168,12 +168,12 @@ def test_no_engine_is_started_and_other_rewards_keep_their_trainer(tmp_path, tin
 
 def test_another_table_starts_anew(tmp_path, tiny_base, sums, stored):
     """States are tied to the responses: what an attempt on others left is not gone on with."""
-    from srt.segment import inputs_of
+    from srt.training.segment import inputs_of
 
     given = segment(tmp_path, tiny_base, spec("dpo"))
     data, truth = read_training_set(sums, "dpo", preferences=stored["dpo"])
     table = read_parquet(stored["dpo"])
-    from srt.io import parquet_metadata
+    from srt.common.io import parquet_metadata
 
     write_parquet(tmp_path / "less.parquet", table.slice(2), parquet_metadata(stored["dpo"]))
     less, _ = read_training_set(sums, "dpo", preferences=tmp_path / "less.parquet")
@@ -212,7 +212,7 @@ def test_dpo_and_scpo_share_the_base_models_pairs(tmp_path):
 
 
 def test_specs_hold_what_counts_and_others_are_as_they_were(tmp_path):
-    from srt.config.spec import train_spec as spec_of
+    from srt.artefacts.specs import train_spec as spec_of
 
     before = configuration(tmp_path / "a")
     after = configuration(tmp_path / "b", SFT, DPO)
@@ -241,7 +241,7 @@ def test_wrong_entries_are_one_sentence(tmp_path, entry, sentence):
 
 
 def test_jobs_ask_for_no_engine_and_less_time(tmp_path):
-    from srt.resources import training_work
+    from srt.cluster.resources import training_work
 
     config = configuration(tmp_path, SFT, DPO)
     usual, sft, dpo = (training_work(config, f"{run}-s1", 6) for run in ("srt", "sft", "dpo"))

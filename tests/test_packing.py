@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config
 
-from srt.errors import SrtError
-from srt.packing import balance, check_packable, pack, runs, split
+from srt.common.errors import SrtError
+from srt.packing.pack import balance, check_packable, pack, runs, split
 
 quick = settings(deadline=None, derandomize=True, max_examples=200)
 GROUPS = st.lists(st.tuples(st.integers(1, 20), st.lists(st.integers(0, 40), min_size=1, max_size=8)), max_size=8)

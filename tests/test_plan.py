@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from test_workflow import copy_of_the_tree, jobs, snakemake
 
+from srt.common.io import write_parquet
 from srt.config import Config, load_config, read_yaml
-from srt.io import write_parquet
 from srt.plan.jobs import Dag, Job, build
 from srt.plan.price import Price, Pricing, Variant, measure
 from srt.plan.report import by_figure, by_group, make_plan, savings, to_json, to_text

@@ -13,9 +13,9 @@ import torch
 from test_logprobs import one_by_one
 from test_update import ALONE, Plain, hyperparameters, policy_and_reference
 
-from srt.offline import PreferenceUpdate
-from srt.preference_loss import margins, pair_gradient, pair_loss
-from srt.update import Batch
+from srt.objective.preference import margins, pair_gradient, pair_loss
+from srt.training.preference_trainer import PreferenceUpdate
+from srt.training.update import Batch
 
 # -- golden numbers: worked by hand in docs/trainer.md ----------------------------------------------------------------
 # Two pairs, beta 0.1: S+ - R+ = (2, -1), S- - R- = (-1, 3), so m = (0.3, -0.4); S+ = (-6, -10), T+ = (4, 5).

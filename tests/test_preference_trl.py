@@ -11,9 +11,9 @@ import pytest
 import torch
 from test_update import ALONE, Plain, hyperparameters
 
-from srt.checkpoints import load_model
-from srt.offline import PreferenceUpdate
-from srt.update import Batch
+from srt.models.checkpoint import load_model
+from srt.training.preference_trainer import PreferenceUpdate
+from srt.training.update import Batch
 
 pytest.importorskip("trl", reason="TRL is not installed: make setup-trl")
 

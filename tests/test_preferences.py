@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from srt.errors import SrtError
-from srt.io import parquet_metadata, read_parquet, write_parquet
-from srt.preferences import Preferences, choose, make_preferences
-from srt.problems import read_training_set
+from srt.common.errors import SrtError
+from srt.common.io import parquet_metadata, read_parquet, write_parquet
+from srt.labels.preferences import Preferences, choose, make_preferences
+from srt.training.training_set import read_training_set
 
 PAIRS = {"kind": "pairs", "seed": 1, "margin": 2}
 SFT = {"kind": "sft", "seed": 1, "threshold": 0.0, "responses": None}

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from srt import io
-from srt.errors import SrtError
-from srt.provenance import COLUMNS, code, provenance, resolved_hash
+from srt.common import io
+from srt.common.errors import SrtError
+from srt.report.provenance import COLUMNS, code, provenance, resolved_hash
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 from conftest import train_spec
 from test_resume import command, weights
 
-from srt import launch
-from srt.io import read_json
-from srt.ranks import exit_code
-from srt.state import exclusive
+from srt.cluster import launch
+from srt.cluster.torchrun import exit_code
+from srt.common.io import read_json
+from srt.distributed.state import exclusive
 
 STOP = 12
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # of a process group of the tests' own

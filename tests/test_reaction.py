@@ -18,15 +18,15 @@ from conftest import ROOT, train_spec
 from test_distributed import torchrun
 from test_resume import command, segment, start, weights
 
-from srt.alarm import AlarmRule
+from srt.common.errors import Interrupted, SrtError
+from srt.common.io import read_json, read_parquet, write_parquet
 from srt.config import load_config, read_yaml
-from srt.engine import init_world
-from srt.errors import Interrupted, SrtError
-from srt.io import read_json, read_parquet, write_parquet
+from srt.distributed.deepspeed_engine import init_world
+from srt.metrics.alarm import AlarmRule
 from srt.plan.jobs import build
-from srt.problems import METRICS, join_metrics, read_training_set
-from srt.reaction import action_of
-from srt.trainer import Trainer, run_segment
+from srt.training.alarm_action import action_of
+from srt.training.trainer import Trainer, run_segment
+from srt.training.training_set import METRICS, join_metrics, read_training_set
 
 RINGS = 3
 AT_ONCE = AlarmRule(agreement_rise=-1.0, drift=0.0, patience=1, baseline=RINGS - 1)
@@ -175,7 +175,7 @@ def test_the_switch_is_srt_before_and_the_labels_after(plain, tmp_path, tiny_bas
 
 def test_after_the_switch_it_is_a_run_on_offline_labels(tmp_path, tiny_base, sums, labels):
     """The same prompts at the same steps, only such as have a label; before it, SRT's, on all of them."""
-    from srt.reaction import Reaction
+    from srt.training.alarm_action import Reaction
 
     def trainer_of(spec: dict, action: str | None, given: Path | None) -> tuple[Any, Trainer]:
         data, truth = read_training_set(sums, spec["reward"], None, given, action)
@@ -283,7 +283,7 @@ def test_the_labels_are_an_input_of_such_a_run_only(tmp_path):
 
 
 def test_the_spec_holds_the_rule_where_it_acts():
-    from srt.config.spec import train_spec as spec_for
+    from srt.artefacts.specs import train_spec as spec_for
 
     file = "config/mini.yaml"
     config = load_config(read_yaml(ROOT / file), ROOT, file)

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from test_distributed import torchrun
 from test_resume import command, killed_then_finished, segment, train, weights
 
-from srt.engine import init_world, shutdown
-from srt.errors import Interrupted
-from srt.io import read_json, read_parquet, write_parquet
-from srt.problems import METRICS, REFILL, read_training_set
-from srt.refill import fill, label_threshold
+from srt.common.errors import Interrupted
+from srt.common.io import read_json, read_parquet, write_parquet
+from srt.distributed.deepspeed_engine import init_world, shutdown
 from srt.rollout.hf import HfEngine
-from srt.trainer import Trainer, run_segment
-from srt.update import Update
+from srt.training.batches import fill, label_threshold
+from srt.training.trainer import Trainer, run_segment
+from srt.training.training_set import METRICS, REFILL, read_training_set
+from srt.training.update import Update
 
 # 24 prompts, 4 a step: about half of the tiny model's prompts reach 0.25, so batches take several rounds.
 RULE = {"majority": 0.25, "rounds": 3}

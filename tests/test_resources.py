@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_workflow import MICRO, jobs, snakemake
 
-from srt import resources
+from srt.cluster import resources
+from srt.cluster.partitions import Ask, Partition, Site, minutes_of, read_site
+from srt.cluster.resources import Work, gpu_memory, host_memory_mb, least_gpus, rows, sampling_job, training_job
+from srt.common.errors import SrtError
 from srt.config import Config, load_config, read_yaml
 from srt.config.models import JobSize
-from srt.errors import SrtError
-from srt.resources import Work, gpu_memory, host_memory_mb, least_gpus, rows, sampling_job, training_job
-from srt.site import Ask, Partition, Site, minutes_of, read_site
 
 H200 = 141e9
 # one step of the paper on Qwen2.5-Math-7B

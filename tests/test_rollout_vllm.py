@@ -28,7 +28,7 @@ from rollout_cases import (
     worst,
 )
 
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 from srt.rollout import vllm_host
 from srt.rollout.vllm import VllmEngine
 

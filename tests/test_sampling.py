@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from srt.checkpoints import fingerprint, load_model
+from srt.common.errors import SrtError
+from srt.common.io import parquet_metadata, read_parquet
 from srt.config.models import BOXED_SUFFIX
+from srt.data.prompts import render
 from srt.data.table import make_table, write_problems
-from srt.errors import SrtError
-from srt.io import parquet_metadata, read_parquet
-from srt.prompts import render
+from srt.evaluation.sampling import SCHEMA, SPEC, sample
+from srt.models.checkpoint import fingerprint, load_model
 from srt.rollout import sample_key
-from srt.sampling import SCHEMA, SPEC, sample
 
 VALUES: dict[str, Any] = {
     "n": 4, "temperature": 1.0, "top_p": 1.0, "max_prompt_tokens": 40, "max_new_tokens": 20, "engine": "transformers",

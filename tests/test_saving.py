@@ -20,17 +20,17 @@ import pytest
 import torch
 from conftest import ROOT, train_spec
 
-from srt import engine as engines
-from srt import saving
-from srt.engine import TrainEngine, World, gather, init_world, shutdown
-from srt.errors import SrtError, describe_os_error
-from srt.host import host_copy
-from srt.io import read_json, sha256_file
-from srt.problems import read_training_set
-from srt.saving import Saver
-from srt.state import check_state, states
-from srt.together import find_state
-from srt.trainer import Segment, run_segment
+from srt.common.errors import SrtError, describe_os_error
+from srt.common.io import read_json, sha256_file
+from srt.distributed import deepspeed_engine as engines
+from srt.distributed import saving
+from srt.distributed.deepspeed_engine import TrainEngine, World, gather, init_world, shutdown
+from srt.distributed.host_memory import host_copy
+from srt.distributed.rank_agreement import find_state
+from srt.distributed.saving import Saver
+from srt.distributed.state import check_state, states
+from srt.training.trainer import Segment, run_segment
+from srt.training.training_set import read_training_set
 
 SPEC: dict[str, Any] = {"run": "toy"}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")} | {
@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {"learning_rate": 0.1, "betas": (0.9, 0.99), "weight_d
 @pytest.fixture(autouse=True)
 def at_once_in_the_background(monkeypatch):
     """Small states, too, are left to the thread here."""
-    monkeypatch.setattr("srt.saving.SMALL", 0)
+    monkeypatch.setattr("srt.distributed.saving.SMALL", 0)
 
 
 def make_engine(world: World, zero_stage: int = 1) -> TrainEngine:

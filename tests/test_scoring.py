@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from srt import scoring
 from srt.answers import Grader
-from srt.errors import SrtError
-from srt.foreign import compare, parse_mapping
-from srt.io import parquet_metadata, read_parquet, write_parquet
+from srt.common.errors import SrtError
+from srt.common.io import parquet_metadata, read_parquet, write_parquet
+from srt.evaluation import scoring
+from srt.evaluation.comparison import compare, parse_mapping
 
 
 def samples_frame(rows):

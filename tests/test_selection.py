@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from srt.errors import SrtError
-from srt.io import write_parquet
-from srt.problems import join_metrics
-from srt.results_table import results_table
-from srt.selection import easiest, offline_labels, read_groups
+from srt.common.errors import SrtError
+from srt.common.io import write_parquet
+from srt.labels.offline_labels import easiest, offline_labels, read_groups
+from srt.metrics.results_table import results_table
+from srt.training.training_set import join_metrics
 
 
 def groups(**columns: object) -> pd.DataFrame:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, train_spec
 
-from srt import io
-from srt.state import clear_up, exclusive
+from srt.common import io
+from srt.distributed.state import clear_up, exclusive
 
 WRITER = """import sys, time
 sys.path.insert(0, sys.argv[1])
-from srt import io
+from srt.common import io
 kind, target = sys.argv[2:]
 with getattr(io, kind)(target) as temporary:
     (temporary / "part" if kind == "atomic_dir" else temporary).write_text("half")

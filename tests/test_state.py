@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from srt.errors import SrtError
-from srt.io import read_json, sha256_file, spec_hash, write_json
-from srt.state import check_state, clear_up, commit_state, states
+from srt.common.errors import SrtError
+from srt.common.io import read_json, sha256_file, spec_hash, write_json
+from srt.distributed.state import check_state, clear_up, commit_state, states
 
 SPEC: dict[str, Any] = {"run": "toy"}
 CALLS = ("replace", "unlink", "rmdir", "fsync")  # of os, also through shutil

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.statistics import bootstrap_mean, gap_curve, paired_difference, pass_at_k
+from srt.metrics.statistics import bootstrap_mean, gap_curve, paired_difference, pass_at_k
 
 
 @settings(deadline=None, derandomize=True)
@@ -46,7 +46,7 @@ def test_bootstrap_covers_and_repeats():
 def test_bootstrap_is_the_same_in_chunks(monkeypatch):
     values = np.random.default_rng(1).random(37)
     whole = bootstrap_mean(values, n_boot=300)
-    monkeypatch.setattr("srt.statistics._CHUNK", 100)
+    monkeypatch.setattr("srt.metrics.statistics._CHUNK", 100)
     assert bootstrap_mean(values, n_boot=300) == whole
 
 

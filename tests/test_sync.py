@@ -13,10 +13,10 @@ import pytest
 import torch
 from rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model, needs_vllm
 
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 from srt.rollout import Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
-from srt.sync import TOLERANCE, check, check_weights, differing
+from srt.training.sync_check import TOLERANCE, check, check_weights, differing
 
 FAULTS = [
     "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",

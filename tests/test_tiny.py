@@ -14,14 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from srt.base_models import make
-from srt.checkpoints import load_model
+from srt.common.errors import SrtError
+from srt.common.io import read_json, sha256_file
 from srt.config.models import BOXED_SUFFIX, TinyModel
 from srt.data.arithmetic import exact_value
-from srt.errors import SrtError
-from srt.io import read_json, sha256_file
-from srt.prompts import render, render_all
-from srt.tiny import EOS, IGNORE, PAD, QUESTION, batch, build_tokenizer, learning_rate, problems, trace
+from srt.data.prompts import render, render_all
+from srt.models.checkpoint import load_model
+from srt.models.sources import make
+from srt.models.tiny import EOS, IGNORE, PAD, QUESTION, batch, build_tokenizer, learning_rate, problems, trace
 
 PART = {"params": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}}
 SPEC = {

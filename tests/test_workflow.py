@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from srt.workflow import look_once_a_second, runs_pattern
+from srt.workflow.controller import look_once_a_second, runs_pattern
 
 MICRO = ["--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2"]
 
@@ -160,7 +160,7 @@ def test_unknown_targets_name_what_there_is(clone):
 
 
 def test_two_workflows_in_one_folder_are_refused(clone):
-    from srt.state import exclusive
+    from srt.distributed.state import exclusive
 
     with exclusive(clone / "results/micro/.lock"):
         output = snakemake(clone, *MICRO, "-R", "fig9", code=1)

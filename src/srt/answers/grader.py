@@ -21,11 +21,11 @@ from typing import Any, Literal
 
 from srt.answers import reasoning_gym
 from srt.answers.canonical import NUMBER, OPAQUE, Form, parse
+from srt.answers.comparison_pool import Pool
 from srt.answers.equivalence import decide
 from srt.answers.extract import EXTRACTORS, NO_BOX, OK, Extraction, boxed_authors, extract
-from srt.answers.tally import Vote, authors_vote, clean_vote
-from srt.answers.workers import Pool
-from srt.errors import SrtError, nearest
+from srt.answers.voting import Vote, authors_vote, clean_vote
+from srt.common.errors import SrtError, nearest
 
 Preset = Literal["authors", "clean"]
 NO_LABEL, NO_ANSWER, TIMEOUT = "no label", "no answer", "timeout"

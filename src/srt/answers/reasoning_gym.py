@@ -13,7 +13,7 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
 from srt.answers.normalise import strip_maths
-from srt.errors import SrtError, nearest
+from srt.common.errors import SrtError, nearest
 
 # The pairs of roles that knights_knaves draws from; first and second carry no meaning here.
 _ROLES = {

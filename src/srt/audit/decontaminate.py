@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from srt.errors import SrtError
-from srt.figures.intervals import mean_interval
-from srt.io import read_parquet
-from srt.statistics import paired_difference
+from srt.common.errors import SrtError
+from srt.common.io import read_parquet
+from srt.metrics.intervals import mean_interval
+from srt.metrics.statistics import paired_difference
 
 ENTRY = ("run", "label", "method", "seed", "step", "groups", "trained_on")
 GROUP_COLUMNS = ["dataset", "problem_id", "pass_rate", "majority_correct"]

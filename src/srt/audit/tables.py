@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from srt import io
 from srt.audit.overlap import DEFINITION, Index, Match, index, matches, rows_of, same_answer
+from srt.common import io
+from srt.common.errors import SrtError
 from srt.data.table import read_problems
-from srt.errors import SrtError
 
 OVERLAP_COLUMNS = (
     "train", "test", "train_rows", "test_rows", "exact", "near", "contaminated", "same_answer", "share", "clean",

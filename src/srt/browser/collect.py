@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from srt.errors import SrtError
-from srt.io import open_parquet, parquet_metadata, read_parquet
+from srt.common.errors import SrtError
+from srt.common.io import open_parquet, parquet_metadata, read_parquet
 
 SPEC = ("run", "label", "model", "reward", "points")
 GROUP_COLUMNS = [

@@ -15,7 +15,7 @@ import numpy as np
 
 from srt.claims.evidence import Curve, Undecided, View
 from srt.claims.verdict import Number
-from srt.figures.intervals import percentile_interval
+from srt.metrics.intervals import percentile_interval
 
 Options = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 A replicate draws problems within each test set, and the seeds of each run. Runs see the same drawn problems, so a
 difference is paired; the seeds of different runs are drawn independently. With one run the draws are those of
-`srt.figures.intervals.mean_interval`: a claim's interval is the figure's band, to the same digits.
+`srt.metrics.intervals.mean_interval`: a claim's interval is the figure's band, to the same digits.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from srt.claims.spec import checkpoints, suite_of
-from srt.errors import SrtError
-from srt.figures.intervals import N_BOOT, draw_counts
-from srt.io import read_parquet
-from srt.workflow import groups_file
+from srt.common.errors import SrtError
+from srt.common.io import read_parquet
+from srt.metrics.intervals import N_BOOT, draw_counts
+from srt.workflow.controller import groups_file
 
 COLUMNS = [
     "dataset", "problem_id", "n", "parsed", "majority", "consistency", "consistency_all", "pass_rate",

@@ -1,7 +1,7 @@
 """What the claims read, resolved from the configuration: runs, seeds, checkpoints and suites, but no long path lists.
 
 The spec goes into one command-line argument (128 KiB at most on Linux), so a run is named once, by its parts;
-`Evidence` puts paths together with `srt.workflow.groups_file`.
+`Evidence` puts paths together with `srt.workflow.controller.groups_file`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from srt.config.claims import FROM_TRAINING
 from srt.config.root import Config
-from srt.workflow import evaluations, groups_file
+from srt.workflow.controller import evaluations, groups_file
 
 
 def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:

@@ -12,9 +12,9 @@ import pandas as pd
 
 from srt.claims import agreement, curves, training
 from srt.claims.evidence import Evidence, Undecided, View
-from srt.claims.opening import SIGN
+from srt.claims.report_summary import SIGN
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, Verdict, decide, digits, region_of
-from srt.errors import SrtError, nearest
+from srt.common.errors import SrtError, nearest
 
 ESTIMATORS: dict[str, Callable[[View, dict[str, Any]], list[Number]]] = {
     **curves.ESTIMATORS, **agreement.ESTIMATORS, **training.ESTIMATORS,

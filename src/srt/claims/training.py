@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from srt.alarm import COLUMNS, AlarmRule, collapse_alarm
 from srt.claims.curves import Options, each, fall_index, interval
 from srt.claims.evidence import Curve, Undecided, View
 from srt.claims.verdict import Number
+from srt.metrics.alarm import COLUMNS, AlarmRule, collapse_alarm
 
 # A fall that so many replicates do not have is none to compare a step with.
 _DOUBT = 0.05
@@ -91,7 +91,7 @@ def rise_index(values: np.ndarray, window: int) -> int:
 
 
 def alarm_leads(view: View, options: Options) -> list[Number]:
-    """Steps from the label-free alarm (`srt.alarm`) to the fall of the accuracy; negative: it came too late.
+    """Steps from the label-free alarm (`srt.metrics.alarm`) to the fall of the accuracy; negative: it came too late.
 
     The fall lies between two evaluated steps and counts from the first moment at which it may have happened. By seed,
     then the mean over seeds that fall; one that falls in silence has a lead of minus infinity.

@@ -23,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from srt.common.errors import SrtError, nearest
 from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, Revision, Strict
-from srt.errors import SrtError, nearest
 
 Column = Literal["id", "problem", "answer", "source", "subject", "level"]
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr

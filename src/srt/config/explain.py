@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from srt.common.errors import nearest
 from srt.config.base import literals, unwrap
-from srt.errors import nearest
 
 _WHAT = {
     "int_type": "a whole number",

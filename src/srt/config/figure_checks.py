@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from srt.common.errors import SrtError, nearest
 from srt.config.figures import DynamicsOptions, Figure, Panel
 from srt.config.lineage import ancestors
-from srt.errors import SrtError, nearest
 
 if TYPE_CHECKING:
     from srt.config.root import Config

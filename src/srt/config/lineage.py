@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from srt.common.errors import nearest
 from srt.config.preferences import OFFLINE
-from srt.errors import nearest
 
 if TYPE_CHECKING:
     from srt.config.root import Config

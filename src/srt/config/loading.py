@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from srt.common.errors import SrtError, nearest
 from srt.config.explain import first_problem, show
 from srt.config.root import Config, ConfigError
 from srt.config.runs import Train
-from srt.errors import SrtError, nearest
 
 SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
 DEFAULT = "config/config.yaml"

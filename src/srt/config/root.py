@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from srt.common.errors import SrtError, nearest
 from srt.config.alarm import AlarmRule
 from srt.config.base import Seed, Strict
 from srt.config.claims import Claim, check_claims
@@ -22,7 +23,6 @@ from srt.config.plan import PlanConfig
 from srt.config.preferences import OFFLINE
 from srt.config.runs import Checkpoint, Run
 from srt.config.suites import Suite
-from srt.errors import SrtError, nearest
 
 __all__ = ["Config", "ConfigError", "Figure", "Panel", "SamplingConfig", "ScoringConfig"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from srt import io
+from srt.common import io
 from srt.data.table import check, fingerprint, make_table
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _hub(config: HubDataset, local_dir: Path | None) -> Loaded:
 def _bar(name: str) -> Any:
     from tqdm import tqdm
 
-    from srt.progress import interval, is_terminal, progress_file
+    from srt.common.progress import interval, is_terminal, progress_file
 
     # In a log a line every 15 s, and none for a job that is done sooner
     delay = 0.5 if is_terminal() else 15.0

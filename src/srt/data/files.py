@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from srt import io
-from srt.errors import SrtError
+from srt.common import io
+from srt.common.errors import SrtError
 
 Rows = list[dict[str, Any]]
 

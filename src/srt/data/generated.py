@@ -16,11 +16,11 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from srt import io
+from srt.common import io
+from srt.common.errors import SrtError, nearest
 from srt.data.arithmetic import exact_value
 from srt.data.family import relationship
 from srt.data.keys import generated_split, hash_share, question_key, short_hash
-from srt.errors import SrtError, nearest
 
 if TYPE_CHECKING:
     from srt.config.datasets import MixPart, ReasoningGymDataset

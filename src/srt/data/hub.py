@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 
 if TYPE_CHECKING:
     from srt.config.datasets import HubDataset
@@ -49,7 +49,7 @@ def _snapshot(config: HubDataset) -> Path:
     )
     from huggingface_hub.utils import disable_progress_bars
 
-    from srt.progress import is_terminal
+    from srt.common.progress import is_terminal
 
     if not is_terminal():
         disable_progress_bars()
@@ -78,7 +78,7 @@ def _snapshot(config: HubDataset) -> Path:
 def _read_split(config: HubDataset, folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
     import datasets
 
-    from srt.progress import is_terminal
+    from srt.common.progress import is_terminal
 
     if not is_terminal():
         datasets.disable_progress_bars()

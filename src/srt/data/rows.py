@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from srt.common.errors import SrtError, nearest
 from srt.data.keys import holdout_part, question_key, short_hash
 from srt.data.text import normalise
-from srt.errors import SrtError, nearest
 
 if TYPE_CHECKING:
     from srt.config.datasets import HubDataset, LocalDataset

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from srt import io
-from srt.errors import SrtError
+from srt.common import io
+from srt.common.errors import SrtError
 
 COLUMNS = ("id", "problem", "answer", "source", "subject", "level", "task")
 PROBLEM_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from srt.errors import SrtError, nearest
+from srt.common.errors import SrtError, nearest
 from srt.figures.spec import parse_spec
 
 # name -> (module, what it draws); modules are imported when drawn, so that a list of kinds costs nothing.
@@ -38,8 +38,8 @@ def render(raw: Mapping[str, Any], out_prefix: str | Path) -> list[Path]:
     if spec.kind not in KINDS:
         raise SrtError(f"{spec.where()}: kind '{spec.kind}' is unknown{nearest(spec.kind, KINDS)}")
     # Here, not at the top: matplotlib and pandas take half a second that `--help` should not.
+    from srt.common.io import atomic_path, write_csv
     from srt.figures import style
-    from srt.io import atomic_path, write_csv
 
     module = import_module(KINDS[spec.kind][0])
     with style.house_style():

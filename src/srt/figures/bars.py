@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 from srt.figures import style
-from srt.figures.intervals import mean_interval
 from srt.figures.load import Tables, identify
 from srt.figures.spec import Series, Spec, check_options, check_panels
+from srt.metrics.intervals import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

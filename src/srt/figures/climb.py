@@ -8,7 +8,7 @@ thin lines between runs. Bands, triangles and grey lines as in `srt.figures.curv
 Options
     names      {data set: name of the level}
     metrics    rows of panels: "avg", "maj", "parsed", "correct_parsed"; default: the figure's metric
-    marks      the paper's statements (`srt.figures.marks`); steps count from the base model
+    marks      the paper's statements (`srt.figures.paper_marks`); steps count from the base model
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 
 from srt.figures import style
 from srt.figures.load import Tables, identify
-from srt.figures.marks import check_marks, draw_alarms, draw_statements
+from srt.figures.paper_marks import check_marks, draw_alarms, draw_statements
 from srt.figures.spec import Panel, Spec, check_options, check_panels, curve_metrics
 
 if TYPE_CHECKING:

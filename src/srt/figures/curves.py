@@ -2,7 +2,7 @@
 
 With `average`, one panel a panel of the spec: the mean over data sets. Without, one panel a data set. Several metrics
 are rows of panels. Lines are means over seeds; the band of one seed is its 95 % bootstrap interval over problems, that
-of several their range, with the interval over problems and seeds (`srt.figures.intervals`) as thin edges. Triangles
+of several their range, with the interval over problems and seeds (`srt.metrics.intervals`) as thin edges. Triangles
 mark where the collapse alarm rings, rings where early stopping would stop, grey lines what the paper states.
 
 Options
@@ -11,7 +11,8 @@ Options
     validation_dataset     dashed vertical lines at the step where this set's value is best (ties: the earliest), one a
                            seed, as in Fig. 6, instead of rings; the set need not be drawn
     validation_series      whose best step that is (a label); default: the first label of the panel
-    marks                  the paper's statements (`srt.figures.marks`): [{"step": 400, "to": 600, "label": "..."},
+    marks                  the paper's statements (`srt.figures.paper_marks`): [{"step": 400, "to": 600, "label":
+    "..."},
                            {"value": 0.6, ...}, {"times": 2.0, "of": "start", ...}], each with "source", "panel",
                            "dataset", "quantity" if it belongs to some panels only
 """
@@ -22,10 +23,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from srt.errors import SrtError, nearest
+from srt.common.errors import SrtError, nearest
 from srt.figures import style
 from srt.figures.load import Tables, identify
-from srt.figures.marks import STOP, check_marks, draw_alarms, draw_statements, draw_stops
+from srt.figures.paper_marks import STOP, check_marks, draw_alarms, draw_statements, draw_stops
 from srt.figures.spec import Panel, Spec, check_options, check_panels, curve_metrics
 
 if TYPE_CHECKING:

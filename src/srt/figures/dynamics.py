@@ -10,7 +10,7 @@ Options
     quantities    which columns, in order; default ["accuracy", "reward", "kl"]; others are columns of the training
                   metrics (`QUANTITIES`)
     smooth        window of the running mean in logged steps (odd); default 1 up to 100 steps, then about a fiftieth
-    marks         the paper's statements (`srt.figures.marks`); "quantity" says in which column
+    marks         the paper's statements (`srt.figures.paper_marks`); "quantity" says in which column
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from srt.errors import SrtError, nearest
+from srt.common.errors import SrtError, nearest
 from srt.figures import style
 from srt.figures.load import Tables, identify
-from srt.figures.marks import check_marks, draw_alarms, draw_statements, draw_stops
+from srt.figures.paper_marks import check_marks, draw_alarms, draw_statements, draw_stops
 from srt.figures.spec import Series, Spec, check_options, check_panels
 
 if TYPE_CHECKING:

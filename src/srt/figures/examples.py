@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from srt.errors import SrtError, nearest
+from srt.common.errors import SrtError, nearest
+from srt.common.io import open_parquet, read_parquet
+from srt.common.progress import log
 from srt.figures import style
 from srt.figures.spec import Spec, check_options
-from srt.io import open_parquet, read_parquet
-from srt.progress import log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 from srt.figures import style
-from srt.figures.intervals import kept_mean_intervals
 from srt.figures.load import Tables, identify
 from srt.figures.spec import Series, Spec, check_options, check_panels
-from srt.statistics import gap_curve
+from srt.metrics.intervals import kept_mean_intervals
+from srt.metrics.statistics import gap_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from srt.alarm import COLUMNS as ALARM_COLUMNS
-from srt.alarm import collapse_alarm
-from srt.errors import SrtError, nearest
-from srt.figures.intervals import mean_interval, ratio_interval
+from srt.common.errors import SrtError, nearest
+from srt.common.io import read_parquet
 from srt.figures.spec import Point, Series, Spec
-from srt.io import read_parquet
+from srt.metrics.alarm import COLUMNS as ALARM_COLUMNS
+from srt.metrics.alarm import collapse_alarm
+from srt.metrics.intervals import mean_interval, ratio_interval
 
 GROUP_COLUMNS = [
     "dataset",
@@ -138,7 +138,7 @@ class Tables:
         """The metric against the step for the seeds of one label, averaged over `datasets`.
 
         Returns step, value, lo, hi, seed_lo, seed_hi, n_problems, n_seeds, one row a step. Each data set weighs the
-        same. lo and hi are the interval over problems and seeds of `srt.figures.intervals`, seed_lo and seed_hi the
+        same. lo and hi are the interval over problems and seeds of `srt.metrics.intervals`, seed_lo and seed_hi the
         range of the seeds.
         """
         metric = metric or self.spec.metric
@@ -165,7 +165,7 @@ class Tables:
     def stop(self, run: Series, dataset: str, metric: str) -> int:
         """Early stopping: the evaluated step at which the run is best on `dataset`, the earliest of equals.
 
-        The same as in tables/early_stopping.csv (`srt.early_stopping`), where step 0 is where the run starts.
+        The same as in tables/early_stopping.csv (`srt.metrics.early_stopping`), where step 0 is where the run starts.
         """
         values = [self.values([point], dataset, metric).mean() for point in run.points]
         return run.points[int(np.argmax(values))].step

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srt.common.errors import SrtError, nearest
 from srt.config.alarm import AlarmRule
-from srt.errors import SrtError, nearest
 
 METRICS = ("avg", "maj")
 # What curves can show; the last two are shares of responses (with an answer; correct ones among those).
@@ -106,7 +106,7 @@ class Spec:
 def read_spec(text: str) -> dict[str, Any]:
     """The raw spec of the command line: JSON text, or @FILE with JSON in it."""
     if text.startswith("@"):
-        from srt.io import read_json  # here, not at the top: it brings pandas, which `--help` does not need
+        from srt.common.io import read_json  # here, not at the top: it brings pandas, which `--help` does not need
 
         raw = read_json(Path(text[1:]))
         source = text[1:]

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from srt.errors import SrtError, nearest
+from srt.common.errors import SrtError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

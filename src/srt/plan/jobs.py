@@ -15,7 +15,7 @@ from srt.claims.spec import resolve_claims
 from srt.config.preferences import OFFLINE, preference_file
 from srt.config.root import Config
 from srt.figures.resolve import resolve_figure
-from srt.workflow import evaluations
+from srt.workflow.controller import evaluations
 
 GPU_RULES = ("train", "train_last", "sample")
 

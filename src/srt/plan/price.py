@@ -1,4 +1,5 @@
-"""Seconds, GPUs and bytes of each job: `srt.cost` fed by the configuration, by measured lengths and by benchmarks.
+"""Seconds, GPUs and bytes of each job: `srt.cost.formulas` fed by the configuration, by measured lengths and by
+benchmarks.
 
 A prediction comes from assumed rates. Once Snakemake has written `benchmark:` files, the median of measured over
 predicted seconds, by rule and model, corrects what remains; rules without a GPU take the median of what was measured.
@@ -15,15 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from srt import cost
+from srt.cluster.partitions import read_site
+from srt.cluster.resources import place, sampling_job, training_work
+from srt.common.io import open_parquet, read_parquet
 from srt.config.models import HubModel, TinyModel
 from srt.config.plan import PlanConfig
 from srt.config.preferences import OFFLINE
 from srt.config.root import Config
-from srt.io import open_parquet, read_parquet
+from srt.cost import formulas as cost
 from srt.plan.jobs import GPU_RULES, Dag, Job, model_of
-from srt.resources import place, sampling_job, training_work
-from srt.site import read_site
 
 _T = TypeVar("_T")
 _FILES_READ = 200  # of each kind and model: medians do not need more
@@ -49,7 +50,8 @@ class Price:
 class Variant:
     """Another way to run the same jobs, or other assumptions; None is what the configuration says.
 
-    `states`: how they are saved. `offload` False: the reference stays on the GPU, None: as `srt.resources` decides.
+    `states`: how they are saved. `offload` False: the reference stays on the GPU, None: as `srt.cluster.resources`
+    decides.
     `length`: times the responses' mean; `efficiency`: share of the peak; `disk`: times the rate of writing.
     """
 
@@ -237,7 +239,7 @@ class Pricing:
         return self.place(instance, steps)[0]
 
     def place(self, instance: str, steps: int, offload: bool | None = None) -> tuple[int, bool]:
-        """GPUs of a training job, and whether its reference waits in host memory (`srt.resources`).
+        """GPUs of a training job, and whether its reference waits in host memory (`srt.cluster.resources`).
 
         `offload` False: it never does.
         """

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from srt.progress import interval, progress_file
+from srt.common.progress import interval, progress_file
 from srt.rollout import Checksum, Rollout, Sampling, tensor_checksum
 from srt.rollout.continuous import ContinuousBatch
 from srt.rollout.kv import ATTENTION

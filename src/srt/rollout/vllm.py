@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from srt.errors import SrtError
-from srt.progress import interval, progress_file
+from srt.common.errors import SrtError
+from srt.common.progress import interval, progress_file
 from srt.rollout import LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
 from srt.rollout.vllm_host import host_unchanged, prepare_environment
 from srt.rollout.vllm_weights import combine, model_checksums

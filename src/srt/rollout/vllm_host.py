@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from srt.errors import SrtError
+from srt.common.errors import SrtError
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""What jobs ask of a machine, how they start, and what SLURM says. Imports no training and no Snakemake."""

@@ -1,0 +1,129 @@
+"""States saved in the background: training goes on from a copy in host memory, a thread of each rank writes it.
+
+    start   every rank copies its part of the state (srt.distributed.deepspeed_engine.TrainEngine.snapshot) and hands
+    it to its thread
+    thread  writes the rank's files into `.state-{step}.tmp`, waits for the disk, hashes them
+    settle  at a step boundary, once all ranks' threads are done: rank 0 adds progress and manifest and renames
+
+Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. The state of a SMALL
+model is whole before training goes on: waiting costs little, and a kill repeats no step. One save is in flight at most.
+What goes wrong in a thread is raised by `settle`, on all ranks.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srt.common.io import flush, naming, sha256_file, spec_hash
+from srt.distributed.deepspeed_engine import World, barrier, gather
+from srt.distributed.state import commit_state
+
+SMALL = 50_000_000  # parameters of a model whose state, up to 0.8 GB, is written within a second or two
+
+Snapshot = Callable[[Path], Callable[[], list[Path]]]  # copies now; what it returns writes the copy, anywhere
+
+
+@dataclass(frozen=True)
+class _Save:
+    """One save in flight; the thread's result is the checksum of each of this rank's files."""
+
+    final: Path
+    temporary: Path
+    progress: dict[str, Any]
+    written: Future[dict[Path, str]]
+
+
+class Saver:
+    """Saves the states of a segment under `folder`; every rank makes the same calls.
+
+    Args:
+        inputs: fingerprint of what the segment is made from; `srt.distributed.rank_agreement.find_state` takes no
+        state of other inputs.
+        parameters: of the model; SMALL says what follows.
+    """
+
+    def __init__(
+        self, folder: Path, spec: dict[str, Any], world: World, inputs: str | None, snapshot: Snapshot, parameters: int
+    ) -> None:
+        self.folder, self.world, self.snapshot, self.parameters = folder, world, snapshot, parameters
+        self.origin = {"spec": spec_hash(spec), "inputs": inputs, "world_size": world.size}
+        self._save: _Save | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
+
+    def start(
+        self, step: int, metrics: list[dict[str, Any]], more: Mapping[str, Any] | None = None, wait: bool = False
+    ) -> Path:
+        """Copy the state of `step` and write it as `folder/state-{step}`: `settle` makes it whole.
+
+        A save that is still in flight is waited for first; with `wait`, this one too. `more` goes into progress.json.
+        """
+        self.settle(wait=True)
+        final, temporary = self.folder / f"state-{step}", self.folder / f".state-{step}.tmp"
+        if self.world.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        barrier()
+        try:
+            with naming(final, temporary):
+                write = self.snapshot(temporary)
+        except BaseException:
+            self._drop(temporary)
+            raise
+        progress = {"step": step, **self.origin, "metrics": list(metrics), **copy.deepcopy(dict(more or {}))}
+        self._save = _Save(final, temporary, progress, self._thread.submit(_written, write, final, temporary))
+        self.settle(wait or self.parameters < SMALL)
+        return final
+
+    def settle(self, wait: bool = False) -> None:
+        """Make the save in flight whole if all ranks have written their part; `wait`: until they have.
+
+        Raises:
+            OSError: a rank could not write; it names the state, and what was written is removed.
+        """
+        save = self._save
+        if save is None:
+            return
+        if wait:
+            futures.wait([save.written])
+        parts = gather([_report(save.written)], self.world)
+        if None in parts:
+            return
+        self._save = None
+        failed = [part for part in parts if isinstance(part, BaseException)]
+        if failed:
+            self._drop(save.temporary)
+            raise save.written.exception() or failed[0]
+        if self.world.main:
+            sums = {path: digest for part in parts for path, digest in part.items()}
+            commit_state(save.final, save.temporary, save.progress, sums)
+        barrier()
+
+    def _drop(self, temporary: Path) -> None:
+        if self.world.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _written(write: Callable[[], list[Path]], final: Path, temporary: Path) -> dict[Path, str]:
+    """In the thread: write this rank's files, to the disk, and hash them."""
+    with naming(final, temporary):
+        files = write()
+        for path in files:
+            flush(path)
+        return {path: sha256_file(path) for path in files}
+
+
+def _report(written: Future[dict[Path, str]]) -> dict[Path, str] | BaseException | None:
+    """What other ranks are told: None while it is written, checksums, or an error that can be sent to them."""
+    if not written.done():
+        return None
+    error = written.exception()
+    if error is None:
+        return written.result()
+    return error if isinstance(error, OSError) else RuntimeError(f"a rank could not save its state: {error!r}")

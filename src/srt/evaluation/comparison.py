@@ -1,0 +1,100 @@
+"""Grade somebody else's rollouts and set our verdicts beside theirs, a model at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from srt.answers import Grader
+from srt.common.errors import SrtError, nearest
+from srt.common.io import open_parquet
+
+# Our name -> the column of the foreign table; `--map` overrides them one by one.
+COLUMNS = {
+    "response": "response", "reference": "gold", "problem": "problem_id", "by": "model", "verdict": "correct",
+    "prediction": "pred", "set": "set",
+}  # fmt: skip
+REQUIRED = ("response", "reference")
+_BATCH_ROWS = 256  # foreign responses may be 100 kB each
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`table`: one row a response (set, by, problem, reference, prediction, answer, correct, upstream, reason)."""
+
+    table: pd.DataFrame
+    counters: dict[str, int]
+
+    def accuracies(self) -> pd.DataFrame:
+        """Rows a (set, by): responses, accuracy (ours), upstream, points (ours minus theirs, in percentage points)."""
+        rows = []
+        for (name, by), frame in self.table.groupby(["set", "by"], sort=True):
+            ours, theirs = frame["correct"].mean(), frame["upstream"].astype(float).mean()
+            rows.append(
+                {
+                    "set": name, "by": by, "responses": len(frame), "accuracy": ours, "upstream": theirs,
+                    "points": 100 * (ours - theirs), "differences": int((frame["correct"] != frame["upstream"]).sum()),
+                }
+            )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def differences(self) -> pd.DataFrame:
+        """The responses on which the verdicts differ (empty without upstream verdicts)."""
+        return self.table[self.table["upstream"].notna() & (self.table["correct"] != self.table["upstream"])]
+
+
+def parse_mapping(entries: list[str]) -> dict[str, str]:
+    """`our=theirs` entries over `COLUMNS`."""
+    mapping = dict(COLUMNS)
+    for entry in entries:
+        ours, equals, theirs = entry.partition("=")
+        if not equals or ours not in COLUMNS:
+            raise SrtError(f"--map {entry}: write our=theirs{nearest(ours, COLUMNS)}")
+        mapping[ours] = theirs
+    return mapping
+
+
+def compare(path: str | Path, mapping: dict[str, str], grader: Grader) -> Comparison:
+    """Grade each response of a foreign table against its reference."""
+    return Comparison(pd.DataFrame(list(_rows(path, mapping, grader))), grader.counters)
+
+
+def _rows(path: str | Path, mapping: dict[str, str], grader: Grader) -> Iterator[dict[str, Any]]:
+    with open_parquet(path) as file:
+        names = file.schema_arrow.names
+        for ours in REQUIRED:
+            if mapping[ours] not in names:
+                raise SrtError(
+                    f"{path} lacks the column '{mapping[ours]}'{nearest(mapping[ours], names)}: "
+                    f"name the one that holds the {ours} with --map {ours}=COLUMN"
+                )
+        present = {ours: theirs for ours, theirs in mapping.items() if theirs in names}
+        row = 0
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=sorted(set(present.values()))):
+            columns = {ours: batch.column(theirs).to_pylist() for ours, theirs in present.items()}
+            for i, reference in enumerate(columns["reference"]):
+                if reference is None or not str(reference).strip():
+                    raise SrtError(f"{path}, row {row + i}: empty reference answer: drop the row or give it one")
+            responses = [text or "" for text in columns["response"]]
+            references = [str(reference) for reference in columns["reference"]]
+            groups = [[text] for text in responses]
+            votes = grader.vote(groups)
+            for i, (vote, (verdict,)) in enumerate(zip(votes, grader.verify(groups, references), strict=True)):
+                upstream = columns["verdict"][i] if "verdict" in columns else None
+                yield {
+                    "row": row + i,
+                    "set": str(columns["set"][i]) if "set" in columns else "all",
+                    "by": str(columns["by"][i]) if "by" in columns else "all",
+                    "problem": str(columns["problem"][i]) if "problem" in columns else str(row + i),
+                    "reference": references[i],
+                    "prediction": columns["prediction"][i] if "prediction" in columns else None,
+                    "answer": vote.answers[0],
+                    "correct": verdict.correct,
+                    "upstream": None if upstream is None else bool(upstream),
+                    "reason": verdict.reason,
+                }
+            row += len(responses)

@@ -1,0 +1,112 @@
+"""Raw samples of a checkpoint: drawn once, stored whole, graded as often as one likes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from srt.common.errors import SrtError, nearest
+from srt.common.io import parquet_metadata, write_parquet
+from srt.common.progress import log
+from srt.data import read_problems
+from srt.data.prompts import render_all
+from srt.models.checkpoint import fingerprint, load_model
+from srt.rollout import Engine, Rollout, Sampling, sample_key
+
+SPEC = (
+    "n", "temperature", "top_p", "max_prompt_tokens", "max_new_tokens", "engine", "dtype", "seed", "threads",
+    "prompt_suffix",
+)  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("problem_id", pa.string()),
+        ("sample", pa.int32()),
+        ("response", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("finish_reason", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[int]) -> Engine:
+    """The engine that the spec names."""
+    if spec["engine"] == "vllm":
+        from srt.rollout.vllm import VllmEngine
+
+        return VllmEngine(
+            checkpoint,
+            eos,
+            max_model_len=spec["max_prompt_tokens"] + spec["max_new_tokens"],
+            seed=spec["seed"],
+            dtype=spec["dtype"],
+            progress=True,
+        )
+    if spec["engine"] != "transformers":
+        raise SrtError(f"unknown engine '{spec['engine']}'{nearest(spec['engine'], ('transformers', 'vllm'))}")
+    from srt.rollout.hf import HfEngine
+
+    return HfEngine(model, eos, progress=True)
+
+
+def sample(spec: dict[str, Any], checkpoint: Path, problem_files: list[Path], out: Path) -> dict[str, int]:
+    """Draw n responses for each problem of the files and write them, ordered by data set, problem and sample.
+
+    Over-long prompts are left out and counted (the authors filter them too). Returns counts for the log.
+    """
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer, eos = load_model(checkpoint, spec["dtype"], "cpu" if spec["engine"] == "vllm" else device)
+    engine = make_engine(spec, checkpoint, model, eos)
+    sampling = Sampling(spec["n"], spec["temperature"], spec["top_p"], spec["max_new_tokens"], spec["seed"])
+    tables, fingerprints, left_out = [], {}, 0
+    for file in problem_files:
+        meta = parquet_metadata(file)
+        name = meta.get("dataset", file.stem)
+        fingerprints[name] = meta.get("fingerprint")
+        problems = read_problems(file)
+        ids = problems.column("id").to_pylist()
+        prompts, too_long = render_all(
+            tokenizer, ids, problems.column("problem").to_pylist(), spec["prompt_suffix"], spec["max_prompt_tokens"]
+        )
+        left_out += len(too_long)
+        use = [i for i, prompt in enumerate(prompts) if prompt]
+        keys = [f"{name}/{ids[i]}" for i in use]
+        groups = engine.generate([prompts[i] for i in use], keys, sampling)
+        log(f"{name}: {len(use)} problems x {sampling.n} samples" + (f", {len(too_long)} too long" if too_long else ""))
+        tables.append(_table(name, [ids[i] for i in use], keys, groups, tokenizer, sampling.seed))
+    engine.close()
+    table = pa.concat_tables(tables)
+    write_parquet(
+        out, table, {"checkpoint": fingerprint(checkpoint), "data": fingerprints, "spec": spec, "too_long": left_out}
+    )
+    return {"samples": len(table), "too_long": left_out}
+
+
+def _table(
+    dataset: str, ids: list[str], keys: list[str], groups: list[list[Rollout]], tokenizer: Any, seed: int
+) -> pa.Table:
+    flat = [r for group in groups for r in group]
+    n = len(groups[0]) if groups else 0
+    texts = tokenizer.batch_decode([r.token_ids for r in flat], skip_special_tokens=True)
+    seeds = np.array([sample_key(seed, key, i) for key in keys for i in range(n)], dtype=np.uint64).view(np.int64)
+    return pa.table(
+        {
+            "dataset": [dataset] * len(flat),
+            "problem_id": [i for i, group in zip(ids, groups, strict=True) for _ in group],
+            "sample": [i for group in groups for i in range(len(group))],
+            "response": texts,
+            "token_ids": [r.token_ids for r in flat],
+            "logprobs": [r.logprobs for r in flat],
+            "finish_reason": [r.finish_reason for r in flat],
+            "seed": seeds,
+        },
+        schema=SCHEMA,
+    )

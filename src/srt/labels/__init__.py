@@ -1,0 +1,1 @@
+"""What scored samples decide for training: offline labels, curricula, preferences. Imports no training."""

@@ -1,0 +1,1 @@
+"""Statistics, intervals, the collapse alarm and tables over evaluations. Imports no torch."""

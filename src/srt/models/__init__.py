@@ -1,0 +1,1 @@
+"""Model folders: where base models come from, how they are read and fingerprinted. Imports no training."""

@@ -1,0 +1,70 @@
+"""Model folders in Hugging Face format, with a fingerprint beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from srt.common.errors import SrtError, nearest
+from srt.common.io import canonical_json, read_json, sha256_bytes, sha256_file, write_json
+
+PROVENANCE = "srt.json"
+DTYPES = ("float32", "bfloat16")
+
+
+def write_provenance(folder: Path, **fields: Any) -> str:
+    """Hash the folder's files into `srt.json` with `fields`; return the fingerprint."""
+    files = {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != PROVENANCE}
+    fingerprint = sha256_bytes(canonical_json(files).encode())
+    write_json(folder / PROVENANCE, {"fingerprint": fingerprint, "files": files, **fields})
+    return fingerprint
+
+
+def fingerprint(folder: str | Path) -> str:
+    """The fingerprint of a model folder; a folder without `srt.json` is not one of the workflow's."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise SrtError(f"{folder} is not a model in Hugging Face format (no config.json): run the rule that makes it")
+    provenance = read_json(folder / PROVENANCE)
+    if not isinstance(provenance, dict) or "fingerprint" not in provenance:
+        raise SrtError(f"{folder / PROVENANCE} names no fingerprint: delete {folder} and rerun the rule that makes it")
+    return str(provenance["fingerprint"])
+
+
+def end_tokens(model_config: Any, generation_config: Any, tokenizer: Any) -> list[int]:
+    """Token ids that end a response: those of the generation config, else the tokenizer's end token."""
+    found: Any = getattr(generation_config, "eos_token_id", None)
+    if found is None:
+        found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else model_config.eos_token_id
+    ids: Sequence[int] = found if isinstance(found, list | tuple) else [found]
+    if any(i is None for i in ids):
+        raise SrtError("the model names no end-of-sequence token: set eos_token_id in its generation_config.json")
+    return sorted(set(ids))
+
+
+def load_model(folder: str | Path, dtype: str, device: Any = "cpu") -> tuple[Any, Any, list[int]]:
+    """Model (evaluation mode), tokenizer and end tokens of a folder; no code from the folder is run."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    fingerprint(folder)  # a clear sentence before a long traceback
+    if dtype not in DTYPES:
+        raise SrtError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SrtError(
+            f"{folder} cannot be read as a model ({first}): delete it and rerun the rule that makes it"
+        ) from error
+    model.to(device).eval()
+    return model, tokenizer, end_tokens(model.config, model.generation_config, tokenizer)

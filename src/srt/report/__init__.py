@@ -1,0 +1,1 @@
+"""Pages and tables about a whole workflow: provenance, the miniature. The last room to know everything."""

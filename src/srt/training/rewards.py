@@ -1,0 +1,152 @@
+"""Training rewards of a group of responses, and the monitors that may look at true answers.
+
+The two are kept apart on purpose. `training_rewards` receives the labels that the method is allowed to see: true
+answers for ground truth, stored labels for offline labels, nothing for voting (SRT). `Monitor` receives the true
+answers and never feeds anything back. `batch_statistics` needs votes only, so a collapse shows without true answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from srt.answers import Grader, Vote
+from srt.answers.labels_from_votes import reaches, soft_shares
+
+VOTING = frozenset({"majority", "soft_majority"})  # the group itself is the label: labels are refused
+
+
+@dataclass(frozen=True)
+class GroupRewards:
+    """Rewards of G groups of n responses.
+
+    `kind` as in `training_rewards`; `rewards` float64 [G, n]; `labels` [G] what each group was graded against;
+    `votes` [G]; `labelled` bool [G]: False where there is no label, because no response of the group had an answer or
+    its majority is below the threshold.
+    """
+
+    kind: str
+    rewards: np.ndarray
+    labels: list[str | None]
+    votes: list[Vote]
+    labelled: np.ndarray
+
+    @property
+    def pseudo_labels(self) -> list[str | None]:
+        """What a method without true answers would train on: the labels used, or, under ground truth, the majority."""
+        return [vote.majority for vote in self.votes] if self.kind == "ground_truth" else self.labels
+
+    @property
+    def unanimous(self) -> np.ndarray:
+        """Bool [G]: all rewards of the group are equal (no label included), so they make no advantage."""
+        return np.asarray((self.rewards == self.rewards[:, :1]).all(axis=1))
+
+
+def training_rewards(
+    kind: str,
+    grader: Grader,
+    groups: Sequence[Sequence[str]],
+    labels: Sequence[str | None] | None,
+    tasks: Sequence[str],
+    threshold: float = 0.0,
+) -> GroupRewards:
+    """Rewards of each response by its group's label.
+
+    - `ground_truth`, `offline_labels`: 1 if the response agrees with the given label, else 0.
+    - `majority`: the same with the group's majority answer for a label (paper Eq. 6).
+    - `soft_majority`: the share of the group's answers that are the response's own, 0 without an answer.
+
+    Args:
+        kind: the voting kinds refuse `labels`, which must be None; the others need them.
+        groups: G groups of n response texts. tasks: G task names, which say how answers are compared.
+        threshold: a group that votes has no label, and reward 0, unless at least this share of all n responses
+            agrees with the majority.
+    """
+    if kind not in ("ground_truth", "majority", "soft_majority", "offline_labels"):
+        raise ValueError(f"unknown reward '{kind}': use ground_truth, majority, soft_majority or offline_labels")
+    votes = grader.vote(groups, tasks=tasks)
+    if kind in VOTING:
+        if labels is not None:
+            raise ValueError(f"reward '{kind}' must not be handed labels")
+        used = [vote.majority if reaches(vote, threshold, of_all=True) else None for vote in votes]
+    elif labels is None:
+        raise ValueError(f"reward '{kind}' needs labels")
+    else:
+        used = list(labels)
+    labelled = np.array([label is not None for label in used], dtype=bool)
+    if kind == "soft_majority":
+        rewards = np.array([soft_shares(vote) for vote in votes]) * labelled[:, None]
+    else:
+        verdicts = grader.verify(groups, used, tasks=tasks)
+        rewards = np.array([[float(v.correct) for v in group] for group in verdicts])
+    if not groups:  # a process of a short batch may have none
+        rewards = np.zeros((0, 0))
+    return GroupRewards(kind, rewards, used, votes, labelled)
+
+
+def batch_statistics(majorities: Sequence[str | None], unanimous: Sequence[bool]) -> dict[str, float]:
+    """What the votes of one step say about collapse, without any true answer.
+
+    Args:
+        majorities: the majority answer of every prompt of the step, those of all processes, None where no response has
+            an answer; spellings count as they are (`GroupRewards.votes` gives them).
+        unanimous: `GroupRewards.unanimous` of the same prompts.
+
+    Returns, as shares of the prompts (nan without prompts):
+        distinct_majority: number of distinct majority answers / prompts; it falls to 1 / prompts when the model gives
+            one answer to everything, and low values are normal only if the true answers repeat;
+        top_majority_share: prompts whose majority answer is the most common one;
+        unanimous_rate: prompts whose rewards are all equal, which only the KL and the entropy bonus train.
+
+    >>> batch_statistics(["1", "1", "7", None], [True, False, False, False])
+    {'distinct_majority': 0.5, 'top_majority_share': 0.5, 'unanimous_rate': 0.25}
+    """
+    prompts = len(majorities)
+    if prompts != len(unanimous):
+        raise ValueError("one majority and one flag a prompt")
+    if not prompts:
+        return dict.fromkeys(("distinct_majority", "top_majority_share", "unanimous_rate"), float("nan"))
+    counts = Counter(m for m in majorities if m is not None)
+    return {
+        "distinct_majority": len(counts) / prompts,
+        "top_majority_share": max(counts.values(), default=0) / prompts,
+        "unanimous_rate": sum(map(bool, unanimous)) / prompts,
+    }
+
+
+class Monitor:
+    """Per-group statistics for the log; `truth` maps problem ids to true answers (empty: truth is not known)."""
+
+    def __init__(self, grader: Grader, truth: dict[str, str]) -> None:
+        self.grader = grader
+        self.truth = truth
+
+    def observe(
+        self, ids: Sequence[str], groups: Sequence[Sequence[str]], given: GroupRewards, tasks: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """One row a group: reward, true_accuracy, reward_accuracy, label_accuracy, majority_ratio, parsed_rate.
+
+        Where the true answer is not known the accuracies are nan.
+        """
+        truths = [self.truth.get(i) for i in ids]
+        verdicts = self.grader.verify(groups, truths, tasks=tasks)
+        labels = self.grader.verify_answers(given.pseudo_labels, truths, tasks=tasks)
+        rows = []
+        for g, vote in enumerate(given.votes):
+            known = truths[g] is not None
+            true = np.array([float(v.correct) for v in verdicts[g]])
+            reward = given.rewards[g]
+            rows.append(
+                {
+                    "reward": float(reward.mean()),
+                    "true_accuracy": float(true.mean()) if known else float("nan"),
+                    "reward_accuracy": float((true == reward).mean()) if known else float("nan"),
+                    "label_accuracy": float(labels[g].correct) if known else float("nan"),
+                    "majority_ratio": vote.consistency_all,
+                    "parsed_rate": vote.parsed / len(groups[g]),
+                }
+            )
+        return rows

@@ -1,0 +1,247 @@
+"""What a running segment tells: JSONL lines, TensorBoard events, a bar or log lines, the time of each phase.
+
+Two kinds of numbers, kept apart: metrics, which repeat bit for bit (`metrics.jsonl`), and measurements of this machine,
+which never do (`timing.jsonl`). Only rank 0 writes. Nothing here feeds back into training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srt.common.errors import SrtError
+from srt.common.io import write_text
+from srt.common.progress import log
+from srt.cost.hardware import mfu, synchronize
+
+METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "tensorboard"
+
+
+class PhaseTimer:
+    """Seconds of each phase of a step, on a GPU with what it was given done; phases may nest, each second counts once.
+
+    with timer("rollout"): ...
+    with timer("update"): ...
+    phases = timer.lap()          # {"rollout": 1.9, "update": 0.6}, and zero again
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.seconds: dict[str, float] = {}
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time of the block for `phase`, and not for the phase around it."""
+        self._charge()
+        self._open.append(phase)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+
+    def _charge(self) -> None:
+        """Book the time since the last change to the innermost open phase."""
+        synchronize(self.device)
+        now = time.perf_counter()
+        if self._open:
+            phase = self._open[-1]
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now
+
+    def lap(self) -> dict[str, float]:
+        """The phases since the last lap, in the order in which they first ended; starts the next step's count."""
+        if self._open:
+            raise RuntimeError(f"phase '{self._open[-1]}' is still open")
+        done, self.seconds = self.seconds, {}
+        return done
+
+
+class Eta:
+    """Time left, from the mean of the last `window` steps: the first ones, with their warm-up, are soon forgotten."""
+
+    def __init__(self, stop: int, window: int = 10) -> None:
+        self.stop = stop
+        self.recent: deque[float] = deque(maxlen=window)
+
+    def update(self, step: int, seconds: float) -> float:
+        """Seconds left after `step` (1-based), which took `seconds`."""
+        self.recent.append(seconds)
+        return (self.stop - step) * sum(self.recent) / len(self.recent)
+
+
+def peak_memory(device: torch.device | str) -> int:
+    """Bytes: on a GPU the most that tensors held since the last call, on a CPU the most this process ever held."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(peak)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+
+
+def timing_row(
+    step: int, seconds: float, phases: Mapping[str, float], *, tokens: int, response_tokens: int,
+    processed_tokens: int, flops: float, peak: float, memory: int,
+    rollout: Sequence[str] = ("rollout",), update: Sequence[str] = ("update",),
+) -> dict[str, float]:  # fmt: skip
+    """One line of `timing.jsonl`.
+
+    Args:
+        step: the step (1-based) and the `seconds` of all of it. phases: from `PhaseTimer.lap`.
+        tokens: prompt and response tokens of the step, every sequence with its own prompt, over all ranks.
+        response_tokens: those that are trained on. processed_tokens: what the forward pass ran over, padding included.
+        flops: model FLOPs of the update (`srt.cost.hardware.Shape.update`), of all ranks; NaN where they are not
+        counted.
+        peak: FLOP/s of all devices together; NaN where unknown. memory: bytes, the largest rank's.
+        rollout, update: the phases whose time the rates divide by.
+
+    Returns step, seconds, seconds_{phase} for each phase, tokens_per_second (of the whole step),
+    rollout_tokens_per_second (response tokens), update_tokens_per_second, padding_efficiency, mfu, peak_memory.
+    """
+    sampling, updating = (sum(phases.get(name, 0.0) for name in names) for names in (rollout, update))
+    return {
+        "step": step,
+        "seconds": seconds,
+        **{f"seconds_{name}": value for name, value in phases.items()},
+        "tokens_per_second": _rate(tokens, seconds),
+        "rollout_tokens_per_second": _rate(response_tokens, sampling),
+        "update_tokens_per_second": _rate(tokens, updating),
+        "padding_efficiency": _rate(tokens, processed_tokens),
+        "mfu": mfu(flops, updating, peak),
+        "peak_memory": memory,
+    }
+
+
+def _rate(amount: float, over: float) -> float:
+    return amount / over if over > 0 else math.nan
+
+
+def duration(seconds: float) -> str:
+    """`h:mm:ss`; hours are not folded into days."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def postfix(row: Mapping[str, float], timing: Mapping[str, float], eta: float) -> dict[str, str]:
+    """What stands behind the bar in a terminal."""
+    return {
+        "reward": f"{row['reward']:.3f}",
+        "kl": f"{row['kl']:.4f}",
+        "eta": duration(eta),
+        "tok/s": f"{timing['tokens_per_second']:.0f}",
+    }
+
+
+def summary(run: str, stop: int, row: Mapping[str, float], timing: Mapping[str, float], eta: float) -> str:
+    """The same as one line for a log."""
+    used = f" mfu {timing['mfu']:.2f}" if not math.isnan(timing["mfu"]) else ""
+    return (
+        f"{run} step {int(row['step'])}/{stop} reward {row['reward']:.3f} kl {row['kl']:.4f} "
+        f"length {row['response_length']:.0f} {timing['seconds']:.1f} s/step "
+        f"{timing['tokens_per_second']:.0f} tok/s{used} eta {duration(eta)}"
+    )
+
+
+class Tracker:
+    """The files of one run or segment; on other ranks than 0 it does nothing.
+
+    {folder}/metrics.jsonl   one line a step; a resumed run's file equals the undisturbed one's
+    {folder}/timing.jsonl    one line a step; whole up to the resumed step, then this attempt's times
+    {folder}/tensorboard/    both as scalars, metrics/* and timing/*; steps that are taken again are purged
+
+    Values that are not finite are null: JSON has no nan (the parquet tables keep them as they are).
+
+    Args:
+        history: rows of the steps that the resumed state holds, in order ([] for a fresh start). They are what the
+            file says about them, whatever it held. Lines before the first of them stay (a run in segments), lines
+            after the last one, of steps that a kill undid, go.
+        step: the resumed step (0: none); with `history`, the step of its last row.
+        tensorboard: write event files; where the package is missing, say so once and go on.
+    """
+
+    def __init__(
+        self, folder: Path, history: Sequence[Mapping[str, Any]], step: int, main: bool, tensorboard: bool = True
+    ) -> None:
+        if history and int(history[-1]["step"]) != step:
+            raise ValueError(f"history ends at step {history[-1]['step']}, the state is of step {step}")
+        self.main = main
+        self.writer: Any = None
+        if not main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        first = int(history[0]["step"]) if history else step + 1
+        _rewrite(folder / METRICS, first - 1, [_line(row) for row in history])
+        _rewrite(folder / TIMING, step, [])
+        self.files = {name: open(folder / name, "a", encoding="utf-8") for name in (METRICS, TIMING)}  # noqa: SIM115
+        if tensorboard:
+            self.writer = event_writer(folder / EVENTS, step)
+
+    def write(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """Append one step to all files; it is with the operating system when this returns."""
+        if not self.main:
+            return
+        for name, values in ((METRICS, row), (TIMING, timing)):
+            self.files[name].write(_line(values) + "\n")
+            self.files[name].flush()
+        if self.writer is not None:
+            for group, values in (("metrics", row), ("timing", timing)):
+                for key, value in values.items():
+                    if key != "step" and math.isfinite(value):
+                        self.writer.add_scalar(f"{group}/{key}", value, int(row["step"]))
+
+    def close(self) -> None:
+        """Write what is buffered and close the files."""
+        if self.main:
+            for file in self.files.values():
+                file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """The one line of a row: the step, then the others by name, as a state's history comes back in another order."""
+    keys = ["step", *sorted(k for k in row if k != "step")]
+    values = {k: None if isinstance(row[k], float) and not math.isfinite(row[k]) else row[k] for k in keys}
+    return json.dumps(values, allow_nan=False)
+
+
+def _rewrite(path: Path, last: int, then: Sequence[str]) -> None:
+    """Keep the lines of steps up to `last`, put `then` after them, drop the rest (a torn last line included)."""
+    kept = []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            step = int(json.loads(line)["step"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            if number == len(lines):
+                break  # a kill tore it
+            raise SrtError(
+                f"{path}: line {number} is not a line of metrics: delete the file, it is only a log"
+            ) from None
+        if step <= last:
+            kept.append(line)
+    text = "".join(f"{line}\n" for line in [*kept, *then])
+    if not path.exists() or text != path.read_text(encoding="utf-8"):
+        write_text(path, text)
+
+
+def event_writer(folder: Path, step: int) -> Any:
+    """A TensorBoard writer that hides events after `step` from earlier attempts; None where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log("no TensorBoard files are written: the package 'tensorboard' is not installed (metrics.jsonl has it all)")
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

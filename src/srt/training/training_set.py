@@ -1,0 +1,128 @@
+"""What a training run reads: prompts, and the labels that its method may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from srt.common.errors import SrtError, nearest
+from srt.common.io import parquet_metadata, read_parquet
+from srt.config.preferences import OFFLINE
+from srt.labels.preferences import Preferences
+
+SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # what a run's spec needs
+REWARDS = ("ground_truth", "majority", "soft_majority", "offline_labels", *OFFLINE)
+METRICS = (
+    "step", "reward", "true_accuracy", "reward_accuracy", "label_accuracy", "majority_ratio", "parsed_rate",
+    "kl", "entropy", "response_length", "truncated_rate", "kept_rate", "loss", "grad_norm", "skipped",
+    "distinct_majority", "top_majority_share", "unanimous_rate", "mismatch_mean", "mismatch_max", "mismatch_kl",
+    "tokens", "packed_tokens",
+)  # fmt: skip
+# of rewards dpo and scpo only (srt.training.preference_trainer), of runs with `refill` only (srt.training.batches)
+PAIRED = ("pair_accuracy", "pair_margin")
+REFILL = ("prompts_drawn", "prompts_kept", "drawn_keep_rate", "drawn_majority_ratio", "data_place")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Problems in order; `labels` maps ids to labels, or is None for a method that sees none (majority voting).
+
+    `later`: labels that a run sees from its collapse alarm on (`srt.training.alarm_action`), out of its reach before.
+    `stored`: the
+    responses that a run without rollouts learns from.
+    """
+
+    ids: list[str]
+    problems: list[str]
+    tasks: list[str]
+    labels: dict[str, str] | None
+    later: dict[str, str] | None = None
+    stored: Preferences | None = None
+
+    def after_alarm(self) -> TrainingSet:
+        """The same problems with the later labels in reach."""
+        return replace(self, labels=self.later, later=None)
+
+    def has_label(self, position: int) -> bool:
+        """Whether the problem can be trained on: always without labels, else if it has one, or stored responses."""
+        known = self.labels if self.stored is None else self.stored.rows
+        return known is None or self.ids[position] in known
+
+    def labels_of(self, positions: Sequence[int]) -> list[str | None] | None:
+        """The labels of these problems, None for a method without labels."""
+        return None if self.labels is None else [self.labels[self.ids[i]] for i in positions]
+
+
+def read_training_set(
+    problems: Path,
+    reward: str,
+    subset: Path | None = None,
+    labels: Path | None = None,
+    on_alarm: str | None = None,
+    preferences: Path | None = None,
+) -> tuple[TrainingSet, dict[str, str]]:
+    """The training set for a reward, and the true answers for the monitors.
+
+    The column `answer` becomes a label only for `ground_truth`. It may be absent otherwise: then the monitors know
+    nothing and the training is the same. `subset` (column problem_id) keeps those problems, in the order of the table.
+    `labels` (columns problem_id, label) belongs to reward `offline_labels`, now or `on_alarm`, `preferences`
+    (`srt.labels.preferences`) to `sft`, `dpo` and `scpo`.
+    """
+    if reward not in REWARDS:
+        raise SrtError(f"unknown reward '{reward}'{nearest(reward, REWARDS)}")
+    table = read_parquet(problems, ["id", "problem", "task"]).to_pandas()
+    truth = _column(problems, "answer")
+    if subset is not None:
+        keep = set(read_parquet(subset, ["problem_id"]).column("problem_id").to_pylist())
+        foreign = keep - set(table["id"])
+        if foreign:
+            raise SrtError(f"{subset}: problem '{sorted(foreign)[0]}' is not in {problems}: rerun the curriculum rule")
+        table = table[table["id"].isin(keep)]
+    used: dict[str, str] | None = None
+    later: dict[str, str] | None = None
+    if reward == "ground_truth":
+        if not truth:
+            raise SrtError(f"{problems} has no column 'answer', which reward ground_truth needs")
+        used = truth
+    elif "offline_labels" in (reward, on_alarm):
+        if labels is None:
+            key = "reward" if reward == "offline_labels" else "on_alarm:"
+            raise SrtError(f"{key} offline_labels needs --labels: the table that the labels rule makes")
+        given = read_parquet(labels, ["problem_id", "label"]).to_pandas().dropna()
+        made = dict(zip(given["problem_id"], given["label"], strict=True))
+        used, later = (made, None) if reward == "offline_labels" else (None, made)
+    elif labels is not None:
+        raise SrtError(f"reward {reward} must not be given --labels: it makes its own from the votes")
+    if (preferences is None) == (reward in OFFLINE):
+        if preferences is None:
+            raise SrtError(f"reward {reward} needs --preferences: the table that the preferences rule makes")
+        raise SrtError(f"reward {reward} draws its own responses: leave out --preferences")
+    stored = Preferences.read(preferences, reward) if preferences is not None else None
+    return TrainingSet(list(table["id"]), list(table["problem"]), list(table["task"]), used, later, stored), truth
+
+
+def _column(path: Path, name: str) -> dict[str, str]:
+    table = read_parquet(path).to_pandas()
+    return dict(zip(table["id"], table[name], strict=True)) if name in table else {}
+
+
+def training_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The metrics table of a run or a segment, columns in a fixed order."""
+    columns = [*METRICS, *(c for own in (REFILL, PAIRED) if rows and own[0] in rows[0] for c in own)]
+    # float64 is said for the segment of a run that has ended: a table without rows has no types of its own
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | {"step": "int64"})
+
+
+def join_metrics(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The segments of one run as one table; a gap or overlap in the steps is an error."""
+    for path in paths:
+        read_parquet(path, ["step"])  # a sentence for what is not a metrics table
+    frame = pd.concat([read_parquet(p).to_pandas() for p in paths], ignore_index=True)
+    steps = frame["step"].tolist()
+    if steps != list(range(1, len(steps) + 1)):
+        raise SrtError(f"{paths[0].parent.parent}: steps of its segments do not join ({steps[:3]} …): rerun the run")
+    return frame, parquet_metadata(paths[-1])
