@@ -10,6 +10,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 from srt.config import load_config
 from srt.config.preferences import OFFLINE, offline_runs, preference_file, preference_spec
+from srt.artefacts.evaluations import evaluation_spec, expand_evaluations
 from srt.artefacts.specs import REVISION, data_content, data_revision, data_spec, model_spec, sample_spec, train_spec
 from srt.common.errors import SrtError
 from srt.figures.resolve import resolve_figure
@@ -20,8 +21,6 @@ from srt.cluster.slurm import KILLED_FOR_MEMORY, install, wait_for_orphans
 from srt.workflow.controller import (
     ResultsLock,
     collect_garbage_rarely,
-    evaluation_spec,
-    expand_evaluations,
     look_once_a_second,
     prepare_environment,
     runs_pattern,

@@ -22,7 +22,7 @@ def main() -> None:
 
     text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec
     if text.lstrip().startswith("{"):
-        from srt.workflow.controller import expand_evaluations
+        from srt.artefacts.evaluations import expand_evaluations
 
         rows = expand_evaluations(parse_spec(text, ["results", "runs"]))
     else:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srt.artefacts.evaluations import evaluations
 from srt.audit import tables
 from srt.audit.decontaminate import MEAN, clean_ids, decontaminated
 from srt.audit.overlap import CONTAINMENT, JACCARD, JACCARD_FLOOR, index, matches, same_answer
@@ -22,7 +23,6 @@ from srt.config.datasets import parse_dataset
 from srt.data import load_with_report
 from srt.data.table import make_table, write_problems
 from srt.data.text import core, normalise, shingles
-from srt.workflow.controller import evaluations
 
 TRAIN = "Janet rolls a fair die 4 times and keeps a running total. What is the chance that it is ever equal to 3?"
 SUFFIX = " The answer can be written in the form $\\frac{m}{n}$ in lowest terms. Find $m+n$."

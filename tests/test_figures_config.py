@@ -14,6 +14,7 @@ import pytest
 from figure_files import write_inputs
 from test_workflow import copy_of_the_tree, jobs, snakemake
 
+from srt.artefacts.evaluations import evaluation_spec
 from srt.common.errors import SrtError
 from srt.config import load_config, read_yaml
 from srt.config.root import Config
@@ -25,7 +26,6 @@ from srt.figures.style import METHODS, look, looks
 from srt.metrics.alarm import collapse_alarm
 from srt.metrics.early_stopping import early_stopping
 from srt.metrics.intervals import mean_interval, ratio_interval
-from srt.workflow.controller import evaluation_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ("config/config.yaml", "config/smoke.yaml")

@@ -10,6 +10,7 @@ import pytest
 from config_files import change, write
 from conftest import ROOT
 
+from srt.artefacts.evaluations import evaluation_spec, evaluations, expand_evaluations
 from srt.artefacts.specs import data_spec, model_spec, sample_spec, train_spec
 from srt.common.errors import SrtError
 from srt.config import Config, load_config, read_yaml
@@ -18,7 +19,6 @@ from srt.data.rows import select_rows
 from srt.figures.resolve import resolve_figure
 from srt.plan.jobs import build
 from srt.plan.price import Pricing
-from srt.workflow.controller import evaluation_spec, evaluations, expand_evaluations
 
 MAIN, MODELS, DATASETS, RUNS = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml"
 

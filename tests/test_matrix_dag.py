@@ -16,8 +16,8 @@ from conftest import ROOT
 from test_matrix import full
 from test_workflow import copy_of_the_tree
 
+from srt.artefacts.evaluations import evaluations
 from srt.figures.resolve import resolve_figure
-from srt.workflow.controller import evaluations
 
 # -- on the DAG -------------------------------------------------------------------------------------------------------
 

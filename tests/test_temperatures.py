@@ -14,13 +14,13 @@ from config_files import change, write
 from test_config_specs import load, specs
 from test_workflow import MICRO, jobs, snakemake
 
+from srt.artefacts.evaluations import evaluations
 from srt.artefacts.specs import sample_spec
 from srt.claims.spec import resolve_claims
 from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet, write_parquet
 from srt.figures.resolve import resolve_figure
 from srt.plan.jobs import build
-from srt.workflow.controller import evaluations
 
 MAIN, RUNS, FIGURES = "main.yaml", "runs.yaml", "figures.yaml"
 COLD = "other: {datasets: [more_test], temperature: 0.0}\n  warm: {datasets: [more_test], temperature: 0.5}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from srt.artefacts.evaluations import evaluation_spec, expand_evaluations
 from srt.config.lineage import ancestors
-from srt.workflow.controller import evaluation_spec, expand_evaluations
 
 if TYPE_CHECKING:
     from srt.config.root import Config
@@ -37,7 +37,7 @@ def audited_sets(config: Config) -> dict[str, list[str]]:
 
 
 def audit_spec(config: Config) -> dict[str, Any]:
-    """All evaluations (`srt.workflow.controller.evaluation_spec`), and the training sets of each run entry."""
+    """All evaluations (`srt.artefacts.evaluations.evaluation_spec`), and the training sets of each run entry."""
     return {**evaluation_spec(config), "trained_on": {run: training_data(config, run) for run in config.runs}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from srt.workflow.controller import groups_file
+from srt.artefacts.paths import groups_file
 
 if TYPE_CHECKING:
     from srt.config.root import Config

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from srt.artefacts.paths import groups_file
 from srt.claims.spec import checkpoints, suite_of
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
 from srt.metrics.intervals import N_BOOT, draw_counts
-from srt.workflow.controller import groups_file
 
 COLUMNS = [
     "dataset", "problem_id", "n", "parsed", "majority", "consistency", "consistency_all", "pass_rate",

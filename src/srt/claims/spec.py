@@ -1,16 +1,17 @@
 """What the claims read, resolved from the configuration: runs, seeds, checkpoints and suites, but no long path lists.
 
 The spec goes into one command-line argument (128 KiB at most on Linux), so a run is named once, by its parts;
-`Evidence` puts paths together with `srt.workflow.controller.groups_file`.
+`Evidence` puts paths together with `srt.artefacts.paths.groups_file`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from srt.artefacts.evaluations import evaluations
+from srt.artefacts.paths import groups_file
 from srt.config.claims import FROM_TRAINING
 from srt.config.root import Config
-from srt.workflow.controller import evaluations, groups_file
 
 
 def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:

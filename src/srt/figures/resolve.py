@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from srt.artefacts.paths import groups_file
 from srt.config.figure_checks import chain, level_datasets, suites_of
 from srt.config.figures import Figure, Panel
 from srt.config.root import Config
-from srt.workflow.controller import groups_file
 
 # Kinds that mark steps of training (the collapse alarm, early stopping) and so read the training metrics.
 WITH_METRICS = ("curves", "dynamics", "climb")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from srt.artefacts.evaluations import expand_evaluations
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
-from srt.workflow.controller import expand_evaluations
 
 COLUMN = {"avg": "pass_rate", "maj": "majority_correct"}
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from srt.artefacts.evaluations import evaluations
 from srt.audit.sets import audited_sets
 from srt.browser.sources import page_files, page_problems, pages
 from srt.claims.spec import resolve_claims
 from srt.config.preferences import OFFLINE, preference_file
 from srt.config.root import Config
 from srt.figures.resolve import resolve_figure
-from srt.workflow.controller import evaluations
 
 GPU_RULES = ("train", "train_last", "sample")
 
