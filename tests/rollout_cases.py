@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from srt.rollout import Engine, Rollout, Sampling
+from srt.rollout import Rollout, RolloutEngine, Sampling
 from srt.rollout.hf import HfEngine
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
@@ -43,13 +43,13 @@ def make_model(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
 
 
 @contextmanager
-def engine_of(name: str, model: Qwen2ForCausalLM, folder: Path, max_rows: int = 1024) -> Iterator[Engine]:
+def engine_of(name: str, model: Qwen2ForCausalLM, folder: Path, max_rows: int = 1024) -> Iterator[RolloutEngine]:
     """An engine, `transformers` or `vllm`, with a copy of the model's weights of its own."""
     if name == "vllm":
         from srt.rollout.vllm import VllmEngine
 
         model.save_pretrained(folder)
-        engine: Engine = VllmEngine(
+        engine: RolloutEngine = VllmEngine(
             folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64
         )
     else:

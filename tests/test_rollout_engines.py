@@ -1,4 +1,4 @@
-"""One protocol, two engines: what `srt.rollout.Engine` promises, asked of transformers and of vLLM alike."""
+"""One protocol, two engines: what `srt.rollout.RolloutEngine` promises, asked of transformers and of vLLM alike."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_score_is_that_of_a_full_forward(fresh: tuple, temperature: float) -> No
     sampling = replace(SAMPLING, temperature=temperature)
     groups = engine.generate(PROMPTS, KEYS, sampling)
     flat = [(prompt, r) for prompt, group in zip(PROMPTS, groups, strict=True) for r in group]
-    scores = engine.score([p for p, _ in flat], [r.token_ids for _, r in flat], temperature)
+    scores = engine.logprobs([p for p, _ in flat], [r.token_ids for _, r in flat], temperature)
     for (prompt, r), score in zip(flat, scores, strict=True):
         assert score.dtype == np.float32 and score.shape == r.logprobs.shape
         np.testing.assert_allclose(score, logprobs_of(model, prompt, r.token_ids, temperature), atol=1e-4)

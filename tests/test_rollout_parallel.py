@@ -47,7 +47,7 @@ def worker(folder: Path) -> None:
         groups = engine.generate(PROMPTS[mine], KEYS[mine], SAMPLING)
         assert [len(group) for group in groups] == [SAMPLING.n] * len(PROMPTS[mine])
         assert worst(model, PROMPTS[mine], groups) < 1e-4
-        (score,) = engine.score([[7, rank + 5]], [np.array([9, 8, 7])], 0.6)
+        (score,) = engine.logprobs([[7, rank + 5]], [np.array([9, 8, 7])], 0.6)
         np.testing.assert_allclose(score, logprobs_of(model, [7, rank + 5], np.array([9, 8, 7]), 0.6), atol=1e-4)
     draws = [[r.token_ids.tolist() for r in group] for group in groups]
     every: list = [None, None]

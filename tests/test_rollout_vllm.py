@@ -143,7 +143,7 @@ def test_host_process_is_left_as_it_was(fresh: tuple) -> None:
 def test_a_probe_that_fills_the_model_is_refused(fresh: tuple) -> None:
     engine, _ = fresh
     with pytest.raises(SrtError, match="a probe of 384 tokens leaves no room"):
-        engine.score([LONG], [np.full(84, 5)], 1.0)
+        engine.logprobs([LONG], [np.full(84, 5)], 1.0)
 
 
 def test_prompts_are_prefilled_once_for_all_samples(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,18 +178,18 @@ def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.
     engine.generate(PROMPTS, KEYS, SAMPLING)
     engine.generate(PROMPTS, KEYS, SAMPLING)  # a refilled batch samples several times
     assert calls == []
-    engine.rest()
-    engine.rest()
+    engine.release_memory()
+    engine.release_memory()
     assert calls == [("sleep", 2)]
     assert engine.checksums() == before  # of what the samples were drawn with, though it is gone
     with pytest.raises(RuntimeError, match=r"generate: the vLLM engine sleeps .*call update_weights first"):
         engine.generate(PROMPTS, KEYS, SAMPLING)
-    with pytest.raises(RuntimeError, match="score: the vLLM engine sleeps"):
-        engine.score(PROMPTS[:1], [np.array([5])], 1.0)
+    with pytest.raises(RuntimeError, match="logprobs: the vLLM engine sleeps"):
+        engine.logprobs(PROMPTS[:1], [np.array([5])], 1.0)
     engine.update_weights(model.named_parameters())
     assert calls[1:] == [("wake_up", "weights"), "reload_weights", ("wake_up", "kv_cache")]
     monkeypatch.setattr(engine, "_sleeps", False)
-    engine.rest()
+    engine.release_memory()
     assert worst(model, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING)) < 1e-4
 
 

@@ -80,7 +80,7 @@ def test_engines_in_step_pass(fresh: tuple, temperature: float) -> None:
     check(difference, TOLERANCE["float32"], engine, model.named_parameters(), dtype="float32", where="run a, step 1")
     few = [(prompt, group[0].token_ids) for prompt, group in zip(PROMPTS, groups, strict=True)]
     for t in (temperature, temperature + 0.3):  # given responses, at whatever temperature
-        scores = engine.score([p for p, _ in few], [r for _, r in few], t)
+        scores = engine.logprobs([p for p, _ in few], [r for _, r in few], t)
         assert apart(scores, [logprobs_of(model, p, r, t) for p, r in few]) < TOLERANCE["float32"] / 100
 
 

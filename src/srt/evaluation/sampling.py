@@ -14,7 +14,7 @@ from srt.common.progress import log
 from srt.data import read_problems
 from srt.data.prompts import render_all
 from srt.models.checkpoint import fingerprint, load_model
-from srt.rollout import Engine, Rollout, Sampling, sample_key
+from srt.rollout import Rollout, RolloutEngine, Sampling, sample_key
 
 SPEC = (
     "n", "temperature", "top_p", "max_prompt_tokens", "max_new_tokens", "engine", "dtype", "seed", "threads",
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 )
 
 
-def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[int]) -> Engine:
+def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[int]) -> RolloutEngine:
     """The engine that the spec names."""
     if spec["engine"] == "vllm":
         from srt.rollout.vllm import VllmEngine

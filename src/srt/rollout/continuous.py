@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from srt.rollout import LENGTH, STOP, Rollout, Sampling, sample_key
 from srt.rollout.draw import choose, uniforms
 from srt.rollout.kv import ColumnLayer
+from srt.rollout.protocol import LENGTH, STOP, Rollout, Sampling, sample_key
 
 COMPACT_BELOW = 0.75  # open rows / rows in the batch, under which finished rows are dropped (the queue being empty)
 REFILL_AT = 1 / 8  # free slots / slots, from which the queue moves up: a prefill costs about as much as a decode step

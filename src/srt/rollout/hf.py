@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 
 from srt.common.progress import interval, progress_file
-from srt.rollout import Checksum, Rollout, Sampling, tensor_checksum
 from srt.rollout.continuous import ContinuousBatch
 from srt.rollout.kv import ATTENTION
+from srt.rollout.protocol import Checksum, Rollout, Sampling, tensor_checksum
 
 
 class HfEngine:
@@ -48,11 +48,11 @@ class HfEngine:
     def close(self) -> None:
         """Nothing to free: the model is its owner's."""
 
-    def rest(self) -> None:
-        """See `srt.rollout.Engine.rest`: it holds no cache between calls, and the weights are the trainer's."""
+    def release_memory(self) -> None:
+        """Nothing to release: no cache is kept between calls, and the weights are the trainer's."""
 
     def checksums(self) -> dict[str, Checksum]:
-        """See `srt.rollout.Engine.checksums`; reads every weight twice."""
+        """See `srt.rollout.RolloutEngine.checksums`; reads every weight twice."""
         return {name: tensor_checksum(tensor) for name, tensor in self.model.named_parameters()}
 
     @contextmanager
@@ -70,10 +70,10 @@ class HfEngine:
             self.model.train(training)
 
     @torch.no_grad()
-    def score(
+    def logprobs(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], temperature: float
     ) -> list[np.ndarray]:
-        """See `srt.rollout.Engine.score`; one forward pass a response, without padding."""
+        """See `srt.rollout.RolloutEngine.logprobs`; one forward pass a response, without padding."""
         scores = []
         with self._inference(self.model.config._attn_implementation):
             for prompt, response in zip(prompts, responses, strict=True):
@@ -88,7 +88,7 @@ class HfEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling
     ) -> list[list[Rollout]]:
-        """See `srt.rollout.Engine.generate`."""
+        """See `srt.rollout.RolloutEngine.generate`."""
         if len(prompts) != len(keys):
             raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys")
         if not prompts:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from srt.common.errors import SrtError
 from srt.common.progress import interval, progress_file
-from srt.rollout import LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
+from srt.rollout.protocol import LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
 from srt.rollout.vllm_host import host_unchanged, prepare_environment
 from srt.rollout.vllm_weights import combine, model_checksums
 
@@ -73,8 +73,8 @@ class VllmEngine:
             vLLM would take a share of all memory.
         enforce_eager: no CUDA graphs. Default: only on a CPU.
         max_num_seqs: samples decoded together at most.
-        sleep: give the GPU memory of weights and cache back on `rest`, until `update_weights` brings new weights.
-            Only for a trainer that does not fit beside the engine: it costs two allocations a step.
+        sleep: let `release_memory` free the GPU memory of weights and cache until `update_weights` brings new weights.
+            Only for a trainer that does not fit beside the engine: it costs two allocations per step.
         progress: whether `generate` shows a bar.
     """
 
@@ -169,7 +169,7 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling
     ) -> list[list[Rollout]]:
-        """See `srt.rollout.Engine.generate`. A prompt is prefilled once for its n samples."""
+        """See `srt.rollout.RolloutEngine.generate`. A prompt is prefilled once for its n samples."""
         if len(prompts) != len(keys):
             raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys")
         self._refuse_asleep("generate")
@@ -199,8 +199,8 @@ class VllmEngine:
             bar.close()
         return [rollouts[i] for i in mine]
 
-    def rest(self) -> None:
-        """See `srt.rollout.Engine.rest`; nothing without `sleep`."""
+    def release_memory(self) -> None:
+        """See `srt.rollout.RolloutEngine.release_memory`; nothing without `sleep`."""
         if not self._sleeps or self._asleep:
             return
         self._last_checksums = self.checksums()
@@ -243,16 +243,16 @@ class VllmEngine:
             engine.abort_request(request_ids, internal=True)  # else the next call would find them still running
             raise
 
-    def score(
+    def logprobs(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], temperature: float
     ) -> list[np.ndarray]:
-        """See `srt.rollout.Engine.score`: vLLM's log-probs of a prompt, the response being the end of that prompt.
+        """See `srt.rollout.RolloutEngine.logprobs`; for vLLM the response is the end of a prompt.
 
-        They never come out of the prefix cache (vLLM does not read it for them), so a stale cache does not show here.
+        vLLM does not read its prefix cache for them, so they do not reveal a stale cache.
         """
         from vllm import SamplingParams
 
-        self._refuse_asleep("score")
+        self._refuse_asleep("logprobs")
         mine, prompts, responses = self._of_the_group(prompts, responses)
         for prompt, response in zip(prompts, responses, strict=True):
             if len(prompt) + len(response) >= self.max_model_len:
@@ -297,7 +297,7 @@ class VllmEngine:
             self._llm.apply_model(restore)
 
     def checksums(self) -> dict[str, Checksum]:
-        """See `srt.rollout.Engine.checksums` and `vllm_weights`; while the engine sleeps, those before it did.
+        """See `srt.rollout.RolloutEngine.checksums` and `vllm_weights`; while the engine sleeps, those before it did.
 
         Ranks that share an engine must all call it.
         """

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from srt.rollout import Checksum, tensor_checksum
+from srt.rollout.protocol import Checksum, tensor_checksum
 
 HEAD = "lm_head"
 Part = tuple[float, float, int]  # sum, absolute sum and number of the elements that this rank holds

