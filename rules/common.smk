@@ -17,18 +17,15 @@ from srt.figures.resolve import resolve_figure
 from srt.common.io import canonical_json, write_text
 from srt.cluster.resources import HOST_BASE_MB, sampling_job, training_job
 from srt.cluster.partitions import read_site
-from srt.cluster.slurm import KILLED_FOR_MEMORY, install, wait_for_orphans
-from srt.workflow.controller import (
-    ResultsLock,
-    collect_garbage_rarely,
-    look_once_a_second,
-    prepare_environment,
-    runs_pattern,
-)
+from srt.cluster.slurm import wait_for_orphans
+from srt.workflow import out_of_memory
+from srt.workflow.environment import collect_garbage_rarely, prepare_environment
+from srt.workflow.patches import apply_patches, is_controller, submits_to_slurm
+from srt.workflow.results_lock import ResultsLock
+from srt.workflow.wildcards import runs_pattern
 
 prepare_environment()
 collect_garbage_rarely()
-look_once_a_second()
 
 try:
     CFG = load_config(config, Path.cwd(), configfiles=workflow.configfiles)
@@ -36,8 +33,9 @@ except SrtError as error:
     # one line and no more: a WorkflowError would add where in this file it was raised
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
-if not workflow.remote_exec and not workflow.subprocess_exec:
-    for _sentence in CFG.unpinned():
+_warnings = [*CFG.unpinned(), *apply_patches(Path(CFG.results))]
+if is_controller(workflow):
+    for _sentence in _warnings:
         print(f"warning: {_sentence}", file=sys.stderr)
 
 RESULTS = CFG.results
@@ -230,10 +228,8 @@ def figure_caption(name: str) -> str:
 
 LOCK = ResultsLock(Path(RESULTS))
 SITE = in_one_line(read_site, ROOT / "workflow/profiles/slurm/partitions.yaml")
-# A rule's own `retries` would also be taken inside its SLURM job, in the same memory and what is left of the time.
-RETRIES = 0 if workflow.remote_exec else 3
-if not workflow.remote_exec:
-    install(Path(RESULTS))
+# Inside its SLURM job a rule would also be retried, in the same memory and in what is left of the time.
+RETRIES = 3 if is_controller(workflow) else 0
 
 
 onstart:
@@ -242,7 +238,7 @@ onstart:
         LOCK.acquire()
     except SrtError as error:
         raise WorkflowError(str(error)) from None
-    wait_for_orphans(Path(RESULTS), workflow.executor_plugin.name == "slurm")
+    wait_for_orphans(Path(RESULTS), submits_to_slurm(workflow))
     write_text(f"{RESULTS}/config.json", CFG.model_dump_json(indent=1) + "\n")
 
 
@@ -251,6 +247,6 @@ onsuccess:
 
 
 onerror:
-    for sentence in KILLED_FOR_MEMORY.values():
-        print(sentence, file=sys.stderr)
+    for _sentence in out_of_memory.FINAL.values():
+        print(_sentence, file=sys.stderr)
     shell("echo 'failed: the log of each failed job is under {LOGS}/; the same command goes on from here' >&2")

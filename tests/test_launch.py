@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,78 +157,6 @@ def test_two_nodes_of_two_processes_have_the_gradients_of_one(tmp_path, tiny_bas
     assert len(shards) == 4, "each rank has written its part of the optimizer state"
 
 
-# -- the plugin's status query -------------------------------------------------------------------------------------
-
-
-def ask(query: slurm.StatusQuery, command: str = "squeue --name u") -> dict[str, str]:
-    return asyncio.run(query(command, logging.getLogger("test")))[0]
-
-
-def answers(*values):
-    """A status query that gives one value after the other, and the commands that it was asked."""
-    asked: list[str] = []
-
-    async def query(command, logger):
-        asked.append(command)
-        value = values[min(len(asked), len(values)) - 1]
-        return value, None if value is None else 0.1
-
-    return query, asked
-
-
-def test_no_answer_is_not_the_end_of_all_jobs(caplog):
-    query = slurm.StatusQuery(answers(None, None, {"1": "RUNNING"})[0])
-    assert ask(query) == {} and ask(query) == {} and ask(query) == {"1": "RUNNING"}
-    assert [r.message for r in caplog.records] == [
-        "SLURM does not answer; running jobs go on, and it is asked again until it does.", "SLURM answers again.",
-    ]  # fmt: skip
-
-
-def test_a_cancelled_job_is_cancelled_whoever_did_it():
-    assert ask(slurm.StatusQuery(answers({"1": "CANCELLED by 1000"})[0])) == {"1": "CANCELLED"}
-
-
-def test_without_accounting_slurmctld_is_asked():
-    query, asked = answers(None, {"1": "RUNNING"})
-    assert ask(slurm.StatusQuery(query), "sacct -X --endtime now --name run-1") == {"1": "RUNNING"}
-    assert asked[1] == "squeue --noheader --states=all --name=run-1 '--format=%i|%T'"
-
-
-def test_a_job_that_stays_preempted_is_cancelled():
-    now = [0.0]
-    states = [{"1": s} for s in ("PREEMPTED", "PREEMPTED", "PENDING", "PREEMPTED", "PREEMPTED")]
-    query = slurm.StatusQuery(answers(*states)[0], clock=lambda: now[0])
-    seen = []
-    for time in (0, 170, 190, 400, 590):
-        now[0] = time
-        seen.append(ask(query)["1"])
-    assert seen == ["PREEMPTED", "PREEMPTED", "PENDING", "PREEMPTED", "CANCELLED"]
-
-
-def test_the_installed_plugin_is_the_one_that_is_changed(monkeypatch, tmp_path):
-    import snakemake_executor_plugin_slurm as plugin
-
-    started = []
-    monkeypatch.setattr(plugin, "query_job_status", plugin.query_job_status)
-    monkeypatch.setattr(plugin.Executor, "__post_init__", lambda self: started.append(self))
-    reported = []
-    monkeypatch.setattr(plugin.Executor, "report_job_error", lambda self, info, msg, **more: reported.append(msg))
-    slurm.install(tmp_path)
-    changed = plugin.Executor.__post_init__
-    slurm.install(tmp_path)
-    assert isinstance(plugin.query_job_status, slurm.StatusQuery) and plugin.Executor.__post_init__ is changed
-    settings = plugin.ExecutorSettings(status_command="squeue")
-    executor = SimpleNamespace(workflow=SimpleNamespace(executor_settings=settings))
-    changed(executor)
-    assert started == [executor] and settings.jobname_prefix == slurm.job_prefix(tmp_path)
-    assert settings.logdir == settings.efficiency_report_path == tmp_path / "logs/slurm"
-    file = tmp_path / "1.log"
-    for text in ("Detected 1 oom_kill event in StepId=1.0.", "killed"):
-        file.write_text(text)
-        plugin.Executor.report_job_error(executor, failed("train", 1), msg="SLURM says so", aux_logs=[str(file)])
-    assert reported == [f"{slurm.memory_sentence(failed('train', 1).job)} SLURM says so", "SLURM says so"]
-
-
 # -- jobs of a dead controller -------------------------------------------------------------------------------------
 
 
@@ -267,10 +192,7 @@ def test_a_new_start_waits_for_them_and_plans_again(monkeypatch, capsys, tmp_pat
     calls: list[int] = []
     slurm.wait_for_orphans(tmp_path, by_slurm, lambda: calls.append(1))
     assert len(calls) == again and not left
-    assert capsys.readouterr().err.count("scancel 4 (training then goes on from its last saved state)") == told
-
-
-# -- out of memory -------------------------------------------------------------------------------------------------
+    assert capsys.readouterr().err.count("scancel 4 (training then resumes from its last saved state)") == told
 
 
 # -- memory --------------------------------------------------------------------------------------------------------
@@ -308,44 +230,3 @@ def test_the_allocator_understands_it(tmp_path):
             int(subprocess.run([sys.executable, script], env=environment, capture_output=True, check=True).stdout)
         )
     assert faults[1] < 100 < 10_000 < faults[0]
-
-
-def failed(rule: str, attempt: int, **wildcards: str) -> SimpleNamespace:
-    """A job as the plugin reports it, with 3 retries."""
-    job = SimpleNamespace(rule=SimpleNamespace(name=rule), attempt=attempt, restart_times=3,
-                          resources={"mem_mb": 800}, wildcards=wildcards)  # fmt: skip
-    return SimpleNamespace(job=job)
-
-
-@pytest.mark.parametrize(
-    ("text", "killed"),
-    [
-        ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0. Some of your processes may have been", True),
-        ("slurmstepd: error: Detected 1 oom_kill event in StepId=3.batch. Some of the step tasks have been", True),
-        ("srun: error: h200-0: task 0: Out Of Memory", True),
-        ("slurmstepd: error: Job 7 exceeded memory limit (900 > 800), being killed", True),
-        ("slurmstepd: error: Exceeded job memory limit", True),
-        ("slurmstepd: error: *** JOB 3 ON h200-0 CANCELLED AT 2026-11-22T04:00:00 DUE TO TIME LIMIT ***", False),
-    ],
-)
-def test_slurms_words_for_too_little_memory(tmp_path, text, killed):
-    file = tmp_path / "1.log"
-    file.write_text("x" * 100_000 + "\n" + text + "\n")
-    assert slurm.killed_for_memory([None, str(tmp_path / "gone.log"), str(file)]) is killed
-
-
-def test_the_last_attempt_says_what_to_change_and_is_said_again_at_the_end(monkeypatch):
-    monkeypatch.setattr(slurm, "KILLED_FOR_MEMORY", {})
-    first = slurm.memory_sentence(failed("train", 1, run="gt-s1", step="4").job)
-    assert (
-        first == "out of memory: rule train (run=gt-s1, step=4) asked for 800 MB in attempt 1 of 4; it is tried again."
-    )
-    assert slurm.KILLED_FOR_MEMORY == {}
-    last = slurm.memory_sentence(failed("train", 4, run="gt-s1", step="4").job)
-    assert "800 MB in attempt 4 of 4: give it more with train_job: {memory_mb: 1600}" in last
-    assert last.endswith("or --set-resources train:mem_mb=1600.")
-    other = slurm.memory_sentence(failed("score", 4).job)
-    assert other.endswith(
-        "rule score asked for 800 MB in attempt 4 of 4: give it more with --set-resources score:mem_mb=1600."
-    )
-    assert [f"{s}." for s in slurm.KILLED_FOR_MEMORY.values()] == [last, other]

@@ -8,15 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
-from srt.workflow.controller import look_once_a_second, runs_pattern
+from srt.workflow.wildcards import runs_pattern
 
 MICRO = ["--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2"]
 
@@ -235,18 +233,3 @@ def test_the_pattern_of_runs_has_these_runs_and_no_others():
                 assert bool(others.fullmatch(f"{run}/step-{step}")) == wanted, (run, step)
     many = [f"run_{number}-s{seed}" for number in range(50) for seed in (1, 2, 3)]
     assert len(runs_pattern(dict.fromkeys(many, ""))) < len("|".join(many)) / 3
-
-
-def test_the_scheduler_waits_for_one_second_look_at_a_time(monkeypatch):
-    """However often it looked; and again once that one came."""
-    from snakemake.scheduling.job_scheduler import JobScheduler
-
-    monkeypatch.setattr(JobScheduler, "_schedule_reevalutation", JobScheduler._schedule_reevalutation)
-    look_once_a_second()
-    looks = threading.Semaphore(0)
-    scheduler = SimpleNamespace(_open_jobs=looks)
-    for _ in range(2):
-        for _ in range(5):
-            JobScheduler._schedule_reevalutation(scheduler, 0.2)
-        assert looks.acquire(timeout=20)
-    assert not looks.acquire(timeout=1)

@@ -1,0 +1,229 @@
+"""The only module that depends on private parts of Snakemake and of its SLURM plugin.
+
+Each `Patch` replaces one function and says for which version it was written and what a user sees without it.
+`apply_patches` applies them where the workflow is read. A patch that does not fit the installed version is left out,
+with a sentence on stderr: the workflow still plans and runs, with that symptom.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from srt.cluster.slurm import job_prefix, squeue
+from srt.workflow import out_of_memory
+
+# A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime), then PENDING.
+PREEMPTED_SECONDS = float(os.environ.get("SRT_PREEMPTED_SECONDS", 180))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One function of another package that is replaced.
+
+    Attributes:
+        package: the distribution that it was written for.
+        version: the version that it was written for.
+        module: the module that holds the function; a module of a package that is not loaded is left alone.
+        attribute: the function's dotted name in the module.
+        parameters: the function's parameters, by which a change in a later version is noticed.
+        symptom: what a user sees without the patch.
+        replacement: takes the original and the results folder, returns the function to use instead.
+    """
+
+    package: str
+    version: str
+    module: str
+    attribute: str
+    parameters: tuple[str, ...]
+    symptom: str
+    replacement: Callable[[Callable[..., Any], Path], Callable[..., Any]]
+
+    def apply(self, results: Path) -> str | None:
+        """Replace the function for the life of this process; a second call changes nothing.
+
+        Returns:
+            None, or a sentence that says why the patch does not fit the installed version.
+        """
+        if self.module.partition(".")[0] not in sys.modules:
+            return None
+        *path, name = self.attribute.split(".")
+        try:
+            owner = functools.reduce(getattr, path, importlib.import_module(self.module))
+            original = getattr(owner, name)
+        except (ImportError, AttributeError):
+            return self._does_not_fit("has no")
+        if hasattr(original, "patched_by"):
+            return None
+        if tuple(inspect.signature(original).parameters) != self.parameters:
+            return self._does_not_fit("has other parameters for")
+        replaced = self.replacement(original, results)
+        replaced.patched_by = self  # type: ignore[attr-defined]
+        setattr(owner, name, replaced)
+        return None
+
+    def _does_not_fit(self, what: str) -> str:
+        return (
+            f"{self.package} {metadata.version(self.package)} {what} {self.module}.{self.attribute}, which is patched "
+            f"for version {self.version}. Without the patch {self.symptom}. To get it back, install the versions of "
+            "constraints.txt"
+        )
+
+
+def apply_patches(results: Path) -> list[str]:
+    """Apply all patches that fit; return a sentence for each that does not."""
+    return [sentence for patch in PATCHES if (sentence := patch.apply(results))]
+
+
+# -- Snakemake ----------------------------------------------------------------------------------------------------
+
+
+def is_controller(workflow: Any) -> bool:
+    """Whether this Snakemake plans and submits, or is one that such a Snakemake started inside a job."""
+    return bool(getattr(workflow, "is_main_process", True))
+
+
+def submits_to_slurm(workflow: Any) -> bool:
+    """Whether the jobs go to SLURM; known once the workflow starts, not while its rules are read."""
+    return getattr(getattr(workflow, "executor_plugin", None), "name", None) == "slurm"
+
+
+def one_timer_at_a_time(original: Callable[..., None], results: Path) -> Callable[..., None]:
+    """`JobScheduler._schedule_reevalutation` that does nothing while its timer runs."""
+
+    def schedule(scheduler: Any, delay: float) -> None:
+        if getattr(scheduler, "timer_runs", False):
+            return
+        scheduler.timer_runs = True
+
+        def reevaluate() -> None:
+            scheduler.timer_runs = False
+            scheduler._open_jobs.release()
+
+        timer = threading.Timer(delay, reevaluate)
+        timer.daemon = True  # the end of the workflow need not wait for it
+        timer.start()
+
+    return schedule
+
+
+# -- its SLURM plugin ---------------------------------------------------------------------------------------------
+
+
+def with_default_settings(original: Callable[..., None], results: Path) -> Callable[..., None]:
+    """`Executor.__post_init__` that first sets the jobs' name and the folder of logs, unless the user has."""
+
+    def post_init(executor: Any, test_mode: bool = False) -> None:
+        settings = executor.workflow.executor_settings
+        settings.jobname_prefix = settings.jobname_prefix or job_prefix(results)
+        settings.logdir = settings.logdir or results / "logs" / "slurm"
+        settings.efficiency_report_path = settings.efficiency_report_path or results / "logs" / "slurm"
+        original(executor, test_mode)
+
+    return post_init
+
+
+def naming_memory(original: Callable[..., None], results: Path) -> Callable[..., None]:
+    """`Executor.report_job_error` that says how much memory a job had if it was killed for that."""
+
+    def report_job_error(executor: Any, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
+        if out_of_memory.was_the_cause(kwargs.get("aux_logs") or ()):
+            job = job_info.job
+            sentence = out_of_memory.sentence(
+                job.rule.name, job.wildcards, int(job.resources["mem_mb"]), job.attempt, job.restart_times + 1
+            )
+            msg = f"{sentence} {msg or ''}".strip()
+        original(executor, job_info, msg, **kwargs)
+
+    return report_job_error
+
+
+Query = Callable[[str, Any], Awaitable[tuple[dict[str, str] | None, float | None]]]
+
+
+class StatusQuery:
+    """The plugin's `query_job_status`, made so that every wait ends. Returns states by job id, and seconds."""
+
+    def __init__(self, query: Query, clock: Callable[[], float] = time.monotonic) -> None:
+        self.query, self.clock = query, clock
+        self.preempted: dict[str, float] = {}
+        self.silent = False
+
+    async def __call__(self, command: str, logger: Any) -> tuple[dict[str, str], float]:
+        states, seconds = await self.query(command, logger)
+        if states is None and shlex.split(command)[0] == "sacct":  # no accounting, or not reachable: ask slurmctld
+            name = shlex.split(command)[-1]
+            states, seconds = await self.query(shlex.join(squeue(f"--name={name}", "--format=%i|%T")), logger)
+        if states is None:
+            if not self.silent:
+                logger.warning("SLURM does not answer. Running jobs continue, and the query is repeated until it does.")
+            self.silent = True
+            return {}, 0.0  # the plugin keeps jobs without a state, but forgets all of them if it gets None
+        if self.silent:
+            logger.warning("SLURM answers again.")
+        self.silent = False
+        return {job: self.settle(job, state, logger) for job, state in states.items()}, seconds or 0.0
+
+    def settle(self, job: str, state: str, logger: Any) -> str:
+        """The state as the plugin knows it: its first word, and CANCELLED for a job that stays PREEMPTED."""
+        state = state.split(maxsplit=1)[0] if state.strip() else state
+        if state != "PREEMPTED":
+            self.preempted.pop(job, None)
+            return state
+        since = self.preempted.setdefault(job, self.clock())
+        if self.clock() - since < PREEMPTED_SECONDS:
+            return state
+        logger.warning(f"SLURM job {job} was preempted and not requeued: it counts as cancelled and is tried again.")
+        return "CANCELLED"
+
+
+SNAKEMAKE = ("snakemake", "9.27.1")
+PLUGIN = ("snakemake-executor-plugin-slurm", "2.8.0")
+
+PATCHES = (
+    Patch(
+        *SNAKEMAKE,
+        "snakemake.scheduling.job_scheduler",
+        "JobScheduler._schedule_reevalutation",
+        ("self", "delay"),
+        "every job that ends leaves one more timer that looks at all ready jobs once a second: 30 looks a second after "
+        "400 jobs, which takes a third of a core",
+        one_timer_at_a_time,
+    ),
+    Patch(
+        *PLUGIN,
+        "snakemake_executor_plugin_slurm",
+        "Executor.__post_init__",
+        ("self", "test_mode"),
+        "jobs of a killed controller are not found again and may run twice, and SLURM's logs are in .snakemake",
+        with_default_settings,
+    ),
+    Patch(
+        *PLUGIN,
+        "snakemake_executor_plugin_slurm",
+        "query_job_status",
+        ("command", "logger"),
+        "the workflow waits for ever after a few failed status queries, after `scancel` (sacct says 'CANCELLED by "
+        "1000') and after a preemption without requeue",
+        lambda original, results: StatusQuery(original),
+    ),
+    Patch(
+        *PLUGIN,
+        "snakemake_executor_plugin_slurm",
+        "Executor.report_job_error",
+        ("self", "job_info", "msg", "kwargs"),
+        "a job that was killed for its memory is reported as FAILED and no more",
+        naming_memory,
+    ),
+)
