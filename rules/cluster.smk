@@ -1,8 +1,5 @@
 # A look at the cluster before the first run: one tiny job a partition (docs/cluster.md).
 
-with open(ROOT / "workflow/profiles/slurm/partitions.yaml", encoding="utf-8") as _handle:
-    PARTITIONS = yaml.safe_load(_handle)["partitions"]
-
 
 rule slurm_check_partition:
     """What a job on one partition finds: GPUs, driver, versions, speed of the scratch folder."""
@@ -13,12 +10,12 @@ rule slurm_check_partition:
     benchmark:
         f"{BENCHMARKS}/cluster/{{partition}}.tsv"
     wildcard_constraints:
-        partition="|".join(PARTITIONS),
+        partition="|".join(CLUSTER.partitions),
     conda:
         "../envs/train.yaml"
     resources:
         slurm_partition=lambda wc: wc.partition,
-        gpu=lambda wc: min(1, PARTITIONS[wc.partition].get("max_gpu", 0)),
+        gpu=lambda wc: min(1, CLUSTER.partitions[wc.partition].gpus),
         mem_mb=2000,
         runtime=5,
     message:
@@ -31,7 +28,7 @@ rule slurm_check_partition:
 rule slurm_check:
     """Submit one tiny job a partition and print what they found."""
     input:
-        expand(f"{RESULTS}/cluster/{{partition}}.json", partition=PARTITIONS),
+        expand(f"{RESULTS}/cluster/{{partition}}.json", partition=CLUSTER.partitions),
     output:
         report=temp(f"{RESULTS}/cluster/report.txt"),
     log:

@@ -3,7 +3,6 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
@@ -16,7 +15,7 @@ from srt.common.errors import SrtError
 from srt.figures.resolve import resolve_figure
 from srt.common.io import canonical_json, write_text
 from srt.cluster.resources import HOST_BASE_MB, sampling_job, training_job
-from srt.cluster.partitions import read_site
+from srt.cluster.partitions import PARTITIONS_FILE, read_cluster_limits
 from srt.cluster.slurm import wait_for_orphans
 from srt.workflow import out_of_memory
 from srt.workflow.environment import collect_garbage_rarely, prepare_environment
@@ -178,33 +177,33 @@ def in_one_line(function, *args):
         raise WorkflowError(str(error)) from None
 
 
-ASKS = {}  # by kind of job: each of its resources is a function, and all of them ask this
+REQUESTS = {}  # by kind of job: each resource of a rule is a function, and all of them read the same request
 
 
-def segment_ask(wc):
-    """What a training job asks for."""
+def training_request(wc):
+    """What a training job requests."""
     key = wc.run, int(wc.step) - previous(wc)
-    if key not in ASKS:
-        ASKS[key] = in_one_line(training_job, CFG, *key, SITE)
-    return ASKS[key]
+    if key not in REQUESTS:
+        REQUESTS[key] = in_one_line(training_job, CFG, *key, CLUSTER)
+    return REQUESTS[key]
 
 
-def suite_ask(wc):
-    """What a sampling job asks for."""
+def sampling_request(wc):
+    """What a sampling job requests."""
     key = "sample", checkpoint_model(wc.checkpoint), wc.suite
-    if key not in ASKS:
-        ASKS[key] = in_one_line(sampling_job, CFG, *key[1:], SITE)
-    return ASKS[key]
+    if key not in REQUESTS:
+        REQUESTS[key] = in_one_line(sampling_job, CFG, *key[1:], CLUSTER)
+    return REQUESTS[key]
 
 
 def train_gpus(wc) -> int:
     """GPUs of a run's jobs, over all nodes."""
-    return segment_ask(wc).gpus
+    return training_request(wc).gpus
 
 
 def train_nodes(wc) -> int:
     """Nodes of a run's jobs: as few as hold its GPUs."""
-    return SITE.nodes(train_gpus(wc))
+    return CLUSTER.nodes(train_gpus(wc))
 
 
 def train_gres(wc) -> str:
@@ -212,7 +211,7 @@ def train_gres(wc) -> str:
     nodes = train_nodes(wc)
     if train_gpus(wc) % nodes:
         raise WorkflowError(
-            f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {SITE.gpus_per_node} GPUs evenly: "
+            f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {CLUSTER.gpus_per_node} GPUs evenly: "
             f"use a multiple of {nodes}, or correct gpus_per_node in partitions.yaml"
         )
     return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
@@ -227,7 +226,7 @@ def figure_caption(name: str) -> str:
 
 
 LOCK = ResultsLock(Path(RESULTS))
-SITE = in_one_line(read_site, ROOT / "workflow/profiles/slurm/partitions.yaml")
+CLUSTER = in_one_line(read_cluster_limits, ROOT / PARTITIONS_FILE)
 # Inside its SLURM job a rule would also be retried, in the same memory and in what is left of the time.
 RETRIES = 3 if is_controller(workflow) else 0
 

@@ -18,11 +18,11 @@ rule sample:
         f"{BENCHMARKS}/sample/{{checkpoint}}/{{suite}}.tsv"
     conda:
         "../envs/sample.yaml"
-    threads: lambda wc: suite_ask(wc).cores
+    threads: lambda wc: sampling_request(wc).cores
     resources:
-        gpu=lambda wc: suite_ask(wc).gpus,
-        mem_mb=lambda wc, attempt: SITE.again(suite_ask(wc), attempt),
-        runtime=lambda wc: suite_ask(wc).minutes,
+        gpu=lambda wc: sampling_request(wc).gpus,
+        mem_mb=lambda wc, attempt: CLUSTER.memory_mb(sampling_request(wc), attempt),
+        runtime=lambda wc: sampling_request(wc).minutes,
     params:
         spec=lambda wc: suite_spec(checkpoint_model(wc.checkpoint), wc.suite),
     message:

@@ -23,18 +23,18 @@ rule train:
     retries: RETRIES
     conda:
         "../envs/train.yaml"
-    threads: lambda wc: segment_ask(wc).cores
+    threads: lambda wc: training_request(wc).cores
     resources:
         gpu=lambda wc: train_gpus(wc) if train_nodes(wc) == 1 else 0,
         gres=train_gres,
         nodes=train_nodes,
         gpu_total=train_gpus,
-        vllm_percent=lambda wc: segment_ask(wc).engine_percent,
-        offload=lambda wc: int(segment_ask(wc).reference_offload),
-        engine_sleep=lambda wc: int(segment_ask(wc).engine_sleep),
-        tensor_parallel=lambda wc: segment_ask(wc).tensor_parallel,
-        mem_mb=lambda wc, attempt: SITE.again(segment_ask(wc), attempt),
-        runtime=lambda wc: segment_ask(wc).minutes,
+        vllm_percent=lambda wc: training_request(wc).vllm_percent,
+        reference_offload=lambda wc: int(training_request(wc).reference_offload),
+        engine_sleep=lambda wc: int(training_request(wc).engine_sleep),
+        rollout_tensor_parallel=lambda wc: training_request(wc).rollout_tensor_parallel,
+        mem_mb=lambda wc, attempt: CLUSTER.memory_mb(training_request(wc), attempt),
+        runtime=lambda wc: training_request(wc).minutes,
     params:
         spec=lambda wc: run_spec(wc.run),
         start=previous,
@@ -48,8 +48,8 @@ rule train:
         f" --work {RESULTS}/progress/{{wildcards.run}}/step-{{wildcards.step}} --save-every {CFG.save_every}"
         f" --logs {RESULTS}/progress/{{wildcards.run}}"
         " --minutes {resources.runtime} --vllm-memory 0.{resources.vllm_percent} --model-out {output.model}"
-        " --reference-offload {resources.offload} --engine-sleep {resources.engine_sleep}"
-        " --tensor-parallel {resources.tensor_parallel}"
+        " --reference-offload {resources.reference_offload} --engine-sleep {resources.engine_sleep}"
+        " --tensor-parallel {resources.rollout_tensor_parallel}"
         f"{ALARM}"
         " --state-out {output.state} --metrics-out {output.metrics} >> {log} 2>&1"
 

@@ -100,14 +100,16 @@ def test_it_is_planned_for_an_hour_on_two_cores() -> None:
 
 
 def test_every_job_has_one_thread_and_memory_for_two_at_a_time() -> None:
-    from srt.cluster.partitions import read_site
+    from srt.cluster.partitions import PARTITIONS_FILE, read_cluster_limits
     from srt.cluster.resources import sampling_job, training_job
 
     config = configuration()
-    site = read_site(ROOT / "workflow/profiles/slurm/partitions.yaml")
-    asks = [training_job(config, i, run.segment, site) for n, run in config.runs.items() for i in config.instances(n)]
-    asks += [sampling_job(config, "tiny", suite, site) for suite in ("tests", "mix")]
-    assert {ask.cores for ask in asks} == {1} and max(ask.memory_mb for ask in asks) * 2 < 8000
+    limits = read_cluster_limits(ROOT / PARTITIONS_FILE)
+    requests = [
+        training_job(config, i, run.segment, limits) for n, run in config.runs.items() for i in config.instances(n)
+    ]
+    requests += [sampling_job(config, "tiny", suite, limits) for suite in ("tests", "mix")]
+    assert {request.cores for request in requests} == {1} and max(request.memory_mb for request in requests) * 2 < 8000
 
 
 # -- the ETA

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from test_workflow import MICRO, jobs, snakemake
 
 from srt.cluster import resources
-from srt.cluster.partitions import Ask, Partition, Site, minutes_of, read_site
+from srt.cluster.partitions import (
+    PARTITIONS_FILE,
+    ClusterLimits,
+    JobRequest,
+    Partition,
+    minutes_of,
+    read_cluster_limits,
+)
 from srt.cluster.resources import Work, gpu_memory, host_memory_mb, least_gpus, rows, sampling_job, training_job
 from srt.common.errors import SrtError
 from srt.config import Config, load_config, read_yaml
@@ -108,8 +115,8 @@ def test_engines_are_shared_as_the_run_says():
     full = config("config/config.yaml", gpus_train=None)
     run = full.runs["srt_dapo"].model_copy(update={"rollout_tensor_parallel": 2})
     changed = full.model_copy(update={"runs": full.runs | {"srt_dapo": run}})
-    assert training_job(changed, "srt_dapo-s1", 100, SITE).tensor_parallel == 2
-    assert training_job(full, "srt_dapo-s1", 100, SITE).tensor_parallel == 1
+    assert training_job(changed, "srt_dapo-s1", 100, LIMITS).rollout_tensor_parallel == 2
+    assert training_job(full, "srt_dapo-s1", 100, LIMITS).rollout_tensor_parallel == 1
     plain = run.model_copy(update={"train": run.train.model_copy(update={"rollout_engine": "transformers"})})
     changed = full.model_copy(update={"runs": full.runs | {"srt_dapo": plain}})
     assert resources.training_work(changed, "srt_dapo-s1", 100).tensor_parallel == 1
@@ -253,7 +260,7 @@ def test_the_table_in_the_docs_is_what_the_formulas_give():
     assert "\n".join(rows) in (ROOT / "docs/cluster.md").read_text()
 
 
-# -- the site ------------------------------------------------------------------------------------------------------
+# -- the cluster ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -268,12 +275,12 @@ def test_time_limits_are_read_as_the_plugin_reads_them(text, minutes):
     assert abs(parse_time_to_minutes(text) - minutes) <= 0.5
 
 
-def test_the_shipped_site():
-    site = read_site(ROOT / "workflow/profiles/slurm/partitions.yaml")
-    assert (site.gpu_bytes, site.gpus_per_node) == (H200, 8)
-    assert site.limits(8).minutes == 4320 and site.limits(0).minutes == 1440
-    assert site.limits(0).memory_mb == 64_000
-    assert [site.nodes(n) for n in (0, 1, 8, 9, 16)] == [1, 1, 1, 2, 2]
+def test_the_shipped_cluster():
+    cluster = read_cluster_limits(ROOT / PARTITIONS_FILE)
+    assert (cluster.gpu_bytes, cluster.gpus_per_node) == (H200, 8)
+    assert cluster.limits_for(8).minutes == 4320 and cluster.limits_for(0).minutes == 1440
+    assert cluster.limits_for(0).memory_mb == 64_000
+    assert [cluster.nodes(n) for n in (0, 1, 8, 9, 16)] == [1, 1, 1, 2, 2]
 
 
 def test_partitions_bound_what_is_asked(tmp_path):
@@ -281,25 +288,25 @@ def test_partitions_bound_what_is_asked(tmp_path):
     file.write_text(
         "gpus_per_node: 4\npartitions:\n  a: {max_runtime: 2h, max_gpu: 4, max_threads: 8}\n  b: {max_mem_mb: 900}\n"
     )
-    site = read_site(file)
-    assert site.bound(Ask(8, 10_000, 600, 64)) == Ask(8, 10_000, 120, 8)
-    assert site.bound(Ask(0, 10_000, 600, 64)) == Ask(0, 900, 600, 64)
-    assert [site.again(Ask(0, 400, 1, 1), attempt) for attempt in (1, 2, 3)] == [400, 800, 900]
-    assert site.again(Ask(0, 5000, 1, 1), 3) == 5000  # by hand, above the limit: as it stands
-    assert read_site(tmp_path / "none.yaml") == Site()
+    cluster = read_cluster_limits(file)
+    assert cluster.capped(JobRequest(8, 10_000, 600, 64)) == JobRequest(8, 10_000, 120, 8)
+    assert cluster.capped(JobRequest(0, 10_000, 600, 64)) == JobRequest(0, 900, 600, 64)
+    assert [cluster.memory_mb(JobRequest(0, 400, 1, 1), attempt) for attempt in (1, 2, 3)] == [400, 800, 900]
+    assert cluster.memory_mb(JobRequest(0, 5000, 1, 1), 3) == 5000  # by hand, above the limit: as it stands
+    assert read_cluster_limits(tmp_path / "none.yaml") == ClusterLimits()
     file.write_text("partitions:\n  a: {max_runtime: soon}\n")
-    with pytest.raises(SrtError, match=r"partitions.yaml: partitions: a: max_runtime: 'soon' is no value"):
-        read_site(file)
+    with pytest.raises(SrtError, match=r"partitions.yaml: partitions: a: max_runtime: 'soon' is not a valid value"):
+        read_cluster_limits(file)
 
 
 def test_gpus_per_node_may_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("SRT_GPUS_PER_NODE", "4")
-    assert read_site(ROOT / "workflow/profiles/slurm/partitions.yaml").gpus_per_node == 4
+    assert read_cluster_limits(ROOT / PARTITIONS_FILE).gpus_per_node == 4
 
 
 def test_a_job_that_no_partition_takes_is_bounded_by_the_largest():
-    site = Site(partitions=(Partition(60, 1000, 8, 2), Partition(30, 2000, 4, 0)))
-    assert site.limits(8) == Partition(60, 2000, 8, 2)
+    cluster = ClusterLimits(partitions={"a": Partition(60, 1000, 8, 2), "b": Partition(30, 2000, 4, 0)})
+    assert cluster.limits_for(8) == Partition(60, 2000, 8, 2)
 
 
 # -- jobs of a configuration -----------------------------------------------------------------------------------------
@@ -312,17 +319,17 @@ def config(path: str, **changes: object) -> Config:
     return loaded.model_copy(update={"models": models})
 
 
-SITE = Site(partitions=(Partition(4320, gpus=8), Partition(1440, 64_000, 32)))
+LIMITS = ClusterLimits(partitions={"h200": Partition(4320, gpus=8), "cpu": Partition(1440, 64_000, 32)})
 
 
 @pytest.mark.parametrize(("path", "run"), [("tests/micro/config.yaml", "gt-s1"), ("config/smoke.yaml", "srt_mix-s1")])
 def test_tiny_models_need_half_an_hour_of_one_core(path, run):
     small = config(path)
-    ask = training_job(small, run, 6, SITE)
-    assert (ask.gpus, ask.minutes, ask.cores) == (0, 30, 1)
-    assert 1600 < ask.memory_mb < 2000  # measured: 1,100 MB for the trainer, 170 for each of the two Snakemakes
+    request = training_job(small, run, 6, LIMITS)
+    assert (request.gpus, request.minutes, request.cores) == (0, 30, 1)
+    assert 1600 < request.memory_mb < 2000  # measured: 1,100 MB for the trainer, 170 for each of the two Snakemakes
     model, suite = next(iter(small.models)), next(iter(small.suites))
-    drawn = sampling_job(small, model, suite, SITE)
+    drawn = sampling_job(small, model, suite, LIMITS)
     assert (drawn.gpus, drawn.minutes, drawn.cores) == (0, 30, 1) and drawn.memory_mb < 2000
 
 
@@ -331,16 +338,18 @@ def test_the_7b_of_the_full_configuration():
     runs = [n for n, r in by_hand.runs.items() if by_hand.models[r.model].parameters == 7.6e9]
     model = by_hand.runs[runs[0]].model
     for full in (by_hand, by_size):
-        ask = training_job(full, f"{runs[0]}-s1", 100, SITE)
-        assert ask.gpus == 2 and ask.cores == 8 and 240 <= ask.minutes <= 480 and ask.memory_mb < 200_000
-        assert ask.reference_offload and ask.engine_percent == 17
-        assert sampling_job(full, model, "aime24", SITE) == Ask(1, 26_160, 30, 4)
+        request = training_job(full, f"{runs[0]}-s1", 100, LIMITS)
+        assert (
+            request.gpus == 2 and request.cores == 8 and 240 <= request.minutes <= 480 and request.memory_mb < 200_000
+        )
+        assert request.reference_offload and request.vllm_percent == 17
+        assert sampling_job(full, model, "aime24", LIMITS) == JobRequest(1, 26_160, 30, 4)
     # 17 thousand problems x 32: half a day, not the four hours that every job once got
-    assert 480 <= sampling_job(by_hand, model, "dapo", SITE).minutes <= 1440
+    assert 480 <= sampling_job(by_hand, model, "dapo", LIMITS).minutes <= 1440
 
 
 def test_a_segment_longer_than_the_partition_gets_the_partitions_limit():
-    assert training_job(config("config/config.yaml"), "srt_dapo-s1", 100_000, SITE).minutes == 4320
+    assert training_job(config("config/config.yaml"), "srt_dapo-s1", 100_000, LIMITS).minutes == 4320
 
 
 SMALL = JobSize(minutes=77, memory_mb=5)
@@ -348,19 +357,21 @@ SMALL = JobSize(minutes=77, memory_mb=5)
 
 def test_numbers_by_hand_win_the_runs_over_the_models():
     full = config("config/config.yaml", gpus_train=4, train_job=SMALL, sample_job=JobSize(cores=3))
-    ask = training_job(full, "srt_dapo-s1", 100, SITE)
-    assert (ask.gpus, ask.minutes, ask.memory_mb) == (4, 77, 5)
+    request = training_job(full, "srt_dapo-s1", 100, LIMITS)
+    assert (request.gpus, request.minutes, request.memory_mb) == (4, 77, 5)
     fresh = config("config/config.yaml", gpus_train=4, train_job=SMALL)
     run = fresh.runs["srt_dapo"].model_copy(update={"gpus": 16, "job": JobSize(minutes=9999)})
-    ask = training_job(fresh.model_copy(update={"runs": {**fresh.runs, "srt_dapo": run}}), "srt_dapo-s1", 100, SITE)
-    assert (ask.gpus, ask.minutes, ask.memory_mb) == (16, 9999, 5)
-    assert sampling_job(full, full.runs["srt_dapo"].model, "aime24", SITE).cores == 3
+    request = training_job(
+        fresh.model_copy(update={"runs": {**fresh.runs, "srt_dapo": run}}), "srt_dapo-s1", 100, LIMITS
+    )
+    assert (request.gpus, request.minutes, request.memory_mb) == (16, 9999, 5)
+    assert sampling_job(full, full.runs["srt_dapo"].model, "aime24", LIMITS).cores == 3
 
 
 def test_a_model_that_fits_nowhere_names_the_run_and_the_key():
     large = config("config/config.yaml", gpus_train=None, parameters=40e9)
     with pytest.raises(SrtError, match=r"runs: srt_dapo-s1: .* by hand \(gpus_train of '\w+', or gpus of the run\)"):
-        training_job(large, "srt_dapo-s1", 100, SITE)
+        training_job(large, "srt_dapo-s1", 100, LIMITS)
 
 
 def test_rows_of_a_data_set_are_known_from_its_entry():

@@ -27,7 +27,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from srt.cluster.partitions import Ask, Site
+from srt.cluster.partitions import ClusterLimits, JobRequest
 from srt.common.errors import SrtError
 from srt.config.models import JobSize
 from srt.config.preferences import OFFLINE
@@ -323,32 +323,32 @@ def training_work(config: Config, instance: str, steps: int) -> Work:
     )
 
 
-def place(config: Config, instance: str, work: Work, site: Site) -> tuple[int, bool]:
+def place(config: Config, instance: str, work: Work, limits: ClusterLimits) -> tuple[int, bool]:
     """GPUs of a segment, by hand or as few as hold it, and whether its reference waits in host memory there."""
     run = config.entry(instance)[1]
     gpus = first(run.gpus, config.models[run.model].gpus_train)
     if gpus is None:
         try:
-            gpus = least_gpus(work, site.gpu_bytes, site.gpus_per_node)
+            gpus = least_gpus(work, limits.gpu_bytes, limits.gpus_per_node)
         except SrtError as error:
             raise SrtError(f"runs: {instance}: {error} (gpus_train of '{run.model}', or gpus of the run)") from None
-    return int(gpus), needs_offload(work, int(gpus), site.gpu_bytes)
+    return int(gpus), needs_offload(work, int(gpus), limits.gpu_bytes)
 
 
-def training_job(config: Config, instance: str, steps: int, site: Site) -> Ask:
+def training_job(config: Config, instance: str, steps: int, limits: ClusterLimits) -> JobRequest:
     """What a segment of `steps` steps of a run asks for: the run's own numbers, the model's, else from its size."""
     run = config.entry(instance)[1]
     model, work = config.models[run.model], training_work(config, instance, steps)
-    gpus, offload = place(config, instance, work, site)
-    on_node, work = -(-gpus // site.nodes(gpus)), replace(work, reference_offload=offload)
-    ask = Ask(
+    gpus, offload = place(config, instance, work, limits)
+    on_node, work = -(-gpus // limits.nodes(gpus)), replace(work, reference_offload=offload)
+    request = JobRequest(
         gpus, host_memory_mb(work, on_node), training_minutes(work, gpus), cores(work, on_node),
-        engine_percent(work, gpus, site.gpu_bytes), offload, work.engine_sleep and gpus > 0, work.tensor_parallel,
+        engine_percent(work, gpus, limits.gpu_bytes), offload, work.engine_sleep and gpus > 0, work.tensor_parallel,
     )  # fmt: skip
-    return _given(site.bound(ask), run.job, model.train_job)
+    return _given(limits.capped(request), run.job, model.train_job)
 
 
-def sampling_job(config: Config, model_id: str, suite: str, site: Site) -> Ask:
+def sampling_job(config: Config, model_id: str, suite: str, limits: ClusterLimits) -> JobRequest:
     """What sampling a checkpoint of a model on a suite asks for."""
     model, sampling = config.models[model_id], config.sampling_of(model_id, suite)
     work = Work(
@@ -364,12 +364,12 @@ def sampling_job(config: Config, model_id: str, suite: str, site: Site) -> Ask:
     gpus = model.gpus_sample
     if gpus is None:
         try:
-            gpus = least_gpus(work, site.gpu_bytes)
+            gpus = least_gpus(work, limits.gpu_bytes)
         except SrtError as error:
             raise SrtError(f"models: {model_id}: {error} (gpus_sample)") from None
-    minutes = sampling_minutes(work, site.gpu_bytes, gpus)
-    ask = Ask(gpus, host_memory_mb(work, gpus), minutes, cores(work, gpus))
-    return _given(site.bound(ask), model.sample_job)
+    minutes = sampling_minutes(work, limits.gpu_bytes, gpus)
+    request = JobRequest(gpus, host_memory_mb(work, gpus), minutes, cores(work, gpus))
+    return _given(limits.capped(request), model.sample_job)
 
 
 def first(*values: Any) -> Any:
@@ -377,8 +377,8 @@ def first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _given(ask: Ask, *sizes: JobSize) -> Ask:
+def _given(request: JobRequest, *sizes: JobSize) -> JobRequest:
     """The request with what the configuration gives by hand; earlier sizes win, and nothing bounds them."""
     fields = ("memory_mb", "minutes", "cores")
     given = {name: first(*(getattr(size, name) for size in sizes)) for name in fields}
-    return replace(ask, **{name: value for name, value in given.items() if value is not None})
+    return replace(request, **{name: value for name, value in given.items() if value is not None})

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from srt.cluster.partitions import read_site
+from srt.cluster.partitions import PARTITIONS_FILE, ClusterLimits, read_cluster_limits
 from srt.cluster.resources import place, sampling_job, training_work
 from srt.common.io import open_parquet, read_parquet
 from srt.config.models import HubModel, TinyModel
@@ -248,7 +248,7 @@ class Pricing:
             work = training_work(self.config, instance, steps)
             if offload is not None:
                 work = replace(work, reference_offload=offload)
-            return place(self.config, instance, work, self._site)
+            return place(self.config, instance, work, self._limits)
 
         return self._once(("place", self.config.entry(instance)[0], steps, offload), find)
 
@@ -258,12 +258,12 @@ class Pricing:
         if given is not None:
             return int(given)
         return self._once(
-            ("sample gpus", name, suite), lambda: int(sampling_job(self.config, name, suite, self._site).gpus)
+            ("sample gpus", name, suite), lambda: int(sampling_job(self.config, name, suite, self._limits).gpus)
         )
 
     @cached_property
-    def _site(self):  # type: ignore[no-untyped-def]
-        return read_site(Path("workflow/profiles/slurm/partitions.yaml"))
+    def _limits(self) -> ClusterLimits:
+        return read_cluster_limits(PARTITIONS_FILE)
 
     def lengths(self, kind: str, model: str, where: str, prompt_limit: float, limit: float) -> tuple[float, float]:
         """Mean prompt and response tokens: given for the data set, else measured, else assumed in proportion."""
