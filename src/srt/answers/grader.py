@@ -340,7 +340,8 @@ def _boxed_integer_verdict(text: str, label: str) -> bool | None:
     r"""Math-Verify's verdict on a response with one `\boxed{integer}` and no other anchor; None if it must be asked.
 
     There Math-Verify's reading is that integer (priority 50, the only match before "answer: …" and plain numbers);
-    tests/test_answers_authors.py compares with Math-Verify itself. Without any digit or formula it reads nothing.
+    tests/answers/test_answers_authors.py compares with Math-Verify itself. Without any digit or formula it reads
+    nothing.
     """
     if not _PLAIN_INTEGER.fullmatch(label):
         return None

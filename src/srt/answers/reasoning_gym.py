@@ -3,7 +3,7 @@
 The library's own scorers take the whole entry; some recompute the truth from it (bitwise_arithmetic evaluates
 metadata["problem"]), so a "label-free" run that used them would train on ground truth. Here a task is a key function:
 two answers are the same when their keys are. At "fully correct" the verdicts equal the library's scorers
-(tests/test_answers_reasoning_gym.py); partial credit does not exist. The library is not imported.
+(tests/answers/test_answers_reasoning_gym.py); partial credit does not exist. The library is not imported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The jobs of a configuration and their files, as the rules make them, without Snakemake: thousands take seconds.
 
 A job that makes a file is found from the file's name, and asks for its own inputs in turn. What nobody else reads
-(figures, tables, pages) are `leaves`. It mirrors `rules/`; `tests/test_plan.py` compares it with a real dry-run.
+(figures, tables, pages) are `leaves`. It mirrors `rules/`; `tests/plan/test_plan.py` compares it with a real dry-run.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import Loaded, load_with_report, question_key
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+SHARED = Path(__file__).resolve().parent.parent.parent.parent / "shared" / "data"
 
 
 def made(path: str, **changes: Any) -> Loaded:

@@ -291,5 +291,5 @@ def test_integers_need_no_process_and_no_sympy():
         "    assert not any(grader.counters.values()), grader.counters\n"
         "assert not {'sympy', 'math_verify'} & set(sys.modules)\n"
     )
-    source = str(Path(__file__).resolve().parent.parent / "src")
+    source = str(Path(__file__).resolve().parent.parent.parent / "src")
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})

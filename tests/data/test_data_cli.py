@@ -16,7 +16,7 @@ import pytest
 from srt.common import io
 from srt.data import read_problems
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = str(ROOT / "scripts/make_data.py")
 SUMS = {"source": "reasoning_gym", "name": "chain_sum", "size": 60, "split": "test", "level": "easy"}
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 pytest.importorskip("trl", reason="TRL is not installed: make setup-trl")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

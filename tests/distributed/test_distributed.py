@@ -57,7 +57,9 @@ def train_all(folder: Path, base: Path, problems: Path) -> None:
 
 def torchrun(*args: str, timeout: float = 150) -> subprocess.CompletedProcess:
     """Run a script as the train rule does, as two processes on this machine over gloo."""
-    path = os.pathsep.join(str(ROOT / part) for part in ("src", "scripts", "tests"))
+    path = os.pathsep.join(
+        str(ROOT / part) for part in ("src", "scripts", "tests", "tests/distributed", "tests/training")
+    )
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = launch.torchrun(1, 2, "", "", list(args))  # what scripts/launch.py becomes where torch sees two GPUs

@@ -25,7 +25,7 @@ from srt.data.family import relationship
 from srt.data.generated import HASH_SEED_DEPENDENT, UNSEEDED, check_name
 from srt.data.keys import TEST_SHARE, generated_split, hash_share, holdout_part
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FAMILIES: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2},
     "basic_arithmetic": {},

@@ -27,7 +27,7 @@ from srt.metrics.alarm import collapse_alarm
 from srt.metrics.early_stopping import early_stopping
 from srt.metrics.intervals import mean_interval, ratio_interval
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ("config/config.yaml", "config/smoke.yaml")
 
 

@@ -92,7 +92,7 @@ def make_segment(folder: Path, base: Path, spec: dict, start: int, stop: int, sa
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "src"))
     serve()
     sys.exit()
 

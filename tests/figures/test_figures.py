@@ -24,7 +24,7 @@ from srt.figures.examples import wrapped
 from srt.figures.spec import parse_spec, read_spec
 from srt.figures.style import METHODS, look, looks
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 TESTS = ["aime24", "aime25", "amc23"]
 PNG = b"\x89PNG\r\n\x1a\n"
 

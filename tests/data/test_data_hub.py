@@ -20,7 +20,7 @@ import pytest
 
 from srt.data import read_problems
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 OLD, NEW, ABSENT = "a" * 40, "b" * 40, "c" * 40
 CARD = """---
 configs:

@@ -1,4 +1,4 @@
-"""Agreement with upstream graders on real cases, measured and printed (`pytest -s tests/test_grading_agreement.py`).
+"""Agreement with upstream graders on real cases: `pytest -s tests/answers/test_grading_agreement.py` prints it.
 
 Other cases of the same form can be checked with SRT_GRADING_CASES and SRT_GRADING_OUTPUTS (paths to jsonl files).
 
