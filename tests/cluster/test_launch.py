@@ -69,7 +69,7 @@ def test_commands(monkeypatch):
     script = ["scripts/train.py", "--start", "0"]
     assert launch.command(0, 1, script) == [sys.executable, *script]
     assert launch.command(8, 1, script) == [
-        sys.executable, str(ROOT / "scripts" / "_ranks.py"), "--standalone", "--nproc-per-node=8", "--", *script,
+        sys.executable, "-m", "srt.cluster.torchrun", "--standalone", "--nproc-per-node=8", "--", *script,
     ]  # fmt: skip
     with pytest.raises(SrtError, match="16 GPUs over 2 nodes need a SLURM job"):
         launch.command(16, 2, script)
@@ -132,7 +132,7 @@ def script(folder: Path, base: Path, sums: Path, stop: int) -> list[str]:
 def test_two_nodes_of_two_processes_have_the_gradients_of_one(tmp_path, tiny_base, sums):
     """Two torchruns that meet at a port of the loopback, two gloo ranks each, as scripts/launch.py starts them."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     endpoint = f"127.0.0.1:{launch.free_port()}"
     command = launch.torchrun(2, 2, endpoint, "7", script(tmp_path / "four", tiny_base, sums, 1))
     nodes = [

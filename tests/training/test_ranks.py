@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import train_spec
+from conftest import ROOT, train_spec
 from test_resume import command, weights
 
 from srt.cluster import launch
@@ -25,7 +25,8 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  #
 
 def start(args: list[str], said: Path, **environment: str) -> subprocess.Popen:
     """A launcher whose stderr, and that of its processes, goes to a file."""
-    own = {k: v for k, v in os.environ.items() if k not in TORCHRUN} | {"OMP_NUM_THREADS": "1"}
+    own = {k: v for k, v in os.environ.items() if k not in TORCHRUN}
+    own |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     with open(said, "w", encoding="utf-8") as file:
         return subprocess.Popen(args, stdout=file, stderr=file, env=own | environment)
 

@@ -7,8 +7,8 @@ it replaces itself by the command that fits:
     n GPUs on one node                       torchrun --standalone ...       n processes
     n GPUs over m nodes (SLURM)              srun, torchrun on each node     n / m processes a node
 
-torchrun is started by scripts/_ranks.py, which hands SIGTERM on and ends with the workers' exit code
-(srt.cluster.torchrun).
+torchrun is `python -m srt.cluster.torchrun`, which hands SIGTERM on and ends with the workers' exit code. So that it is
+found where srt is not installed, as in a plain clone, PYTHONPATH begins with the folder of this very srt.
 
 One process a GPU that torch sees, never one a GPU that was asked for: where a driver is broken, n processes without a
 GPU would fight for the CPU. `SRT_PROCESSES_PER_NODE` overrides the count (tests, and CPU-only clusters).
@@ -26,10 +26,11 @@ import sys
 import time
 from pathlib import Path
 
+import srt
 from srt.common.errors import SrtError
 from srt.common.progress import log
 
-TORCHRUN = Path(__file__).resolve().parents[3] / "scripts" / "_ranks.py"
+TORCHRUN = "srt.cluster.torchrun"
 MARGIN_SECONDS = 300.0  # kept free before the limit for the last save, the outputs, Snakemake's end
 # glibc gives freed memory back to the system, and a step on a CPU would pay for each of its pages anew: a tenth of its
 # time. So what is freed is kept, in huge pages where the system lends them. Other C libraries do not read this.
@@ -121,7 +122,7 @@ def torchrun(nodes: int, per_node: int, endpoint: str, job: str, script: list[st
         f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={job}",
     ]  # fmt: skip
     # without the -- torchrun takes --start for its own --start-method
-    return [sys.executable, str(TORCHRUN), *where, f"--nproc-per-node={per_node}", "--", *script]
+    return [sys.executable, "-m", TORCHRUN, *where, f"--nproc-per-node={per_node}", "--", *script]
 
 
 def free_port() -> int:
@@ -157,6 +158,8 @@ def main(gpus: int, nodes: int, script: list[str]) -> None:
     end = deadline(time.time())
     if end is not None:
         os.environ["SRT_DEADLINE"] = f"{end:.0f}"
+    source = str(Path(srt.__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     argv = command(gpus, nodes, script)
     if gpus == 0:  # beside a GPU host memory holds whole states for a moment, which shall not be kept
         os.environ.update(KEEP_MEMORY | os.environ)

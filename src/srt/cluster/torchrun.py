@@ -74,3 +74,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:  # before the agent listens to it
         return EXIT_INTERRUPTED
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
