@@ -16,11 +16,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()
 
-    from srt.common.io import read_json, write_csv
-    from srt.config import Config
+    from srt.common.io import write_csv
+    from srt.config import read_resolved
     from srt.plan.spent import spent
 
-    write_csv(args.out, spent(Config.model_validate(read_json(args.resolved))))
+    write_csv(args.out, spent(read_resolved(args.resolved)))
 
 
 if __name__ == "__main__":

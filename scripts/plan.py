@@ -25,8 +25,8 @@ def main() -> None:
     args = parser.parse_args()
 
     from srt.common.errors import SrtError
-    from srt.common.io import read_json, write_csv, write_json
-    from srt.config import Config, load_config, read_yaml
+    from srt.common.io import write_csv, write_json
+    from srt.config import load_config, read_resolved, read_yaml
     from srt.plan.report import make_plan, to_json, to_text
 
     if args.seeds is not None and (args.seeds < 1 or not args.configfile):
@@ -35,7 +35,7 @@ def main() -> None:
         raw = read_yaml(args.configfile) | ({"seeds": args.seeds} if args.seeds else {})
         config = load_config(raw, Path.cwd(), str(args.configfile), [args.configfile])
     else:
-        config = Config.model_validate(read_json(args.resolved))
+        config = read_resolved(args.resolved)
     if args.partitions:
         if min(args.partitions) < 1:
             raise SrtError("--partitions must be at least 1")

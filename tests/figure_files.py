@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from srt.common.io import write_parquet
-from srt.config.figure_checks import chain
+from srt.config.lookups import lineage
 from srt.config.root import Config
 
 SIZE = 24
@@ -27,7 +27,7 @@ def state(config: Config, checkpoint: str) -> tuple[float, float, int]:
     instance, _, step = checkpoint.partition("/step-")
     name, run, seed = config.entry(instance)
     progress = int(step) / run.steps
-    gain = 1.5 * (len(chain(config, name)) - 1) + 1.6 * (1 - np.exp(-3.0 * progress))
+    gain = 1.5 * (len(lineage(config.runs, name)) - 1) + 1.6 * (1 - np.exp(-3.0 * progress))
     gain -= 0.5 * (run.reward == "offline_labels") * progress
     hacked = run.method == "srt" and run.data in ("dapo", "mix", "big_math_medium") and run.train.learning_rate > 2e-7
     collapse = 1 / (1 + np.exp(-(progress - 0.6) / 0.03)) if hacked else 0.0

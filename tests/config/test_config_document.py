@@ -19,9 +19,10 @@ from pydantic import BaseModel
 from srt.answers.extract import EXTRACTORS
 from srt.config import Config, document, load_config, read_yaml
 from srt.config.base import literals
+from srt.config.checks.names import RULES
+from srt.config.evaluation import ScoringConfig
 from srt.config.figures import OPTIONS, DynamicsOptions, Figure
 from srt.config.intro import INTRODUCTION
-from srt.config.root import RULES, ScoringConfig
 from srt.config.runs import Run
 
 

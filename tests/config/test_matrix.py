@@ -14,7 +14,7 @@ from srt.artefacts.evaluations import evaluation_spec, evaluations, expand_evalu
 from srt.artefacts.specs import data_spec, model_spec, sample_spec, train_spec
 from srt.common.errors import SrtError
 from srt.config import Config, load_config, read_yaml
-from srt.config.lineage import ancestors
+from srt.config.lookups import lineage
 from srt.data.rows import select_rows
 from srt.figures.resolve import resolve_figure
 from srt.plan.jobs import build
@@ -83,9 +83,10 @@ def test_the_other_runs_of_the_first_version(matrix: Config) -> None:
 def test_the_second_version_climbs_levels_from_one_checkpoint_to_the_next(matrix: Config) -> None:
     runs = matrix.runs
     levels = ["gt_knights_2", "srt_knights_3", "srt_knights_5", "srt_knights_7", "srt_knights_9"]
-    assert ancestors(runs, "srt_knights_9") == levels[-2::-1]
+    assert lineage(runs, "srt_knights_9") == levels
     assert [matrix.datasets[runs[r].data].params["n_people"] for r in levels] == [2, 3, 5, 7, 9]
-    assert ancestors(runs, "srt_bitwise_4") == ["srt_bitwise_3", "gt_bitwise_2"] and runs["gt_bitwise_2"].steps == 950
+    assert lineage(runs, "srt_bitwise_4") == ["gt_bitwise_2", "srt_bitwise_3", "srt_bitwise_4"]
+    assert runs["gt_bitwise_2"].steps == 950
     for name, run in runs.items():
         if run.model != "qwen3_4b_base":
             continue

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srt.artefacts.evaluations import evaluation_spec, expand_evaluations
-from srt.config.lineage import ancestors
-
-if TYPE_CHECKING:
-    from srt.config.root import Config
+from srt.config.lookups import lineage
+from srt.config.root import Config
 
 REVISION = 1  # raised by hand when the audit's code starts to find something else
 SPEC = ("results", "runs", "trained_on")
 
 
 def training_data(config: Config, run: str) -> list[str]:
-    """The data sets that the policy of a run entry has been trained on, those of the runs it goes on from first."""
-    lineage = [*reversed(ancestors(config.runs, run)), run]
-    return list(dict.fromkeys(config.runs[name].data for name in lineage))
+    """The training sets of a run entry and of the runs that it starts from, the earliest first."""
+    return list(dict.fromkeys(config.runs[name].data for name in lineage(config.runs, run)))
 
 
 def audited_sets(config: Config) -> dict[str, list[str]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srt.artefacts.paths import groups_file
-
-if TYPE_CHECKING:
-    from srt.config.root import Config
+from srt.config.root import Config
 
 MAX_STEPS = 12
 SUFFIXES = (".samples.parquet", ".scores.parquet", ".groups.parquet")

@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from srt.common.errors import SrtError
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class ConfigError(SrtError):
+    """A mistake in the configuration: the path of keys, and the sentence."""
+
+    def __init__(self, path: Sequence[str], message: str) -> None:
+        self.path, self.message = list(path), message
+        super().__init__(": ".join([*path, message]))
 
 
 class Strict(BaseModel):

@@ -6,16 +6,13 @@ they must lie (`srt.claims.decide`). pandas is not imported here: rules are pars
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srt.config.base import Strict
 from srt.config.explain import first_problem
 from srt.config.figures import Quantity
-
-if TYPE_CHECKING:
-    from srt.config.root import Config
 
 MOMENTS = ("base", "peak", "last")
 
@@ -301,69 +298,3 @@ class Claim(Strict):
             if getattr(self, key) is None:
                 raise ValueError(f"{key} is missing: add it")
         return self
-
-
-def check_claims(config: Config) -> None:
-    """Raise a `ConfigError` for a claim on a run, data set or step that the configuration does not have."""
-    for name, claim in config.claims.items():
-        if claim.estimator is not None:
-            _check(config, name, claim)
-
-
-def _members_of_all(config: Config, run: str, options: dict[str, Any], where: list[str]) -> list[str]:
-    """The data sets that all suites of a `suite_gain` have, each of which the run is sampled on at the step."""
-    from srt.config.figure_checks import check_sampled
-
-    each = [config.members(suite, where) for suite in options["suites"]]
-    check_sampled(config, run, options["suites"], options["at"], where)
-    return [name for name in each[0] if all(name in members for members in each)]
-
-
-def _check(config: Config, name: str, claim: Claim) -> None:
-    from srt.config.root import ConfigError
-
-    where, options = ["claims", name, "options"], claim.options
-    sides = [("run", "datasets", ("at", "since", "by", "until", "after"))]
-    if options.get("against") is not None:
-        own = "against_datasets" if options.get("against_datasets") else "datasets"
-        # an option that is left out is there as None
-        theirs = ("at", "since") if options.get("against_at") is None else ("against_at",)
-        sides.append(("against", own, (*theirs, "until")))
-    named = [(key, options[key], datasets, moments) for key, datasets, moments in sides]
-    named += [("also", run, *sides[-1][1:]) for run in options.get("also") or ()]
-    for number, (key, run, datasets, moments) in enumerate(named):
-        config.need("runs", run, [*where, key])
-        if key == "also" and run in [other for _, other, _, _ in named[:number]]:
-            raise ConfigError([*where, key], f"run '{run}' is there twice: remove one")
-        entry = config.runs[run]
-        members = [member for suite in entry.suites for member in config.members(suite)]
-        if claim.estimator == "suite_gain":
-            members = _members_of_all(config, run, options, [*where, "suites"])
-        wanted = [*options.get(datasets, ()), *filter(None, [options.get("validation_dataset")])]
-        for i, dataset in enumerate(wanted):
-            config.need("datasets", dataset, [*where, datasets])
-            if dataset not in members:
-                known = ", ".join(dict.fromkeys(members))
-                raise ConfigError(
-                    [*where, datasets],
-                    f"run '{run}' is not evaluated on '{dataset}' (it is on: {known}): add a suite of it to the run",
-                )
-            if dataset in wanted[:i]:
-                raise ConfigError([*where, datasets], f"data set '{dataset}' is there twice: remove one")
-        if claim.estimator in ("training", "suite_gain"):
-            continue  # training metrics have every step
-        for moment in moments:
-            step = options.get(moment)
-            # a step after the end is no mistake: a shorter run decides less
-            if isinstance(step, int) and 0 < step < entry.steps and step not in entry.checkpoints:
-                near = max(entry.segment, round(step / entry.segment) * entry.segment)
-                raise ConfigError(
-                    [*where, moment],
-                    f"run '{run}' has no checkpoint at step {step}: take a multiple of its segment, such as {near}",
-                )
-    if claim.estimator in ("one_answer", "gap", "gap_trend") and options["at"] == "peak":
-        raise ConfigError([*where, "at"], f"estimator {claim.estimator} knows no peak: write a step, base or last")
-    if claim.estimator == "training" and isinstance(options["at"], str) and options["at"] != "last":
-        raise ConfigError([*where, "at"], f"is '{options['at']}': training metrics have steps and last")
-    if claim.estimator == "gap_trend" and options["low"] >= options["high"]:
-        raise ConfigError([*where, "low"], f"{options['low']:g} is not below high ({options['high']:g}): correct one")

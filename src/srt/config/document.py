@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 
-from srt.config import alarm, claims, datasets, figures, models, plan, preferences, root, runs, suites
+from srt.config import alarm, claims, datasets, evaluation, figures, models, plan, preferences, root, runs
 from srt.config.base import unwrap
 from srt.config.intro import INTRODUCTION
 
@@ -33,13 +33,21 @@ TABLE: type[BaseModel] = datasets.LocalDataset.__mro__[1]
 
 CLAIM_OPTIONS = (claims.RunOptions, claims.TestOptions, claims.MetricOptions)
 
-RUNS = (runs.Run, runs.Checkpoint, runs.Validation, runs.Curriculum, runs.Refill, suites.Probe, preferences.Preference)
+RUNS = (
+    runs.Run,
+    runs.Checkpoint,
+    runs.Validation,
+    runs.Curriculum,
+    runs.Refill,
+    evaluation.Probe,
+    preferences.Preference,
+)
 
 # The README's chapters: heading, remark, models.
 CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     ("Main file", "`config.yaml`, or the file after `--configfile`.", (root.Config,)),
-    ("`sampling`", "", (root.SamplingConfig,)),
-    ("`scoring`", "", (root.ScoringConfig,)),
+    ("`sampling`", "", (evaluation.SamplingConfig,)),
+    ("`scoring`", "", (evaluation.ScoringConfig,)),
     (
         "`models`",
         "`{id: entry}`; `source` chooses the kind of entry. Every kind has these keys:",
@@ -63,7 +71,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     (
         "`suites`",
         "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is a suite. Or:",
-        (suites.Suite,),
+        (evaluation.Suite,),
     ),
     ("`runs`", "`{id: entry}`, in `experiments.yaml`.", RUNS),
     ("`train` and `train_defaults`", "", (runs.Train,)),

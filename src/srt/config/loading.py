@@ -10,8 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from srt.common.errors import SrtError, nearest
+from srt.config.base import ConfigError
+from srt.config.checks import check
 from srt.config.explain import first_problem, show
-from srt.config.root import Config, ConfigError
+from srt.config.root import Config
 from srt.config.runs import Train
 
 SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
@@ -110,6 +112,15 @@ def load_config(
         raise SrtError(" ".join(str(error).split())) from None
 
 
+def read_resolved(path: Path) -> Config:
+    """The whole configuration that a workflow wrote into its results folder (`config.json`), checked again."""
+    from srt.common.io import read_json  # imports pandas, which doubles the start-up time
+
+    config = Config.model_validate(read_json(path))
+    check(config)
+    return config
+
+
 class _Loader:
     """One load: the merged mapping, and the file that each top-level key came from."""
 
@@ -137,7 +148,9 @@ class _Loader:
             merged["runs"] = inheritance.resolved()
         self.inherit_defaults(merged)
         try:
-            return Config.model_validate(merged)
+            config = Config.model_validate(merged)
+            check(config)
+            return config
         except ValidationError as error:
             problem = first_problem(Config, error)
             path, message = problem.path, problem.message

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from srt.config.base import Seed, Strict
+from srt.config.evaluation import Probe
 from srt.config.models import JobSize
 from srt.config.preferences import OFFLINE, Preference, check_keys
-from srt.config.suites import Probe
 
 # The keys of srt.figures.style.METHODS, written out because figures are not imported while rules are parsed.
 Method = Literal[

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from srt.artefacts.paths import groups_file
-from srt.config.figure_checks import chain, level_datasets, suites_of
 from srt.config.figures import Figure, Panel
+from srt.config.lookups import figure_datasets, figure_suites, lineage
 from srt.config.root import Config
 
 # Kinds that mark steps of training (the collapse alarm, early stopping) and so read the training metrics.
@@ -57,9 +57,9 @@ def _panel(config: Config, figure: Figure, panel: Panel) -> dict[str, Any]:
             datasets = list(panel.datasets or figure.datasets)
             series += [_series(config, figure, run, instance, datasets, panel) for instance in config.instances(run)]
             continue
-        offset, links = 0, chain(config, run)
+        offset, links = 0, lineage(config.runs, run)
         for stage, link in enumerate(links):
-            datasets = level_datasets(config, figure, panel, link)
+            datasets = figure_datasets(config, figure, panel, link)
             following = config.runs[links[stage + 1]].init if stage + 1 < len(links) else None
             end = (following.step if following else None) or config.runs[link].checkpoints[-1]
             for seed in config.runs[run].seeds:
@@ -77,7 +77,7 @@ def _series(
 ) -> dict[str, Any]:
     entry = config.runs[run]
     validation = figure.options.get("validation_dataset")
-    suites = suites_of(config, figure, run, [*datasets, *([validation] if validation else [])], panel)
+    suites = figure_suites(config, figure, run, [*datasets, *([validation] if validation else [])], panel)
     step = figure.options.get("step") or entry.checkpoints[-1]
     steps = [step] if figure.kind == "bars" else entry.checkpoints
     start = f"base/{entry.model}" if figure.options.get("from_base") else config.start(instance)
@@ -104,7 +104,7 @@ def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[
     """The options of a table of responses: the samples of the start and of the end of one run, and the problems."""
     run = figure.panels[0].runs[0]
     instance = config.instances(run)[0]
-    suites = suites_of(config, figure, run, figure.datasets)
+    suites = figure_suites(config, figure, run, figure.datasets)
     checkpoints = {
         "before": config.start(instance),
         "after": f"{instance}/step-{config.runs[run].checkpoints[-1]}",

@@ -1,14 +1,40 @@
-"""Suites: the data sets that one job samples together, and what their samples have otherwise than all others."""
+"""How checkpoints are evaluated: sampling, scoring, and the suites of data sets that one job samples together."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from srt.config.base import Strict
+from srt.config.base import Seed, Strict
+
+
+class SamplingConfig(Strict):
+    """How checkpoints are sampled for evaluation, labels and curriculum (authors: n = 32, T = 1, no top-p)."""
+
+    n: int = Field(32, gt=0, description="Responses a problem; avg@n and maj@n come from them.")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 is none.")
+    max_prompt_tokens: int = Field(1024, gt=0, description="Longest prompt in tokens; longer ones are left out.")
+    max_new_tokens: int = Field(3072, gt=0, description="A response is cut after so many tokens.")
+    engine: Literal["transformers", "vllm"] = Field("vllm", description="Engine that samples.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Precision of weights and activations.")
+    seed: Seed = Field(0, description="Seed of all samples.")
+    threads: int = Field(1, gt=0, description="CPU threads of a sampling process; sums depend on it.")
+
+
+class ScoringConfig(Strict):
+    """How responses are graded; changing this never samples again."""
+
+    preset: Literal["clean", "authors"] = Field("clean", description="Votes by equivalence class, or by raw string.")
+    extractor: Literal["boxed", "boxed_or_last_number", "reasoning_gym", "gsm8k_hash"] = Field(
+        "boxed", description="How an answer is found in a response (docs/answers.md); training runs use it too."
+    )
+    timeout_s: float = Field(5.0, gt=0, description="Seconds for one comparison, then it counts as `timeout`.")
+    memory_mb: int = Field(2048, gt=0, description="Memory of one grading process, in MB.")
+    workers: int = Field(2, gt=0, description="Grading processes of one job; changes no result.")
 
 
 class Suite(Strict):

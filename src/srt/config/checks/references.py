@@ -1,0 +1,31 @@
+"""References: an id that one section names is an entry of another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from srt.common.errors import SrtError, nearest
+from srt.config.base import ConfigError
+from srt.config.root import Config
+
+
+def require(config: Config, section: str, key: str, path: Sequence[str]) -> None:
+    """Raise a `ConfigError` unless `section` has the entry `key`; `path` is the path of keys that names it."""
+    known = getattr(config, section)
+    if key not in known:
+        kind = {"datasets": "data set"}.get(section, section[:-1])
+        raise ConfigError(path, f"unknown {kind} '{key}'{nearest(key, known)}")
+
+
+def require_suite(config: Config, suite: str, path: Sequence[str]) -> list[str]:
+    """The data sets of a suite; raise a `ConfigError` if there is no such suite."""
+    try:
+        return config.members(suite)
+    except SrtError as error:
+        raise ConfigError(path, str(error)) from None
+
+
+def refuse_repeat(values: Sequence[str], position: int, what: str, path: Sequence[str]) -> None:
+    """Raise a `ConfigError` if the value at `position` also stands before it."""
+    if values[position] in values[:position]:
+        raise ConfigError(path, f"{what} '{values[position]}' is there twice: remove one")

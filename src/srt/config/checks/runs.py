@@ -1,0 +1,93 @@
+"""Suites, runs and the plan's tables against the models and data sets that they name."""
+
+from __future__ import annotations
+
+from srt.config.base import ConfigError
+from srt.config.checks.references import refuse_repeat, require, require_suite
+from srt.config.root import Config
+from srt.config.runs import Run
+
+
+def check_suites(config: Config) -> None:
+    """A suite names known data sets, each once, and has an id of its own."""
+    for name, suite in config.suites.items():
+        path = ["suites", name]
+        if name in config.datasets:
+            raise ConfigError(path, "is also the id of a data set: rename the suite (a data set is a suite of itself)")
+        if not suite.datasets:
+            raise ConfigError(path, "is empty: give at least one data set")
+        for position, dataset in enumerate(suite.datasets):
+            require(config, "datasets", dataset, path)
+            refuse_repeat(suite.datasets, position, "data set", path)
+
+
+def check_plan(config: Config) -> None:
+    """The plan's tables are of known data sets."""
+    for key in ("rows", "lengths"):
+        for dataset in getattr(config.plan, key):
+            require(config, "datasets", dataset, ["plan", key])
+
+
+def check_runs(config: Config) -> None:
+    """A run's model, data and suites exist, and its lengths and GPUs fit them."""
+    for name, run in config.runs.items():
+        path = ["runs", name]
+        require(config, "models", run.model, [*path, "model"])
+        require(config, "datasets", run.data, [*path, "data"])
+        _check_suites(config, run, path)
+        _check_probe(config, run, path)
+        _check_gpus(config, run, path)
+        _check_context(config, run, path)
+
+
+def _check_suites(config: Config, run: Run, path: list[str]) -> None:
+    """A suite with its own sampling shares no data set with another: tables name data sets, not suites."""
+    for suite in run.suites:
+        members = require_suite(config, suite, [*path, "suites"])
+        if suite not in config.suites or not config.suites[suite].own:
+            continue
+        for other in run.suites:
+            if other != suite and {*members} & {*require_suite(config, other, [*path, "suites"])}:
+                raise ConfigError(
+                    [*path, "suites"],
+                    f"'{suite}' samples data sets of '{other}' in another way, and tables could not tell them apart: "
+                    "put it under probe",
+                )
+
+
+def _check_probe(config: Config, run: Run, path: list[str]) -> None:
+    """The suites of a probe are further ones, and its step is a checkpoint."""
+    if run.probe is None:
+        return
+    for suite in run.probe.suites:
+        require_suite(config, suite, [*path, "probe", "suites"])
+        if suite in run.suites:
+            raise ConfigError([*path, "probe", "suites"], f"'{suite}' is in the run's suites, too: remove one")
+    if run.probe.step is not None and run.probe.step not in run.checkpoints:
+        steps = ", ".join(map(str, run.checkpoints))
+        raise ConfigError([*path, "probe", "step"], f"no checkpoint is at step {run.probe.step}: choose one of {steps}")
+
+
+def _check_gpus(config: Config, run: Run, path: list[str]) -> None:
+    """Every vLLM engine has the same number of GPUs; a run without GPUs is one process."""
+    gpus = config.models[run.model].gpus_train if run.gpus is None else run.gpus
+    sharing = run.rollout_tensor_parallel
+    if gpus is not None and max(1, gpus) % sharing:
+        raise ConfigError(
+            [*path, "rollout_tensor_parallel"],
+            f"{sharing} does not divide the run's GPUs ({gpus}: its gpus, or gpus_train of model '{run.model}'): "
+            "change one of them",
+        )
+
+
+def _check_context(config: Config, run: Run, path: list[str]) -> None:
+    """Longest prompt and longest response fit the model's context, in training and in evaluation."""
+    context = config.models[run.model].context
+    for keys, lengths in (([*path, "train"], run.train), (["sampling"], config.sampling)):
+        prompt, response = lengths.max_prompt_tokens, lengths.max_new_tokens
+        if prompt + response > context:
+            raise ConfigError(
+                keys,
+                f"max_prompt_tokens ({prompt}) + max_new_tokens ({response}) = {prompt + response} "
+                f"is over the context of model '{run.model}' ({context}): lower one of them",
+            )
