@@ -88,6 +88,13 @@ def test_makefile_help_lists_every_target() -> None:
     assert sorted(listed) == sorted(phony)
 
 
+def test_the_limits_of_ci_sum_to_what_it_says() -> None:
+    text = (ROOT / ".ci/run").read_text()
+    minutes, seconds = re.search(r"At most (\d+) minutes in all: .* sum to ([\d,]+) s", text).groups()
+    limits = [int(limit) for limit in re.findall(r'phase "[a-z]+" (\d+) ', text)]
+    assert len(limits) == 5 and sum(limits) == int(seconds.replace(",", "")) == 60 * int(minutes)
+
+
 def test_setup_refuses_an_old_or_absent_python(tmp_path: Path) -> None:
     """The script's own checks, in a copy, so that no .venv of this clone is touched."""
     (tmp_path / "envs").mkdir()
