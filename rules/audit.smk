@@ -1,6 +1,6 @@
 # Contamination: which test questions are in which training set, and the results without them (docs/data.md).
-from srt.audit.sets import REVISION as AUDIT_REVISION
-from srt.audit.sets import audit_spec, audited_sets
+from srt.audit.resolve import REVISION as AUDIT_REVISION
+from srt.audit.resolve import audit_spec, audited_sets
 
 AUDITED = audited_sets(CFG)
 

@@ -1,5 +1,5 @@
 # Rollout browser: one HTML file a run, readable offline, beside the report (docs/browser.md).
-from srt.browser.sources import page_files, page_problems, page_spec, pages
+from srt.browser.resolve import page_files, page_problems, page_spec, pages
 
 
 rule browser:

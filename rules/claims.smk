@@ -1,12 +1,14 @@
 # The paper's statements against the tables of all runs: supported, not supported, undecided (docs/claims.md).
 
 
-from srt.claims.report_summary import opening
-from srt.claims.spec import resolve_claims
+from srt.report.first_page import verdict_summary
+from srt.claims.resolve import resolve_claims
 
 _claims, _claim_files = resolve_claims(CFG)
 # for workflow/report/workflow.rst, which sees the configuration and nothing else
-config["verdicts"] = opening(Path(RESULTS, "claims/claims.csv")) if CFG.claims else "The configuration has no claims."
+config["verdicts"] = (
+    verdict_summary(Path(RESULTS, "claims/claims.csv")) if CFG.claims else "The configuration has no claims."
+)
 
 
 rule claims:

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     overlap.add_argument("--generated", nargs="*", default=[], metavar="SET", help="sets for exact matches only")
     overlap.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write into")
     results = commands.add_parser("results", help="avg@n and maj@n on the clean test questions")
-    results.add_argument("--spec", required=True, help="JSON (or @FILE) of the runs (srt.audit.sets.audit_spec)")
+    results.add_argument("--spec", required=True, help="JSON (or @FILE) of the runs (srt.audit.resolve.audit_spec)")
     results.add_argument("--clean", type=Path, required=True, metavar="PARQUET", help="clean_rows.parquet")
     results.add_argument("--out", type=Path, required=True, metavar="CSV", help="table to write")
     return p
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def make_overlap(args: argparse.Namespace) -> None:
-    from srt.audit.overlap_plot import draw
+    from srt.audit.overlap_plot import draw_overlap
     from srt.audit.tables import audit
     from srt.common.progress import log
 
@@ -56,7 +56,7 @@ def make_overlap(args: argparse.Namespace) -> None:
     manifests = {name: path.with_suffix(".json") for name, path in paths.items() if path.with_suffix(".json").is_file()}
     found = audit(paths, args.train, args.test, args.generated, manifests)
     found.write(args.out)
-    draw(found.overlap, args.out / "overlap")
+    draw_overlap(found.overlap, args.out / "overlap")
     for row in found.overlap.itertuples():
         if row.contaminated and row.train != row.test:
             log(
@@ -69,7 +69,7 @@ def make_overlap(args: argparse.Namespace) -> None:
 
 def make_results(args: argparse.Namespace) -> None:
     from srt.audit.decontaminate import decontaminated
-    from srt.audit.sets import SPEC, expand
+    from srt.audit.resolve import SPEC, expand
     from srt.common.io import parse_spec, read_parquet, write_csv
 
     text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec

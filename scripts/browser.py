@@ -30,7 +30,7 @@ def main() -> None:
     args = parser().parse_args()
 
     from srt.browser.collect import SPEC, collect
-    from srt.browser.page import render, render_list
+    from srt.browser.page import render_list, render_page
     from srt.common import io
     from srt.common.progress import log
 
@@ -38,7 +38,7 @@ def main() -> None:
         io.write_text(args.out, render_list(io.parse_spec(args.spec, kind=list)))
         return
     page = collect(io.parse_spec(args.spec, SPEC), args.problems, args.max_rollouts)
-    io.write_text(args.out, render(page))
+    io.write_text(args.out, render_page(page))
     shown = len(page.index["responses"]["sample"])
     log(
         f"{page.index['run']}: {shown} of {page.index['in_all']['rollouts']} rollouts, "

@@ -23,11 +23,12 @@ def main() -> None:
     parser.add_argument("--out-prefix", help="write PREFIX.csv, PREFIX.md and PREFIX.html; default: print Markdown")
     args = parser.parse_args()
 
-    from srt.claims.table import check_claims, counts, to_frame, to_html, to_markdown
+    from srt.claims.check import check_claims
+    from srt.claims.verdict_tables import counts, to_frame, to_html, to_markdown
     from srt.common.io import parse_spec, write_csv, write_text
 
     if args.configfile:
-        from srt.claims.spec import resolve_claims
+        from srt.claims.resolve import resolve_claims
         from srt.config import load_config, read_yaml
 
         name = str(args.configfile)

@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="kinds:\n" + "\n".join(f"  {name:<10} {what}" for name, (_, what) in KINDS.items()),
+        epilog="kinds:\n" + "\n".join(f"  {name:<10} {what}" for name, what in KINDS.items()),
     )
     parser.add_argument("--spec", required=True, help="the figure's spec as JSON, or @FILE that holds it")
     parser.add_argument("--out-prefix", required=True, help="outputs without suffix: results/figures/fig2")

@@ -24,7 +24,8 @@ def main() -> None:
     from srt.common.errors import SrtError
     from srt.common.io import write_text
     from srt.config import load_config, read_yaml
-    from srt.report.miniature import collect, fill
+    from srt.report.miniature_page import fill
+    from srt.report.miniature_tables import collect
 
     template = args.out / "template.md"
     if not template.is_file():

@@ -16,7 +16,7 @@ from srt.artefacts.evaluations import evaluations
 from srt.audit import tables
 from srt.audit.decontaminate import MEAN, clean_ids, decontaminated
 from srt.audit.overlap import CONTAINMENT, JACCARD, JACCARD_FLOOR, index, matches, same_answer
-from srt.audit.sets import audit_spec, audited_sets, expand, training_data
+from srt.audit.resolve import audit_spec, audited_sets, expand, training_data
 from srt.common import io
 from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
@@ -46,7 +46,7 @@ def table(*rows: tuple[str, str], task: str = "math"):
         ("$\\left( x \\right)^2$", "(x)^{2}"),
         ("If $x \\leq 3$, find $a_1, \\ldots, a_n$", "If x \u2264 3 find a_1,\u2026,a_n."),
         ("area \\textbf{ABC}\\,?", "Area $ABC$"),
-        ("See. [asy] draw((0,0)--(1,1)); [/asy] Find x", "See. Find x [asy] dot((2,2)); [/asy]"),
+        ("See. [asy] draw_overlap((0,0)--(1,1)); [/asy] Find x", "See. Find x [asy] dot((2,2)); [/asy]"),
     ],
 )
 def test_normalise_removes_layout(a: str, b: str) -> None:
@@ -197,11 +197,11 @@ def test_an_unnamed_table_is_an_error(files) -> None:
 
 
 def test_the_picture_shows_every_pair(files, tmp_path) -> None:
-    from srt.audit.overlap_plot import draw
+    from srt.audit.overlap_plot import draw_overlap
 
     found = tables.audit(files, ["train", "test"], ["test"])
-    first = [path.read_bytes() for path in draw(found.overlap, tmp_path / "overlap")]
-    assert first == [path.read_bytes() for path in draw(found.overlap, tmp_path / "overlap")]
+    first = [path.read_bytes() for path in draw_overlap(found.overlap, tmp_path / "overlap")]
+    assert first == [path.read_bytes() for path in draw_overlap(found.overlap, tmp_path / "overlap")]
     assert first[0].startswith(b"%PDF") and first[1].startswith(b"\x89PNG")
 
 

@@ -16,8 +16,8 @@ import pytest
 from chrome import CHROMIUM, Chrome
 
 from srt.browser.collect import MAX_CHARS, choose, collect, shortened
-from srt.browser.page import render, render_list
-from srt.browser.sources import shown_steps
+from srt.browser.page import render_list, render_page
+from srt.browser.resolve import shown_steps
 from srt.common import io
 from srt.common.errors import SrtError
 from srt.data.table import make_table, write_problems
@@ -165,7 +165,7 @@ def test_errors_name_the_file_and_the_fix(tmp_path) -> None:
 
 def test_the_page_holds_everything_and_asks_for_nothing(tmp_path) -> None:
     spec = write_run(tmp_path, 2, 4, (0, 5))
-    pages = [render(collect(spec, tables(tmp_path), 100)) for _ in range(2)]
+    pages = [render_page(collect(spec, tables(tmp_path), 100)) for _ in range(2)]
     assert pages[0] == pages[1]
     assert block(pages[0], "texts-1")[3].startswith("step 5 sample 3 of a/0")
     assert "default-src 'none'" in pages[0] and "%%" not in pages[0]
@@ -175,8 +175,8 @@ def test_the_page_holds_everything_and_asks_for_nothing(tmp_path) -> None:
 
 
 def test_no_untrusted_byte_is_in_the_page_as_text(tmp_path) -> None:
-    page = render(collect(write_run(tmp_path, 2, 4, (0,), evil=EVIL), tables(tmp_path), 100))
-    clean = render(collect(write_run(tmp_path, 2, 4, (0,)), tables(tmp_path), 100))
+    page = render_page(collect(write_run(tmp_path, 2, 4, (0,), evil=EVIL), tables(tmp_path), 100))
+    clean = render_page(collect(write_run(tmp_path, 2, 4, (0,)), tables(tmp_path), 100))
     assert "onerror" not in page.replace("&lt;img src=x onerror=", "")  # the title, escaped
     assert page.count("<script") == clean.count("<script") and page.count("<img") == 0
     assert EVIL in block(page, "texts-0")[0] and block(page, "index")["problems"][0]["subject"] == EVIL
@@ -202,7 +202,7 @@ def opened(chrome: Chrome, folder: Path, page: str, fragment: str = "") -> None:
 
 @needs_chromium
 def test_filters_keys_and_links(tmp_path) -> None:
-    page = render(collect(write_run(tmp_path, 3, 7, (0, 5)), tables(tmp_path), 1000))
+    page = render_page(collect(write_run(tmp_path, 3, 7, (0, 5)), tables(tmp_path), 1000))
     with Chrome() as chrome:
         opened(chrome, tmp_path, page)
         count, place = "document.getElementById('count').textContent", "location.hash"
@@ -248,7 +248,7 @@ def test_filters_keys_and_links(tmp_path) -> None:
 
 @needs_chromium
 def test_untrusted_text_stays_text(tmp_path) -> None:
-    page = render(collect(write_run(tmp_path, 2, 4, (0,), evil=EVIL), tables(tmp_path), 100))
+    page = render_page(collect(write_run(tmp_path, 2, 4, (0,), evil=EVIL), tables(tmp_path), 100))
     with Chrome() as chrome:
         opened(chrome, tmp_path, page)
         assert EVIL in chrome.js("document.querySelector('.body').textContent")
@@ -266,7 +266,7 @@ def test_untrusted_text_stays_text(tmp_path) -> None:
 @pytest.mark.slow
 def test_ten_thousand_rollouts_open_in_two_seconds(tmp_path) -> None:
     spec = write_run(tmp_path, 61, 32, (0, 5, 10, 15, 20), words=450)  # 3.4 kB a response
-    page = render(collect(spec, tables(tmp_path), 10_080))
+    page = render_page(collect(spec, tables(tmp_path), 10_080))
     assert len(block(page, "index")["responses"]["sample"]) == 10_080
     times = []
     with Chrome() as chrome:

@@ -17,16 +17,17 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.claims.report_summary import opening
-from srt.claims.spec import resolve_claims
-from srt.claims.table import ESTIMATORS, check_claims, to_frame, to_html, to_markdown
+from srt.claims.check import ESTIMATORS, check_claims
+from srt.claims.resolve import resolve_claims
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, decide, judge
+from srt.claims.verdict_tables import to_frame, to_html, to_markdown
 from srt.common.errors import SrtError
 from srt.common.io import canonical_json
 from srt.config import load_config, read_yaml
 from srt.config.base import literals
 from srt.config.claims import FROM_TRAINING, OPTIONS, Claim
 from srt.metrics.intervals import N_BOOT, draw_counts, mean_interval
+from srt.report.first_page import verdict_summary
 
 
 @pytest.fixture
@@ -406,14 +407,14 @@ claims:
 def test_the_report_opens_with_the_verdicts(tmp_path: Path) -> None:
     from docutils.core import publish_parts
 
-    assert "yet" in opening(tmp_path / "claims.csv")
+    assert "yet" in verdict_summary(tmp_path / "claims.csv")
     rows = [
         {"claim": "a", "version": "v1", "where": "§1", "statement": "avg@32 *rises* by |x|_2", "verdict": SUPPORTED},
         {"claim": "a", "version": "v1", "where": "§1", "statement": "avg@32 *rises* by |x|_2", "verdict": SUPPORTED},
         {"claim": "b", "version": "v2", "where": "Fig. 2", "statement": "It falls.", "verdict": UNDECIDED},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "claims.csv", index=False)
-    text = opening(tmp_path / "claims.csv")
+    text = verdict_summary(tmp_path / "claims.csv")
     assert text.startswith("2 claims: 1 supported, 1 undecided.")
     page = publish_parts(text, writer="html", settings_overrides={"halt_level": 2})["html_body"]
     assert "avg&#64;32 *rises* by |x|_2" in page and page.count("<tr") == 3

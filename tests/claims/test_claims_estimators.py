@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from claims_tables import STEPS, P, Tables, curve, groups
 
-from srt.claims.curves import fall_index
+from srt.claims.accuracy_estimators import fall_index
 from srt.claims.evidence import Undecided
-from srt.claims.training import exact_interval, rise_index
+from srt.claims.training_estimators import exact_interval, rise_index
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, decide
 from srt.common.io import write_parquet
 from srt.metrics.intervals import N_BOOT, draw_counts

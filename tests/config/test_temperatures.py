@@ -16,7 +16,7 @@ from test_workflow import MICRO, jobs, snakemake
 
 from srt.artefacts.evaluations import evaluations
 from srt.artefacts.specs import sample_spec
-from srt.claims.spec import resolve_claims
+from srt.claims.resolve import resolve_claims
 from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet, write_parquet
 from srt.figures.resolve import resolve_figure

@@ -19,7 +19,7 @@ from srt.common.errors import SrtError
 from srt.config import load_config, read_yaml
 from srt.config.root import Config
 from srt.figures import KINDS, render
-from srt.figures.load import Tables
+from srt.figures.figure_data import FigureData
 from srt.figures.resolve import resolve_figure
 from srt.figures.spec import parse_spec
 from srt.figures.style import METHODS, look, looks
@@ -238,7 +238,7 @@ def test_seeds_give_their_range_and_the_interval_of_problems_and_seeds(tmp_path:
     write_inputs(config, inputs)
     parsed = parse_spec(spec)
     seeds = parsed.panels[0].groups_of_seeds()["SRT"]
-    curve = Tables(parsed).curve(seeds, ("math500",))
+    curve = FigureData(parsed).curve(seeds, ("math500",))
     paths = [run.points[-1].groups[0] for run in seeds]
     rates = np.stack([pd.read_parquet(path).pass_rate for path in paths])
     last = curve.iloc[-1]

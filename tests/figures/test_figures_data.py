@@ -16,7 +16,7 @@ import pytest
 
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
-from srt.figures.load import Tables
+from srt.figures.figure_data import FigureData
 from srt.figures.spec import parse_spec
 from srt.metrics.intervals import kept_mean_intervals, mean_interval
 from srt.metrics.statistics import bootstrap_mean
@@ -225,7 +225,7 @@ def test_curve_is_the_mean_of_the_data_set_means(tmp_path: Path) -> None:
     world = World(tmp_path)
     runs = [world.series("srt", "SRT", seed=seed, every=500) for seed in (1, 2)]
     spec = parse_spec(spec_of(runs, ["aime24", "amc23"]))
-    curve = Tables(spec).curve(spec.panels[0].series, ("aime24", "amc23"))
+    curve = FigureData(spec).curve(spec.panels[0].series, ("aime24", "amc23"))
     assert curve.step.tolist() == [0, 500, 1000]
     assert curve.n_problems.tolist() == [70] * 3 and curve.n_seeds.tolist() == [2] * 3
     for position, row in enumerate(curve.itertuples()):
@@ -241,10 +241,10 @@ def test_problems_are_matched_by_id_and_not_by_row(tmp_path: Path) -> None:
     world = World(tmp_path)
     run = world.series("ground_truth", "Ground truth", every=1000)
     spec = parse_spec(spec_of([run], ["aime24"]))
-    straight = Tables(spec).values(spec.panels[0].series[0].points, "aime24")
+    straight = FigureData(spec).values(spec.panels[0].series[0].points, "aime24")
     path = run["points"][1]["groups"][0]
     write_parquet(path, pd.read_parquet(path).iloc[::-1])
-    assert np.array_equal(straight, Tables(spec).values(spec.panels[0].series[0].points, "aime24"))
+    assert np.array_equal(straight, FigureData(spec).values(spec.panels[0].series[0].points, "aime24"))
 
 
 def test_n_is_read_from_the_data(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_n_is_read_from_the_data(tmp_path: Path) -> None:
     paths = [small.groups("a", "base", 0.0, sets=("aime24",)), large.groups("b", "base", 0.0, sets=("amc23",))]
     run = {"run": "r", "label": "SRT", "method": "srt", "points": [{"step": 0, "groups": paths}]}
     spec = parse_spec(spec_of([run], ["aime24", "amc23"], metric="maj"))
-    tables = Tables(spec)
+    tables = FigureData(spec)
     tables.curve(spec.panels[0].series, ("aime24", "amc23"))
     assert tables.metric_label(["aime24"]) == "maj@8"
     assert tables.metric_label(["aime24", "amc23"]) == "maj@8/16"
@@ -263,4 +263,4 @@ def test_one_data_set_with_two_n_is_refused(tmp_path: Path) -> None:
     points = [{"step": step, "groups": [path]} for step, path in enumerate(paths)]
     spec = parse_spec(spec_of([{"run": "r", "label": "SRT", "method": "srt", "points": points}], ["aime24"]))
     with pytest.raises(SrtError, match=r"has 16 samples a problem in .* but 8 in "):
-        Tables(spec).curve(spec.panels[0].series, ("aime24",))
+        FigureData(spec).curve(spec.panels[0].series, ("aime24",))

@@ -11,7 +11,8 @@ from conftest import ROOT
 from srt.common.errors import SrtError
 from srt.common.io import write_csv, write_parquet
 from srt.config import Config, load_config, read_yaml
-from srt.report.miniature import MARK, alarm_table, collect, fill
+from srt.report.miniature_page import MARK, fill
+from srt.report.miniature_tables import alarm_table, collect
 
 PAGE = ROOT / "docs/miniature"
 

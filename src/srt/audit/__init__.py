@@ -1,5 +1,8 @@
-"""Contamination audit: which test questions are in a training set, and what the results are without them.
+"""Contamination audit: which test questions are in a training set, and the results without them. Imports no torch.
 
-`sets` says which data sets of a configuration are compared, `overlap` compares two of them, `tables` writes what was
-found, `picture` draws it, `decontaminate` recomputes the results on the clean rows. Texts: `srt.data.text`.
+resolve          from the configuration: which data sets are compared, which runs are recomputed
+overlap          exact and near matches between two problem tables (texts: `srt.data.text`)
+tables           what was found: overlaps, pairs, clean rows, faulty rows
+overlap_plot     the matrix of overlaps as a figure
+decontaminate    the results on the clean rows
 """

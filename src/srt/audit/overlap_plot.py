@@ -14,7 +14,7 @@ _CELL = 0.52  # inches a column
 _DARK = 0.55  # white text on shades above
 
 
-def draw(overlap: pd.DataFrame, prefix: Path) -> list[Path]:
+def draw_overlap(overlap: pd.DataFrame, prefix: Path) -> list[Path]:
     """PREFIX.pdf and PREFIX.png of an overlap table; a cell shows contaminated / all test rows."""
     with style.house_style():
         files = style.to_bytes(_figure(overlap), "Training questions among the test questions")

@@ -1,4 +1,6 @@
-"""Rollout browser: one HTML page over the stored samples of a run's checkpoints, without any outside resource.
+"""Rollout browser: one self-contained HTML page over the samples of a run's checkpoints. Imports no torch.
 
-`collect` chooses and reads the rollouts, `page` packs them into `page.html` with `style.css` and `app.js`.
+resolve    from the configuration: the checkpoints and files of each page
+collect    chooses and reads the rollouts
+page       packs them into `page.html` with `style.css` and `app.js`
 """

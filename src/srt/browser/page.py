@@ -39,7 +39,7 @@ def _filled(title: str, style: str, script: str, blocks: str) -> str:
     return "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
 
 
-def render(page: Page) -> str:
+def render_page(page: Page) -> str:
     """The page as HTML. The index is one block; the texts of each step are another, unpacked when they are needed."""
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "app.js"))
     named = [("index", packed(page.index)), *((f"texts-{i}", packed(texts)) for i, texts in enumerate(page.texts))]

@@ -1,12 +1,12 @@
-"""The paper's statements, checked: numbers with intervals from the same tables as the figures, and verdicts by rule.
+"""Claims: the paper's statements, measured from the figures' tables and judged by rule. Imports no torch, no figures.
 
-    spec        which files a claim reads: resolved from the configuration, plain JSON
-    evidence    those files as arrays [seeds, steps, problems], and their bootstrap replicates
-    curves, agreement, training    the estimators: what is measured (docs/claims.md)
-    verdict     the rule: supported, not supported, undecided
-    table       CSV, Markdown and HTML
-    opening     the verdicts on the report's first page
+    resolve            from the configuration to a spec: which files each claim reads, as plain JSON
+    evidence           those files as arrays [seeds, steps, problems], and their bootstrap replicates
+    accuracy_estimators, vote_estimators, training_estimators    what is measured (docs/claims.md)
+    verdict            the rule: supported, not supported, undecided
+    check              every claim measured and judged
+    verdict_tables     CSV, Markdown and HTML
 
-Nothing is imported here: the workflow resolves specs in every job, without pandas. No verdict is written down anywhere:
-each is a pure function of the tables and of the rule in `claims.yaml`.
+This package imports nothing by itself: the workflow resolves specs in every job, without pandas. No verdict is stored
+by hand: each is a pure function of the tables and of the rule in `claims.yaml`.
 """

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from srt.artefacts.paths import groups_file
-from srt.claims.spec import checkpoints, suite_of
+from srt.claims.resolve import checkpoints, suite_of
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
 from srt.metrics.intervals import N_BOOT, draw_counts

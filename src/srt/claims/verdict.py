@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SUPPORTED, REFUTED, UNDECIDED = "supported", "not supported", "undecided"
+SIGN = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?"}
 
 
 @dataclass(frozen=True)

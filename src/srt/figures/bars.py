@@ -22,7 +22,7 @@ import pandas as pd
 
 from srt.common.errors import SrtError
 from srt.figures import style
-from srt.figures.load import Tables, identify
+from srt.figures.figure_data import FigureData, identify
 from srt.figures.spec import Series, Spec, check_options, check_panels
 from srt.metrics.intervals import mean_interval
 
@@ -43,7 +43,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     groups = _groups(spec)
     labels = [[(label, seeds[0].method) for label, seeds in by_label.items()] for *_, by_label in groups]
     look = {base: style.METHODS["base"], **style.looks(*labels)}
-    files = {suite: Tables(spec) for _, _, suite, _ in groups}  # samples of several kinds need not be as many
+    files = {suite: FigureData(spec) for _, _, suite, _ in groups}  # samples of several kinds need not be as many
 
     figure, (axis,) = style.grid(1)
     width = max(style.SINGLE, min(style.WIDTH, 1.3 + 0.42 * sum(1 + len(by_label) for *_, by_label in groups)))
@@ -53,8 +53,8 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     ticks, sizes = [], []
     crowded = len(groups) > _MANY or max(len(by_label) for *_, by_label in groups) > _BARS
     for position, (title, dataset, suite, by_label) in enumerate(groups):
-        tables = files[suite]
-        bars = _bars(tables, base, by_label, dataset)
+        data = files[suite]
+        bars = _bars(data, base, by_label, dataset)
         slot = _GROUP / (1 + max(len(each) for *_, each in groups))
         offsets = {label: (i - len(by_label) / 2) * slot for i, label in enumerate([base, *by_label])}
         high = 0.0
@@ -63,11 +63,11 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
             _bar(axis, position + offsets[label], slot, value, lo, hi, look[label], label)
             high = max(high, hi)
             seeds = by_label.get(label) or next(iter(by_label.values()))
-            row = identify(frame, panel=title, seeds=seeds, dataset=dataset, quantity=tables.metric_label([dataset]))
+            row = identify(frame, panel=title, seeds=seeds, dataset=dataset, quantity=data.metric_label([dataset]))
             if label == base:
                 row["series"], row["method"] = base, "base"
             rows.append(row)
-        gains = _gains(tables, by_label, dataset)
+        gains = _gains(data, by_label, dataset)
         for label, gain in gains:
             rows.append(identify(gain, panel=title, seeds=by_label[label], dataset=dataset, quantity="gain"))
             if crowded or len(gains) > 1:
@@ -85,7 +85,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     axis.set_xticks(range(len(groups)), ticks)
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.6, len(groups) - 0.4)
-    kinds = [tables.metric_label([d for _, d, of, _ in groups if of == suite]) for suite, tables in files.items()]
+    kinds = [data.metric_label([d for _, d, of, _ in groups if of == suite]) for suite, data in files.items()]
     axis.set_ylabel(", ".join(dict.fromkeys(kinds)))
     axis.set_ylim(0, max(top * (1.26 if crowded else 1.18), 0.05))  # room for the notes
     axis.set_yticks([tick for tick in axis.get_yticks() if tick <= 1.0])
@@ -126,21 +126,23 @@ def _groups(spec: Spec) -> list[tuple[str, str, str, dict[str, list[Series]]]]:
     return groups
 
 
-def _bars(tables: Tables, base: str, by_label: dict[str, list[Series]], dataset: str) -> list[tuple[str, pd.DataFrame]]:
+def _bars(
+    data: FigureData, base: str, by_label: dict[str, list[Series]], dataset: str
+) -> list[tuple[str, pd.DataFrame]]:
     """(label, one-row frame) of each bar of a group; the base model counts once, however many runs start from it."""
     starts = {run.points[0].groups: run.points[0] for seeds in by_label.values() for run in seeds}
-    bars = [(base, _row(tables.values(list(starts.values()), dataset), [p.step for p in starts.values()]))]
+    bars = [(base, _row(data.values(list(starts.values()), dataset), [p.step for p in starts.values()]))]
     for label, seeds in by_label.items():
-        bars.append((label, _row(tables.values([run.points[-1] for run in seeds], dataset), _last_steps(seeds))))
+        bars.append((label, _row(data.values([run.points[-1] for run in seeds], dataset), _last_steps(seeds))))
     return bars
 
 
-def _gains(tables: Tables, by_label: dict[str, list[Series]], dataset: str) -> list[tuple[str, pd.DataFrame]]:
+def _gains(data: FigureData, by_label: dict[str, list[Series]], dataset: str) -> list[tuple[str, pd.DataFrame]]:
     """(label, one-row frame) of trained minus base over the same problems."""
     gains = []
     for label, seeds in by_label.items():
-        before = tables.values([run.points[0] for run in seeds], dataset)
-        after = tables.values([run.points[-1] for run in seeds], dataset)
+        before = data.values([run.points[0] for run in seeds], dataset)
+        after = data.values([run.points[-1] for run in seeds], dataset)
         gains.append((label, _row(after - before, _last_steps(seeds))))
     return gains
 

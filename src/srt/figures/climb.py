@@ -8,7 +8,7 @@ thin lines between runs. Bands, triangles and grey lines as in `srt.figures.curv
 Options
     names      {data set: name of the level}
     metrics    rows of panels: "avg", "maj", "parsed", "correct_parsed"; default: the figure's metric
-    marks      the paper's statements (`srt.figures.paper_marks`); steps count from the base model
+    marks      the paper's statements (`srt.figures.annotations`); steps count from the base model
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from srt.figures import style
-from srt.figures.load import Tables, identify
-from srt.figures.paper_marks import check_marks, draw_alarms, draw_statements
+from srt.figures.annotations import check_paper_statements, draw_alarms, draw_paper_statements
+from srt.figures.figure_data import FigureData, identify
 from srt.figures.spec import Panel, Spec, check_options, check_panels, curve_metrics
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and its table, whose `step` counts from the base model and `step_of_run` from the run's start."""
     check_options(spec, OPTIONS)
     check_panels(spec)
-    check_marks(spec)
+    check_paper_statements(spec)
     metrics = curve_metrics(spec)
-    tables = Tables(spec)
+    data = FigureData(spec)
     cells = [(metric, panel) for metric in metrics for panel in spec.panels]
     look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
     columns = len(spec.panels) if len(metrics) > 1 or len(spec.panels) <= 4 else style.even_columns(len(cells))
@@ -48,17 +48,17 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
         label_of_metric = ""
         for seeds in panel.stages():
             first = seeds[0]
-            curve = tables.curve(seeds, first.datasets, metric)
+            curve = data.curve(seeds, first.datasets, metric)
             style.draw_curve(axis, curve, look[first.label], first.label, first.stage, offset=first.offset)
-            label_of_metric = tables.metric_label(first.datasets, metric)
+            label_of_metric = data.metric_label(first.datasets, metric)
             placed = curve.assign(step_of_run=curve.step, step=curve.step + first.offset)
             rows.append(
                 identify(placed, panel=panel.title, seeds=seeds, dataset="+".join(first.datasets),
                          quantity=label_of_metric)
             )  # fmt: skip
-            alarms = draw_alarms(axis, tables, panel, {first.label: seeds}, look)
+            alarms = draw_alarms(axis, data, panel, {first.label: seeds}, look)
             rows += alarms if metric == metrics[0] else []
-            stated, _ = draw_statements(
+            stated, _ = draw_paper_statements(
                 axis, spec, panel.title, first.datasets, metric, {first.label: curve}, metric == metrics[0],
                 extent=(first.offset, first.offset + first.points[-1].step),
             )  # fmt: skip

@@ -11,7 +11,7 @@ Options
     validation_dataset     dashed vertical lines at the step where this set's value is best (ties: the earliest), one a
                            seed, as in Fig. 6, instead of rings; the set need not be drawn
     validation_series      whose best step that is (a label); default: the first label of the panel
-    marks                  the paper's statements (`srt.figures.paper_marks`): [{"step": 400, "to": 600, "label":
+    marks                  the paper's statements (`srt.figures.annotations`): [{"step": 400, "to": 600, "label":
     "..."},
                            {"value": 0.6, ...}, {"times": 2.0, "of": "start", ...}], each with "source", "panel",
                            "dataset", "quantity" if it belongs to some panels only
@@ -25,8 +25,8 @@ import pandas as pd
 
 from srt.common.errors import SrtError, nearest
 from srt.figures import style
-from srt.figures.load import Tables, identify
-from srt.figures.paper_marks import STOP, check_marks, draw_alarms, draw_statements, draw_stops
+from srt.figures.annotations import STOP, check_paper_statements, draw_alarms, draw_paper_statements, draw_stops
+from srt.figures.figure_data import FigureData, identify
 from srt.figures.spec import Panel, Spec, check_options, check_panels, curve_metrics
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and the table of all that it shows."""
     check_options(spec, OPTIONS)
     check_panels(spec)
-    check_marks(spec)
+    check_paper_statements(spec)
     metrics = curve_metrics(spec)
-    files = {panel: Tables(spec) for panel in range(len(spec.panels))}  # models may be sampled with another n each
+    files = {panel: FigureData(spec) for panel in range(len(spec.panels))}  # models may be sampled with another n each
     row_of_cells = [(i, panel, sets) for i, panel in enumerate(spec.panels) for sets in _columns(spec, panel)]
     cells = [(metric, *cell) for metric in metrics for cell in row_of_cells]
     look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
@@ -57,25 +57,25 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     tops: dict[str, float] = dict.fromkeys(metrics, 0.0)
     named: dict[str, str] = {}  # by metric, what the first panel of the row says at its axis
     for position, (axis, (metric, number, panel, datasets)) in enumerate(zip(axes, cells, strict=True)):
-        best, tables = 0.0, files[number]
+        best, data = 0.0, files[number]
         groups = panel.groups_of_seeds()
         curves: dict[str, pd.DataFrame] = {}
         label_of_metric = ""
         for rank, (label, seeds) in enumerate(groups.items()):
-            curve = curves[label] = tables.curve(seeds, datasets, metric)
+            curve = curves[label] = data.curve(seeds, datasets, metric)
             style.draw_curve(axis, curve, look[label], label, rank)
             best = max(best, curve[["hi", "seed_hi"]].max().max())
-            label_of_metric = tables.metric_label(datasets, metric)
+            label_of_metric = data.metric_label(datasets, metric)
             rows.append(
                 identify(curve, panel=panel.title, seeds=seeds, dataset="+".join(datasets), quantity=label_of_metric)
             )
         if "validation_dataset" in spec.options:
-            rows += _validation_lines(axis, spec, panel, tables)
+            rows += _validation_lines(axis, spec, panel, data)
         else:
-            rows += draw_stops(axis, tables, panel, groups, look, datasets, metric)
-        alarms = draw_alarms(axis, tables, panel, groups, look)
+            rows += draw_stops(axis, data, panel, groups, look, datasets, metric)
+        alarms = draw_alarms(axis, data, panel, groups, look)
         rows += alarms if (metric, datasets) == (metrics[0], _columns(spec, panel)[0]) else []  # listed once a panel
-        stated, height = draw_statements(axis, spec, panel.title, datasets, metric, curves, metric == metrics[0])
+        stated, height = draw_paper_statements(axis, spec, panel.title, datasets, metric, curves, metric == metrics[0])
         rows += stated
         best = max(best, height)
         if metric == metrics[0]:
@@ -114,7 +114,7 @@ def _y_label(metric: str, datasets: tuple[str, ...]) -> str:
     return f"{metric}, mean of {len(datasets)} sets" if len(datasets) > 1 else metric
 
 
-def _validation_lines(axis: Axes, spec: Spec, panel: Panel, tables: Tables) -> list[pd.DataFrame]:
+def _validation_lines(axis: Axes, spec: Spec, panel: Panel, data: FigureData) -> list[pd.DataFrame]:
     """Draw and return, for each seed, the step at which the validation set's value is best."""
     dataset = str(spec.options["validation_dataset"])
     groups = panel.groups_of_seeds()
@@ -124,8 +124,8 @@ def _validation_lines(axis: Axes, spec: Spec, panel: Panel, tables: Tables) -> l
         raise SrtError(f"{where}: no series is called '{label}' (options.validation_series){nearest(label, groups)}")
     rows = []
     for run in groups[label]:
-        step = tables.stop(run, dataset, spec.metric)
-        curve = tables.curve([run], (dataset,), spec.metric)
+        step = data.stop(run, dataset, spec.metric)
+        curve = data.curve([run], (dataset,), spec.metric)
         axis.axvline(
             step, color="black", linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.5,
             label=f"{STOP}: best on {spec.name(dataset)}",

@@ -10,7 +10,7 @@ Options
     quantities    which columns, in order; default ["accuracy", "reward", "kl"]; others are columns of the training
                   metrics (`QUANTITIES`)
     smooth        window of the running mean in logged steps (odd); default 1 up to 100 steps, then about a fiftieth
-    marks         the paper's statements (`srt.figures.paper_marks`); "quantity" says in which column
+    marks         the paper's statements (`srt.figures.annotations`); "quantity" says in which column
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import pandas as pd
 
 from srt.common.errors import SrtError, nearest
 from srt.figures import style
-from srt.figures.load import Tables, identify
-from srt.figures.paper_marks import check_marks, draw_alarms, draw_statements, draw_stops
+from srt.figures.annotations import check_paper_statements, draw_alarms, draw_paper_statements, draw_stops
+from srt.figures.figure_data import FigureData, identify
 from srt.figures.spec import Series, Spec, check_options, check_panels
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and the table of all that it shows."""
     check_options(spec, OPTIONS)
     check_panels(spec)
-    check_marks(spec)
+    check_paper_statements(spec)
     quantities = _quantities(spec)
     columns = [name for name in quantities if name != "accuracy"]
-    tables = Tables(spec)
+    data = FigureData(spec)
     look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
     figure, axes = style.grid(len(spec.panels) * len(quantities), columns=len(quantities), sharex="row")
 
@@ -72,10 +72,10 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
         for rank, (label, seeds) in enumerate(groups.items()):
             line = look[label]
             if quantity == "accuracy":
-                curve = tables.curve(seeds, panel.datasets)
-                name, dataset = tables.metric_label(panel.datasets), "+".join(panel.datasets)
+                curve = data.curve(seeds, panel.datasets)
+                name, dataset = data.metric_label(panel.datasets), "+".join(panel.datasets)
             else:
-                curve = _training(tables, seeds, columns, quantity, spec)
+                curve = _training(data, seeds, columns, quantity, spec)
                 name, dataset, line = quantity, "", replace(line, marker="none")  # a point a step needs no markers
                 if not np.array_equal(curve["raw"], curve["value"], equal_nan=True):
                     axis.plot(curve.step, curve.raw, color=line.color, linewidth=0.5, alpha=0.35)
@@ -88,15 +88,15 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
             tops[quantity] = max(tops[quantity], np.nanmax(curve[["value", "hi"]].to_numpy(), initial=0.0))
             rows.append(identify(curve, panel=panel.title, seeds=seeds, dataset=dataset, quantity=name))
         if quantity == "accuracy":
-            rows += draw_stops(axis, tables, panel, groups, look, panel.datasets, spec.metric)
-        alarms = draw_alarms(axis, tables, panel, groups, look)
+            rows += draw_stops(axis, data, panel, groups, look, panel.datasets, spec.metric)
+        alarms = draw_alarms(axis, data, panel, groups, look)
         rows += alarms if quantity == quantities[0] else []  # listed once a panel
-        stated, height = draw_statements(
+        stated, height = draw_paper_statements(
             axis, spec, panel.title, panel.datasets, quantity, curves, quantity == quantities[0]
         )  # fmt: skip
         rows += stated
         tops[quantity] = max(tops[quantity], height)
-        axis.set_ylabel(_label(tables, quantity, panel.datasets))
+        axis.set_ylabel(_label(data, quantity, panel.datasets))
         style.step_axis(axis)
         if len(spec.panels) > 1 and index % len(quantities) == 0:
             axis.set_title(panel.title, loc="left")
@@ -123,20 +123,20 @@ def _quantities(spec: Spec) -> list[str]:
     return quantities
 
 
-def _label(tables: Tables, quantity: str, datasets: tuple[str, ...]) -> str:
+def _label(data: FigureData, quantity: str, datasets: tuple[str, ...]) -> str:
     if quantity != "accuracy":
         return QUANTITIES[quantity]
-    label = f"held-out {tables.metric_label(datasets)}"
+    label = f"held-out {data.metric_label(datasets)}"
     return f"{label} ({len(datasets)} sets)" if len(datasets) > 1 else label
 
 
-def _training(tables: Tables, seeds: Sequence[Series], columns: list[str], name: str, spec: Spec) -> pd.DataFrame:
+def _training(data: FigureData, seeds: Sequence[Series], columns: list[str], name: str, spec: Spec) -> pd.DataFrame:
     """One training quantity over the seeds: step, value (smoothed mean), lo, hi (range of seeds), n_seeds, raw.
 
     Seeds that are still in training, or that their alarm ended (`on_alarm`), cut all to the steps that they share: a
     mean over fewer seeds would jump there.
     """
-    frames = [tables.training(run, columns).set_index("step")[name] for run in seeds]
+    frames = [data.training(run, columns).set_index("step")[name] for run in seeds]
     wide = pd.concat(frames, axis=1, join="inner").sort_index()
     if wide.empty:
         label = seeds[0].label

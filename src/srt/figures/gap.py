@@ -21,7 +21,7 @@ import pandas as pd
 
 from srt.common.errors import SrtError
 from srt.figures import style
-from srt.figures.load import Tables, identify
+from srt.figures.figure_data import FigureData, identify
 from srt.figures.spec import Series, Spec, check_options, check_panels
 from srt.metrics.intervals import kept_mean_intervals
 from srt.metrics.statistics import gap_curve
@@ -42,7 +42,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and the table of all that it shows."""
     check_options(spec, OPTIONS)
     check_panels(spec)
-    tables = Tables(spec)
+    data = FigureData(spec)
     thresholds = _thresholds(spec)
     cells = [(panel.title, run, dataset) for panel in spec.panels for run in panel.series for dataset in run.datasets]
     models = list(dict.fromkeys((title, run.label) for title, run, _ in cells))
@@ -51,7 +51,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
 
     rows = []
     for axis, (title, run, dataset) in zip(axes, cells, strict=True):
-        curve = _curve(tables, run, dataset, thresholds, spec)
+        curve = _curve(data, run, dataset, thresholds, spec)
         axis.fill_between(curve.threshold, 0, curve.share, color=style.LIGHT, alpha=0.55, linewidth=0,
                           label="share of prompts")  # fmt: skip
         for rank, (name, label, look) in enumerate(_LINES):
@@ -81,7 +81,7 @@ def _thresholds(spec: Spec) -> np.ndarray:
     return np.append(np.round(np.arange(0, 1 - 1e-9, step), 6), 1.0)
 
 
-def _curve(tables: Tables, run: Series, dataset: str, thresholds: np.ndarray, spec: Spec) -> pd.DataFrame:
+def _curve(data: FigureData, run: Series, dataset: str, thresholds: np.ndarray, spec: Spec) -> pd.DataFrame:
     """threshold, share, prompt, prompt_lo, prompt_hi, majority, majority_lo, majority_hi, n_problems (kept), step."""
     if len(run.points) != 1:
         raise SrtError(
@@ -91,7 +91,7 @@ def _curve(tables: Tables, run: Series, dataset: str, thresholds: np.ndarray, sp
     share = spec.options.get("share", "all")
     if share not in ("all", "parsed"):
         raise SrtError(f"{spec.where()}: options.share must be 'all' or 'parsed', not {share!r}")
-    part = tables.groups(run.points[0].groups, dataset)
+    part = data.groups(run.points[0].groups, dataset)
     parsed, n = part["parsed"].to_numpy(np.float64), part["n"].to_numpy(np.float64)
     consistency = part["consistency"].to_numpy(np.float64)
     majority = part["majority_correct"].to_numpy(np.float64)

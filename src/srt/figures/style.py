@@ -189,7 +189,7 @@ def draw_line(axes: Axes, x: Any, y: Any, lo: Any, hi: Any, style: Look, label: 
 
 
 def draw_curve(axes: Axes, curve: Any, style: Look, label: str, rank: int = 0, offset: int = 0) -> None:
-    """A curve of `srt.figures.load.Tables.curve`: one seed has its interval as band, several have their range.
+    """A curve of `FigureData.curve`: the band of one seed is its interval, that of several seeds their range.
 
     With several seeds the thin edges are the interval over problems and seeds, which is wider where problems are few.
     """

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from srt.artefacts.evaluations import evaluations
-from srt.audit.sets import audited_sets
-from srt.browser.sources import page_files, page_problems, pages
-from srt.claims.spec import resolve_claims
+from srt.audit.resolve import audited_sets
+from srt.browser.resolve import page_files, page_problems, pages
+from srt.claims.resolve import resolve_claims
 from srt.config.preferences import OFFLINE, preference_file
 from srt.config.root import Config
 from srt.figures.resolve import resolve_figure

@@ -1,1 +1,7 @@
-"""Pages and tables about a whole workflow: provenance, the miniature. The last room to know everything."""
+"""Reports: provenance, the first page of Snakemake's report, the page of the miniature. Imports no torch.
+
+provenance          versions, code, configuration, models, data and runs as one table
+first_page          the verdicts on the first page of Snakemake's report
+miniature_tables    the tables beside the page of the miniature (docs/miniature)
+miniature_page      its template, filled from those tables
+"""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from srt.claims.curves import Options, each, interval
+from srt.claims.accuracy_estimators import Options, each, interval
 from srt.claims.evidence import Undecided, View
 from srt.claims.verdict import Number
 

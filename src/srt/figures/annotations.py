@@ -12,7 +12,7 @@ import pandas as pd
 
 from srt.common.errors import SrtError, nearest
 from srt.figures import style
-from srt.figures.load import Tables, identify
+from srt.figures.figure_data import FigureData, identify
 from srt.figures.spec import Panel, Series, Spec
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (
 ALARM, STOP = "collapse alarm", "early stopping"
 
 
-def check_marks(spec: Spec) -> None:
+def check_paper_statements(spec: Spec) -> None:
     """Refuse a mark that lacks its place or its label, or names what the figure does not show."""
     marks = spec.options.get("marks", [])
     if not isinstance(marks, list):
@@ -45,7 +45,7 @@ def check_marks(spec: Spec) -> None:
             raise SrtError(f"{where} names the unknown panel '{mark['panel']}'{nearest(mark['panel'], titles)}")
 
 
-def draw_statements(
+def draw_paper_statements(
     axis: Axes,
     spec: Spec,
     panel: str,
@@ -106,13 +106,13 @@ def _multiple(mark: Mapping[str, Any], spec: Spec, curves: Mapping[str, pd.DataF
 
 
 def draw_alarms(
-    axis: Axes, tables: Tables, panel: Panel, groups: Mapping[str, Sequence[Series]], looks: Mapping[str, style.Look]
+    axis: Axes, data: FigureData, panel: Panel, groups: Mapping[str, Sequence[Series]], looks: Mapping[str, style.Look]
 ) -> list[pd.DataFrame]:
     """A triangle at the top of the axis, and a dotted line, where the label-free alarm rings in a run."""
     rows = []
     for label, seeds in groups.items():
         for run in seeds:
-            step = tables.alarm(run) if run.metrics is not None else None
+            step = data.alarm(run) if run.metrics is not None else None
             if step is None:
                 continue
             color = looks[label].color
@@ -132,7 +132,7 @@ def draw_alarms(
 
 def draw_stops(
     axis: Axes,
-    tables: Tables,
+    data: FigureData,
     panel: Panel,
     groups: Mapping[str, Sequence[Series]],
     looks: Mapping[str, style.Look],
@@ -145,9 +145,9 @@ def draw_stops(
         for run in seeds:
             if run.validation is None:
                 continue
-            step = tables.stop(run, *run.validation)
+            step = data.stop(run, *run.validation)
             point = [point for point in run.points if point.step == step]
-            at = tables.curve([Series(**{**vars(run), "points": tuple(point)})], datasets, metric)
+            at = data.curve([Series(**{**vars(run), "points": tuple(point)})], datasets, metric)
             axis.plot(
                 at.step, at.value, marker="o", markersize=6.5, markerfacecolor="none", markeredgewidth=1.1,
                 markeredgecolor=looks[label].color, linestyle="none", zorder=4,

@@ -1,66 +1,20 @@
-"""All claims of a configuration with their verdicts, as CSV (a row a number), Markdown and HTML (a row a claim)."""
+"""The claims with their verdicts: CSV with one row per number, Markdown and HTML with one row per claim."""
 
 from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from srt.claims import agreement, curves, training
-from srt.claims.evidence import Evidence, Undecided, View
-from srt.claims.report_summary import SIGN
-from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, Verdict, decide, digits, region_of
-from srt.common.errors import SrtError, nearest
+from srt.claims.check import Checked
+from srt.claims.verdict import REFUTED, SIGN, SUPPORTED, UNDECIDED, digits, region_of
 
-ESTIMATORS: dict[str, Callable[[View, dict[str, Any]], list[Number]]] = {
-    **curves.ESTIMATORS, **agreement.ESTIMATORS, **training.ESTIMATORS,
-}  # fmt: skip
 COLUMNS = [
     "claim", "version", "where", "statement", "verdict", "estimator", "number", "estimate", "lo", "hi", "expect",
     "number_verdict", "max_width", "problems", "seeds", "reason",
 ]  # fmt: skip
 _ONE_SEED = "One seed: the intervals hold the spread over problems, not over training runs."
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A claim as it stands in the spec, and its verdict."""
-
-    name: str
-    claim: dict[str, Any]
-    verdict: Verdict
-
-
-def check_claims(spec: dict[str, Any], partial: bool = False) -> list[Checked]:
-    """The verdict on each claim of a spec (`srt.claims.spec.resolve_claims`), in its order.
-
-    `partial`: a table that is not made yet makes a claim undecided instead of being an error.
-    """
-    evidence = Evidence(spec, partial)
-    return [Checked(name, claim, _check(evidence, name, claim)) for name, claim in spec["claims"].items()]
-
-
-def _check(evidence: Evidence, name: str, claim: dict[str, Any]) -> Verdict:
-    if "untested" in claim:
-        return Verdict(UNDECIDED, f"Not tested: {_sentence(claim['untested'])}")
-    estimator = claim["estimator"]
-    if estimator not in ESTIMATORS:
-        raise SrtError(f"claim '{name}': unknown estimator '{estimator}'{nearest(estimator, ESTIMATORS)}")
-    try:
-        numbers = ESTIMATORS[estimator](View(evidence), claim["options"])
-    except Undecided as why:
-        return Verdict(UNDECIDED, _sentence(str(why)))
-    verdict = decide(numbers, claim["expect"], claim["max_width"], claim.get("min_seeds", 1))
-    return Verdict(verdict.verdict, _sentence(verdict.reason), verdict.numbers)
-
-
-def _sentence(text: str) -> str:
-    text = text.strip().rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def to_frame(checked: list[Checked]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """From groups files and training metrics to numbers, aligned over seeds and steps. No matplotlib here.
 
-A `Tables` object reads each file once and holds the figure to one set of problems and one n a data set: a curve
+A `FigureData` object reads each file once and holds the figure to one set of problems and one n a data set: a curve
 whose points were evaluated on different problems would compare nothing.
 """
 
@@ -35,7 +35,7 @@ VALUE_COLUMN = {"avg": "pass_rate", "maj": "majority_correct"}
 SHARES = {"parsed": "share with an answer", "correct_parsed": "correct among answers"}
 
 
-class Tables:
+class FigureData:
     """The files of one figure, each read once."""
 
     def __init__(self, spec: Spec) -> None:

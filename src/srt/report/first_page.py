@@ -6,12 +6,10 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED
-
-SIGN = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?"}
+from srt.claims.verdict import SIGN
 
 
-def opening(table: Path) -> str:
+def verdict_summary(table: Path) -> str:
     """How many claims have which verdict, and a table of them; one sentence where no verdicts are written yet."""
     if not table.is_file():
         return "No verdicts are written yet."

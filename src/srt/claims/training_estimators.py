@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from srt.claims.curves import Options, each, fall_index, interval
+from srt.claims.accuracy_estimators import Options, each, fall_index, interval
 from srt.claims.evidence import Curve, Undecided, View
 from srt.claims.verdict import Number
 from srt.metrics.alarm import COLUMNS, AlarmRule, collapse_alarm

@@ -1,0 +1,53 @@
+"""Every claim of a configuration, measured by its estimator and judged by the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from srt.claims import accuracy_estimators, training_estimators, vote_estimators
+from srt.claims.evidence import Evidence, Undecided, View
+from srt.claims.verdict import UNDECIDED, Number, Verdict, decide
+from srt.common.errors import SrtError, nearest
+
+ESTIMATORS: dict[str, Callable[[View, dict[str, Any]], list[Number]]] = {
+    **accuracy_estimators.ESTIMATORS, **vote_estimators.ESTIMATORS, **training_estimators.ESTIMATORS,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A claim as it stands in the spec, and its verdict."""
+
+    name: str
+    claim: dict[str, Any]
+    verdict: Verdict
+
+
+def check_claims(spec: dict[str, Any], partial: bool = False) -> list[Checked]:
+    """The verdict on each claim of a spec (`srt.claims.resolve.resolve_claims`), in its order.
+
+    `partial`: a table that is not made yet makes a claim undecided instead of being an error.
+    """
+    evidence = Evidence(spec, partial)
+    return [Checked(name, claim, _check(evidence, name, claim)) for name, claim in spec["claims"].items()]
+
+
+def _check(evidence: Evidence, name: str, claim: dict[str, Any]) -> Verdict:
+    if "untested" in claim:
+        return Verdict(UNDECIDED, f"Not tested: {_sentence(claim['untested'])}")
+    estimator = claim["estimator"]
+    if estimator not in ESTIMATORS:
+        raise SrtError(f"claim '{name}': unknown estimator '{estimator}'{nearest(estimator, ESTIMATORS)}")
+    try:
+        numbers = ESTIMATORS[estimator](View(evidence), claim["options"])
+    except Undecided as why:
+        return Verdict(UNDECIDED, _sentence(str(why)))
+    verdict = decide(numbers, claim["expect"], claim["max_width"], claim.get("min_seeds", 1))
+    return Verdict(verdict.verdict, _sentence(verdict.reason), verdict.numbers)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip().rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}."

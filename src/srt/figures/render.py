@@ -1,0 +1,45 @@
+"""Drawing a figure: the registry of kinds, and PDF, PNG and CSV from a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from srt.common.errors import SrtError, nearest
+from srt.config.figures import OPTIONS
+from srt.figures.spec import parse_spec
+
+# A kind is named by its options in the configuration and drawn by the module of its name. Modules are imported only
+# when they draw: the list of kinds for `--help` must not cost matplotlib and pandas.
+KINDS = {kind: str(options.__doc__).partition(": ")[2] for kind, options in OPTIONS.items()}
+SUFFIXES = (".pdf", ".png", ".csv")
+
+
+def render(raw: Mapping[str, Any], out_prefix: str | Path) -> list[Path]:
+    """Draw the figure of a raw spec (`srt.figures.spec.parse_spec`) to OUT_PREFIX.pdf, .png and .csv.
+
+    All three are made in memory first and each is written atomically, so an error leaves earlier files as they were.
+
+    Raises:
+        SrtError: a wrong spec, or data that do not fit it.
+    """
+    spec = parse_spec(raw)
+    if spec.kind not in KINDS:
+        raise SrtError(f"{spec.where()}: kind '{spec.kind}' is unknown{nearest(spec.kind, KINDS)}")
+    from srt.common.io import atomic_path, write_csv
+    from srt.figures import style
+
+    module = import_module(f"srt.figures.{spec.kind}")
+    with style.house_style():
+        figure, table = module.draw(spec)
+        files = style.to_bytes(figure, spec.title)
+    paths = [Path(f"{out_prefix}{suffix}") for suffix in SUFFIXES]
+    for path in paths:
+        if path.suffix == ".csv":
+            write_csv(path, table)
+        else:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(files[path.suffix[1:]])
+    return paths
