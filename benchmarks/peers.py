@@ -326,7 +326,7 @@ def trl_side(spec: dict[str, Any], channel: Channel) -> None:
 
 
 class PlainEngine:
-    """AdamW without DeepSpeed, with the interface of `srt.distributed.deepspeed_engine.TrainEngine`."""
+    """AdamW without DeepSpeed, with the interface of `srt.distributed.deepspeed_engine.DeepSpeedEngine`."""
 
     def __init__(self, model: Any, hyper: dict[str, Any]) -> None:
         self.model, self.clip = model, hyper["grad_clip"]
@@ -361,12 +361,13 @@ def train_config(hyper: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def make_engine(spec: dict[str, Any], model: Any, hyper: dict[str, Any]) -> tuple[Any, Any]:
     """The engine of the product, DeepSpeed, or the plain one where `spec` says so; and the world that it lives in."""
-    from srt.distributed.deepspeed_engine import TrainEngine, World, init_world
+    from srt.distributed.deepspeed_engine import DeepSpeedEngine
+    from srt.distributed.world import World, init_world
 
     if spec.get("plain"):
         return PlainEngine(model, hyper), World(0, 1, torch.device(spec["device"]))
     world = init_world()
-    engine = TrainEngine(
+    engine = DeepSpeedEngine(
         model, world, learning_rate=hyper["learning_rate"], betas=(0.9, 0.999), weight_decay=hyper["weight_decay"],
         grad_clip=hyper["grad_clip"], zero_stage=0, dtype="float32",
     )  # fmt: skip

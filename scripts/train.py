@@ -64,7 +64,7 @@ def main() -> None:
         if found["step"] != args.start:
             raise SrtError(f"{args.resume} is the state of step {found['step']}, not of --start {args.start}")
 
-    from srt.distributed.deepspeed_engine import shutdown  # after the checks: torch and DeepSpeed take seconds
+    from srt.distributed.world import shutdown  # after the checks: torch and DeepSpeed take seconds
     from srt.training.trainer import Segment, run_segment
 
     segment = Segment(

@@ -12,7 +12,8 @@ import pytest
 from conftest import ROOT, train_spec
 
 from srt.common import io
-from srt.distributed.state import clear_up, exclusive
+from srt.common.lock import folder_lock
+from srt.distributed.state import clear_up
 
 WRITER = """import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -88,7 +89,7 @@ def test_under_the_targets_lock_every_leftover_goes(tmp_path):
     folder, target = tmp_path / "progress", tmp_path / "out" / "model"
     target.parent.mkdir()
     elsewhere(target, 0)
-    with exclusive(folder):
+    with folder_lock(folder):
         (folder / ".state-7.tmp").mkdir()
         (folder / "state-6").mkdir()
         clear_up(folder, target, tmp_path / "not there" / "metrics.parquet")

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from srt.cluster import launch
 from srt.common.errors import SrtError
 from srt.common.io import read_json, read_parquet, sha256_file
-from srt.distributed.deepspeed_engine import TrainEngine, World, init_world, shutdown
+from srt.distributed.deepspeed_engine import DeepSpeedEngine
+from srt.distributed.world import World, init_world, shutdown
 from srt.training.trainer import Segment, run_segment
 from srt.training.training_set import read_training_set
 
@@ -175,7 +176,7 @@ def losses(step: int) -> list[tuple[torch.Tensor, float]]:
 def test_deepspeed_is_plain_adamw(zero_stage):
     """Several backward passes a step, sums not means, clipping by the norm of all of them, decoupled decay."""
     model, plain = toy(), toy()
-    engine = TrainEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="float32")
+    engine = DeepSpeedEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="float32")
     optimizer = torch.optim.AdamW(
         plain.parameters(), lr=OPTIONS["learning_rate"], betas=OPTIONS["betas"], weight_decay=OPTIONS["weight_decay"]
     )
@@ -206,7 +207,7 @@ def test_memory_is_reserved_by_the_models_size(zero_stage):
 
     kept, before = [], 0
     for number in range(3):
-        engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=zero_stage, dtype="float32")
+        engine = DeepSpeedEngine(toy(), init_world(), **OPTIONS, zero_stage=zero_stage, dtype="float32")
         parts = losses(0)
         for last, (ids, scale) in enumerate(parts, start=1):
             engine.backward(scale * engine.model(ids).square().sum(), last=last == len(parts))
@@ -218,7 +219,7 @@ def test_memory_is_reserved_by_the_models_size(zero_stage):
 
 def test_bfloat16_without_masters_is_refused():
     with pytest.raises(SrtError, match="zero_stage 0 keeps no float32 masters"):
-        TrainEngine(toy().bfloat16(), init_world(), **OPTIONS, zero_stage=0, dtype="bfloat16")
+        DeepSpeedEngine(toy().bfloat16(), init_world(), **OPTIONS, zero_stage=0, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -231,7 +232,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(zero_stage, dtype, poison
     ids = torch.tensor([1, 2, 3])
     found = []
     for poisoned in (False, True):
-        engine = TrainEngine(
+        engine = DeepSpeedEngine(
             toy().to(getattr(torch, dtype)), init_world(), **OPTIONS, zero_stage=zero_stage, dtype=dtype
         )
         for step in range(3):
@@ -254,7 +255,7 @@ def test_bfloat16_has_float32_masters(zero_stage):
     options = OPTIONS | {"learning_rate": 1e-5, "weight_decay": 0.0}
     model = torch.nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
     torch.nn.init.ones_(model.weight)
-    engine = TrainEngine(model, init_world(), **options, zero_stage=zero_stage, dtype="bfloat16")
+    engine = DeepSpeedEngine(model, init_world(), **options, zero_stage=zero_stage, dtype="bfloat16")
     for _ in range(220):
         engine.backward(engine.model(torch.ones(1, 4, dtype=torch.bfloat16)).float().sum(), last=True)
         assert engine.step() == (pytest.approx(4.0, rel=1e-2), True)
@@ -268,7 +269,7 @@ def test_bfloat16_gradients_are_summed_in_float32(zero_stage):
     And each pass counts once: at stage 1 it once counted again with every later one.
     """
     model = torch.nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
-    engine = TrainEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="bfloat16")
+    engine = DeepSpeedEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="bfloat16")
     ones = torch.ones(1, 4, dtype=torch.bfloat16)
     for step in range(2):  # and from zero again
         for number in range(129):
@@ -278,9 +279,9 @@ def test_bfloat16_gradients_are_summed_in_float32(zero_stage):
 
 
 def test_a_checkpoint_holds_weights_and_moments(tmp_path):
-    engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+    engine = DeepSpeedEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
 
-    def one(target: TrainEngine, step: int) -> None:
+    def one(target: DeepSpeedEngine, step: int) -> None:
         target.backward(target.model(losses(step)[0][0]).square().sum(), last=True)
         target.step()
 
@@ -288,7 +289,7 @@ def test_a_checkpoint_holds_weights_and_moments(tmp_path):
         one(engine, step)
     (tmp_path / "state").mkdir()
     engine.save(tmp_path / "state")
-    other = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+    other = DeepSpeedEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
     other.load(tmp_path / "state")
     for target in (engine, other):
         one(target, 3)
@@ -296,11 +297,11 @@ def test_a_checkpoint_holds_weights_and_moments(tmp_path):
 
 
 def test_a_state_of_another_model_is_a_sentence(tmp_path):
-    engine = TrainEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+    engine = DeepSpeedEngine(toy(), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
     with pytest.raises(SrtError, match=r"holds no training state|not a training state"):
         engine.load(tmp_path)
     engine.save(tmp_path)
-    other = TrainEngine(torch.nn.Linear(2, 2), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
+    other = DeepSpeedEngine(torch.nn.Linear(2, 2), init_world(), **OPTIONS, zero_stage=1, dtype="float32")
     with pytest.raises(SrtError, match="not a training state of this model"):
         other.load(tmp_path)
 
@@ -309,9 +310,9 @@ def test_an_engine_starts_without_torchs_compiler():
     """DeepSpeed's own optimizer would load it, which takes longer than loading torch; afterwards it may be used."""
     script = (
         "import os, sys, torch\n"
-        "from srt.distributed.deepspeed_engine import TrainEngine, init_world\n"
-        "TrainEngine(torch.nn.Linear(2, 2), init_world(), learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.0,\n"
-        "            grad_clip=1.0, zero_stage=1, dtype='float32')\n"
+        "from srt.distributed.deepspeed_engine import DeepSpeedEngine\nfrom srt.distributed.world import init_world\n"
+        "DeepSpeedEngine(torch.nn.Linear(2, 2), init_world(), learning_rate=1e-3, betas=(0.9, 0.99),\n"
+        "                weight_decay=0.0, grad_clip=1.0, zero_stage=1, dtype='float32')\n"
         "print('torch._inductor.compile_fx' in sys.modules, 'TORCHDYNAMO_DISABLE' in os.environ)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DS_ACCELERATOR": "cpu"}

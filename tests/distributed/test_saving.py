@@ -22,13 +22,13 @@ from conftest import ROOT, train_spec
 
 from srt.common.errors import SrtError, describe_os_error
 from srt.common.io import read_json, sha256_file
-from srt.distributed import deepspeed_engine as engines
-from srt.distributed import saving
-from srt.distributed.deepspeed_engine import TrainEngine, World, gather, init_world, shutdown
-from srt.distributed.host_memory import host_copy
+from srt.distributed import deepspeed_engine, saving
+from srt.distributed.deepspeed_engine import DeepSpeedEngine
+from srt.distributed.host_copy import host_copy
 from srt.distributed.rank_agreement import find_state
 from srt.distributed.saving import Saver
 from srt.distributed.state import check_state, states
+from srt.distributed.world import World, gather, init_world, shutdown
 from srt.training.trainer import Segment, run_segment
 from srt.training.training_set import read_training_set
 
@@ -46,18 +46,18 @@ def at_once_in_the_background(monkeypatch):
     monkeypatch.setattr("srt.distributed.saving.SMALL", 0)
 
 
-def make_engine(world: World, zero_stage: int = 1) -> TrainEngine:
+def make_engine(world: World, zero_stage: int = 1) -> DeepSpeedEngine:
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2))
-    return TrainEngine(model, world, **OPTIONS, zero_stage=zero_stage, dtype="float32")
+    return DeepSpeedEngine(model, world, **OPTIONS, zero_stage=zero_stage, dtype="float32")
 
 
-def update(engine: TrainEngine) -> None:
+def update(engine: DeepSpeedEngine) -> None:
     engine.backward(engine.model(torch.ones(1, 3)).square().sum(), last=True)
     assert engine.step()[1]
 
 
-def weights(engine: TrainEngine) -> list[torch.Tensor]:
+def weights(engine: DeepSpeedEngine) -> list[torch.Tensor]:
     with engine.whole():
         return [w.clone() for _, w in engine.weights()]
 
@@ -65,7 +65,7 @@ def weights(engine: TrainEngine) -> list[torch.Tensor]:
 class Held:
     """An engine's snapshot whose writes wait for `go`, and then fail with `error` if there is one."""
 
-    def __init__(self, engine: TrainEngine) -> None:
+    def __init__(self, engine: DeepSpeedEngine) -> None:
         self.engine, self.go, self.error = engine, threading.Event(), None  # type: ignore[var-annotated]
 
     def __call__(self, folder: Path) -> Callable[[], list[Path]]:
@@ -123,7 +123,7 @@ def test_the_copy_is_written_as_the_original_would_be(tmp_path, zero_stage, monk
     engine = make_engine(init_world(), zero_stage)
     update(engine)
     engine.save(tmp_path / "copy")
-    monkeypatch.setattr(engines, "host_copy", lambda state: state)
+    monkeypatch.setattr(deepspeed_engine, "host_copy", lambda state: state)
     engine.save(tmp_path / "original")
     files = [p.relative_to(tmp_path / "copy") for p in (tmp_path / "copy").rglob("*.pt")]
     assert files
@@ -215,16 +215,16 @@ def train(folder: Path, base: Path, sums: Path, stop: int = 4) -> Path:
 
 def patched(monkeypatch: pytest.MonkeyPatch, at: int, act: Callable[[], None]) -> None:
     """Let the write of the save number `at` (from 1) begin with `act`."""
-    whole, count = TrainEngine.snapshot, [0]
+    whole, count = DeepSpeedEngine.snapshot, [0]
 
-    def snapshot(self: TrainEngine, folder: Path) -> Callable[[], list[Path]]:
+    def snapshot(self: DeepSpeedEngine, folder: Path) -> Callable[[], list[Path]]:
         write = whole(self, folder)
         count[0] += 1
         if count[0] != at:
             return write
         return lambda: (act(), write())[1]
 
-    monkeypatch.setattr(TrainEngine, "snapshot", snapshot)
+    monkeypatch.setattr(DeepSpeedEngine, "snapshot", snapshot)
 
 
 def test_a_run_with_a_slow_disk_has_the_bytes_of_one_with_a_fast_disk(tmp_path, tiny_base, sums, monkeypatch):
@@ -351,14 +351,14 @@ def found_by(world: World, work: Path) -> list[str | None]:
 
 def hang(folder: Path, base: Path, sums: Path) -> None:
     """Train; the third save's thread writes its files and then stays until the kill, while training goes on."""
-    whole, count = TrainEngine.snapshot, [0]
+    whole, count = DeepSpeedEngine.snapshot, [0]
 
-    def snapshot(self: TrainEngine, place: Path) -> Callable[[], list[Path]]:
+    def snapshot(self: DeepSpeedEngine, place: Path) -> Callable[[], list[Path]]:
         write = whole(self, place)
         count[0] += 1
         return write if count[0] < 3 else lambda: (write(), time.sleep(600))[0]
 
-    TrainEngine.snapshot = snapshot  # type: ignore[method-assign]
+    DeepSpeedEngine.snapshot = snapshot  # type: ignore[method-assign]
     train(folder, base, sums)
 
 

@@ -78,7 +78,7 @@ def test_a_manifest_that_lists_nothing_is_no_state(tmp_path):
     state = commit(tmp_path, 3, "weights")
     for manifest in ({}, [], ["progress.json"], "progress.json", {"engine/weights.pt": "0"}, None):
         write_json(state / "manifest.json", manifest)
-        with pytest.raises(SrtError, match=rf"{state}/manifest.json is no list of a training state's files: delete"):
+        with pytest.raises(SrtError, match=rf"{state}/manifest.json does not list a training state's files: delete"):
             check_state(state, SPEC, 1)
 
 
@@ -90,5 +90,5 @@ def test_progress_of_something_else_is_no_state(tmp_path, key):
         write_json(state / "progress.json", progress)
         write_json(state / "manifest.json", {"progress.json": sha256_file(state / "progress.json")})
         missing = key if isinstance(progress, dict) and progress else "step"
-        with pytest.raises(SrtError, match=rf"{state}/progress.json lacks '{missing}', so it is not of a training"):
+        with pytest.raises(SrtError, match=rf"{state}/progress.json lacks '{missing}', so this is not a training"):
             check_state(state, SPEC, 1)

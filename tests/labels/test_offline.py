@@ -16,7 +16,7 @@ from test_trainer import segment
 
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet, sha256_file, write_parquet
-from srt.distributed.deepspeed_engine import init_world
+from srt.distributed.world import init_world
 from srt.evaluation.sampling import sample
 from srt.evaluation.scoring import score_file
 from srt.labels.preferences import make_preferences

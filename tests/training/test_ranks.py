@@ -17,7 +17,7 @@ from test_resume import command, weights
 from srt.cluster import launch
 from srt.cluster.torchrun import exit_code
 from srt.common.io import read_json
-from srt.distributed.state import exclusive
+from srt.common.lock import folder_lock
 
 STOP = 12
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # of a process group of the tests' own
@@ -162,7 +162,7 @@ def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_ba
 
 def test_sigterm_ends_the_wait_for_another_job_on_all_ranks(tmp_path, tiny_base, sums):
     args, said = training(tmp_path, tiny_base, sums, "--minutes", "5"), tmp_path / "said"
-    with exclusive(tmp_path / "work" / f"step-{STOP}"):
+    with folder_lock(tmp_path / "work" / f"step-{STOP}"):
         process = start(args, said, SLURM_JOB_ID="7")
         wait_until(lambda: "waiting for process" in said.read_text(encoding="utf-8"), process, said)
         rank_one(process).send_signal(signal.SIGTERM)

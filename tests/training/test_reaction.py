@@ -21,7 +21,7 @@ from test_resume import command, segment, start, weights
 from srt.common.errors import Interrupted, SrtError
 from srt.common.io import read_json, read_parquet, write_parquet
 from srt.config import load_config, read_yaml
-from srt.distributed.deepspeed_engine import init_world
+from srt.distributed.world import init_world
 from srt.metrics.alarm import AlarmRule
 from srt.plan.jobs import build
 from srt.training.alarm_action import action_of

@@ -20,7 +20,7 @@ from test_resume import command, killed_then_finished, segment, train, weights
 
 from srt.common.errors import Interrupted
 from srt.common.io import read_json, read_parquet, write_parquet
-from srt.distributed.deepspeed_engine import init_world, shutdown
+from srt.distributed.world import init_world, shutdown
 from srt.rollout.hf import HfEngine
 from srt.training.batches import fill, label_threshold
 from srt.training.trainer import Trainer, run_segment

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from srt.common.errors import Interrupted, SrtError
 from srt.common.io import read_json, read_parquet, sha256_file
-from srt.distributed.state import check_state, exclusive
+from srt.common.lock import folder_lock
+from srt.distributed.state import check_state
 from srt.training.sync_check import TOLERANCE
 from srt.training.trainer import Segment, run_segment
 from srt.training.training_set import TrainingSet, join_metrics, read_training_set
@@ -183,7 +184,7 @@ def test_sigterm_ends_the_wait_for_the_first_job(tmp_path, tiny_base, sums, monk
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with exclusive(work), pytest.raises(Interrupted, match=f"SIGTERM while waiting for process {os.getpid()} on"):
+    with folder_lock(work), pytest.raises(Interrupted, match=f"SIGTERM while waiting for process {os.getpid()} on"):
         threading.Thread(target=terminate, daemon=True).start()
         run_segment(segment(tmp_path, tiny_base, spec, 0, 2, minutes=2.0), data, truth)
     assert sorted(p.name for p in work.iterdir()) == ["lock"] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -223,16 +224,17 @@ def test_time_budget_saves_and_stops(tmp_path, tiny_base, sums, whole):
 
 
 def test_a_second_process_on_one_segment_is_refused(tmp_path):
-    with exclusive(tmp_path), pytest.raises(SrtError, match=f"in use by process {os.getpid()} on"), exclusive(tmp_path):
+    sentence = f"in use by process {os.getpid()} on"
+    with folder_lock(tmp_path), pytest.raises(SrtError, match=sentence), folder_lock(tmp_path):
         pass
-    with exclusive(tmp_path):  # free again
+    with folder_lock(tmp_path):  # free again
         pass
 
 
 def test_states_of_another_spec_torn_or_of_other_ranks_are_refused(whole, tmp_path):
     state = whole / "state"
     assert check_state(state, train_spec(), 1)["step"] == 8
-    with pytest.raises(SrtError, match="checkpoint of another spec"):
+    with pytest.raises(SrtError, match="state of another spec"):
         check_state(state, train_spec(learning_rate=2e-3), 1)
     with pytest.raises(SrtError, match="written by 1 processes, this job has 2"):
         check_state(state, train_spec(), 2)
@@ -266,16 +268,17 @@ def test_the_script_names_a_wrong_resume_state(tmp_path, tiny_base, sums, whole)
 
 def test_states_are_read_without_unpickling_foreign_objects(whole, tmp_path):
     """A file that pickles more than tensors and DeepSpeed's three own types is not loaded."""
-    from srt.distributed import deepspeed_engine as engine
+    from srt.distributed.deepspeed_engine import DeepSpeedEngine
+    from srt.distributed.world import init_world
 
     torn = tmp_path / "state"
     shutil.copytree(whole / "state", torn)
     file = next((torn / "engine").glob("*model_states.pt"))
     torch.save({"module": os.system}, file)
-    world = engine.init_world()
+    world = init_world()
     options = {"learning_rate": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.0, "grad_clip": 1.0}
-    wrapped = engine.TrainEngine(torch.nn.Linear(2, 2), world, **options, zero_stage=1, dtype="float32")
-    with pytest.raises(SrtError, match="a file of it holds more than tensors, or is damaged, and is not loaded"):
+    wrapped = DeepSpeedEngine(torch.nn.Linear(2, 2), world, **options, zero_stage=1, dtype="float32")
+    with pytest.raises(SrtError, match="is damaged or holds more than tensors, and is not loaded"):
         wrapped.load(torn)
 
 

@@ -19,7 +19,7 @@ from deepspeed.utils import safe_get_full_grad
 from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet, sha256_file, write_parquet
-from srt.distributed.deepspeed_engine import init_world
+from srt.distributed.world import init_world
 from srt.rollout import LENGTH, STOP, Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
 from srt.training.batches import rank_share

@@ -14,8 +14,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srt.cluster.resources import BATCH_WIDE
 from srt.config.runs import PRESETS, Train
-from srt.distributed.deepspeed_engine import World
-from srt.distributed.host_memory import Parked
+from srt.distributed.offload import OffloadedModel
+from srt.distributed.world import World
 from srt.objective.policy import (
     BATCH_ESTIMATORS,
     advantages,
@@ -300,7 +300,7 @@ def test_a_reference_that_waits_in_host_memory_changes_no_bit(models, changes):
     found = []
     for parking in (False, True):
         policy, reference = copy.deepcopy(models[0]), copy.deepcopy(models[1])
-        parked = Parked(reference, torch.device("cpu")) if parking else None
+        parked = OffloadedModel(reference, torch.device("cpu")) if parking else None
         waiting = {p.data_ptr() for p in reference.parameters()}
 
         class Watching(Plain):

@@ -158,9 +158,9 @@ def test_unknown_targets_name_what_there_is(clone):
 
 
 def test_two_workflows_in_one_folder_are_refused(clone):
-    from srt.distributed.state import exclusive
+    from srt.common.lock import folder_lock
 
-    with exclusive(clone / "results/micro/.lock"):
+    with folder_lock(clone / "results/micro/.lock"):
         output = snakemake(clone, *MICRO, "-R", "fig9", code=1)
     assert f"is in use by process {os.getpid()} on" in output
 

@@ -1,1 +1,1 @@
-"""Several processes as one: DeepSpeed, agreement of ranks, training states on disk. Knows no losses."""
+"""The processes of a training job, DeepSpeed, training states on disk. Must not import losses or trainers."""

@@ -1,83 +1,32 @@
-"""DeepSpeed behind one file: the distributed optimizer, its checkpoints and the weights it trains.
+"""DeepSpeed behind one file: a model with its distributed optimizer, and the checkpoints of both.
 
-One process on a CPU and n processes on GPUs run the same code. The trainer decides the loss denominator over the
-global batch, so DeepSpeed's own scalings are undone here: no division by accumulation steps, and the mean over ranks
-that data parallelism takes becomes a sum.
+One process on a CPU and n processes on GPUs run the same code. The update divides by the loss denominator of the global
+batch (srt.training.update), so DeepSpeed's own scalings are undone here: gradients are not divided by accumulation
+steps, and they are summed over ranks instead of averaged.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import pickle
-import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from srt.common.errors import SrtError
-from srt.distributed.host_memory import host_copy
+from srt.distributed.host_copy import host_copy
+from srt.distributed.world import World, barrier
 
 ENGINE_TAG = "engine"
-BUCKET = 500_000_000  # gradients that are reduced at once: DeepSpeed's default
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among all: rank 0 writes files and shows progress."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def main(self) -> bool:
-        """True on the process that writes."""
-        return self.rank == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def init_world() -> World:
-    """Start torch.distributed under DeepSpeed: from torchrun's variables, or as one process without them.
-
-    A second call in one process goes on with the group that there is: DeepSpeed cannot start another one.
-    """
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    defaults = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local, "MASTER_ADDR": "127.0.0.1"}
-    for key, value in defaults.items():
-        os.environ.setdefault(key, str(value))
-    if size == 1:  # alone: any free port, so that two runs on one machine do not meet
-        os.environ["MASTER_PORT"] = str(_free_port())
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
-
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    if not cuda:
-        # DeepSpeed would compile a shared-memory collective at first use (a minute, and a C++ compiler); gloo does.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if cuda:
-        torch.cuda.set_device(local)
-    if not torch.distributed.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
-    return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
+BUCKET = 500_000_000  # DeepSpeed's default: gradients that are reduced at a time
 
 
 def _tensors_only_checkpoints(engine: Any) -> None:
-    """Make DeepSpeed save copies for a later write, and read its files without unpickling arbitrary objects."""
+    """Let DeepSpeed copy what it saves for a later write, and load its files without unpickling arbitrary objects."""
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -88,10 +37,10 @@ def _tensors_only_checkpoints(engine: Any) -> None:
     class TensorsOnly(TorchCheckpointEngine):  # type: ignore[misc]
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.taken: list[tuple[Any, str]] = []  # copies that wait to be written, and where to
+            self.copies: list[tuple[Any, str]] = []  # to be written, each with its path
 
         def save(self, state_dict: Any, path: str) -> None:
-            self.taken.append((host_copy(state_dict), path))
+            self.copies.append((host_copy(state_dict), path))
 
         def write(self, state_dict: Any, path: str) -> None:
             super().save(state_dict, path)
@@ -105,7 +54,7 @@ def _tensors_only_checkpoints(engine: Any) -> None:
 
 @contextlib.contextmanager
 def _no_compiler() -> Iterator[None]:
-    """torch.compile gives back what it is given: DeepSpeed would load it, for a second, for an optimizer of its own."""
+    """Disable torch.compile: DeepSpeed would load it, which takes a second, for an optimizer of its own."""
     before = os.environ.get("TORCHDYNAMO_DISABLE")
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     try:
@@ -116,7 +65,7 @@ def _no_compiler() -> Iterator[None]:
             os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
-class TrainEngine:
+class DeepSpeedEngine:
     """A model with its AdamW under DeepSpeed ZeRO 0, 1, 2 or 3.
 
     Args:
@@ -149,7 +98,7 @@ class TrainEngine:
             "gradient_clipping": grad_clip,
             "zero_optimization": {
                 "stage": zero_stage,
-                # DeepSpeed allocates a bucket whole; one of all parameters is never flushed early, as its 500 million
+                # DeepSpeed allocates the whole bucket; it needs at most all parameters
                 "reduce_bucket_size": min(BUCKET, self.parameters),
                 "overlap_comm": world.device.type == "cuda",
                 # ZeRO 3 would replace torch's linear for the whole process by one whose gradients are wrong where
@@ -158,7 +107,7 @@ class TrainEngine:
             },
             "zero_allow_untested_optimizer": True,
             # At stage 1 DeepSpeed adds bfloat16 gradients to a float32 sum after each backward pass, and clears them in
-            # its own forward pass, which ours is not: without the second key earlier passes would count again.
+            # its own forward pass, which is not called here: without the second key earlier passes would count twice.
             "bf16": {"enabled": dtype == "bfloat16", "immediate_grad_update": True},
             "data_types": {"grad_accum_dtype": "fp32"},
             "steps_per_print": 1 << 30,
@@ -173,7 +122,10 @@ class TrainEngine:
             self.engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config, dist_init_required=False
             )
-        if zero_stage in (1, 2):  # in float32 too an update that is not finite is left out (DeepSpeed: in half only)
+        if zero_stage in (
+            1,
+            2,
+        ):  # skip updates that are not finite in float32 too; DeepSpeed does so in half precision only
             self.engine.optimizer.check_grad_overflow = True
         _tensors_only_checkpoints(self.engine)
 
@@ -184,7 +136,7 @@ class TrainEngine:
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradient of `loss`, this rank's share of the global sum; reduce over ranks on the last call."""
-        if self.sharded:  # ZeRO 3 counts backward passes by the engine's forward passes, which ours are not
+        if self.sharded:  # ZeRO 3 counts them by the engine's forward passes, which are not called here
             self.engine.optimizer.clear_backward_seen_flag()
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.world.size, scale_wrt_gas=False)
@@ -210,7 +162,7 @@ class TrainEngine:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """All weights on this rank, for sampling and copying: under ZeRO 3 a rank holds parts (all ranks)."""
+        """Gather all weights on every rank for the block: under ZeRO 3 a rank holds only a part (all ranks call it)."""
         if not self.sharded:
             yield
             return
@@ -226,17 +178,18 @@ class TrainEngine:
     def snapshot(self, folder: Path) -> Callable[[], list[Path]]:
         """Copy weights, masters and optimizer state to host memory (all ranks).
 
-        Returns what writes this rank's part of the copy under `folder`, once, in any thread, and names the files.
+        Returns a function to be called once, in any thread: it writes this rank's part under `folder` and returns the
+        files.
         """
         checkpoints = self.engine.checkpoint_engine
-        checkpoints.taken = []
+        checkpoints.copies = []
         self.engine.save_checkpoint(str(folder), tag=ENGINE_TAG, save_latest=False)
-        taken, checkpoints.taken = checkpoints.taken, []
+        copies, checkpoints.copies = checkpoints.copies, []
 
         def write() -> list[Path]:
             files = []
-            while taken:
-                state, path = taken.pop(0)
+            while copies:  # each copy is freed once it is written
+                state, path = copies.pop(0)
                 checkpoints.write(state, path)
                 files.append(Path(path))
             return files
@@ -252,42 +205,21 @@ class TrainEngine:
         """Read what `save` wrote, with the same number of ranks (all ranks)."""
         try:
             path, _ = self.engine.load_checkpoint(str(folder), tag=ENGINE_TAG)
-        except pickle.UnpicklingError as error:  # torch's message tells how to load it all the same
+        except pickle.UnpicklingError as error:  # torch's own message says how to load it anyway
             raise SrtError(
-                f"{folder}: not a training state: a file of it holds more than tensors, or is damaged, and is not "
+                f"{folder} is not a training state: one of its files is damaged or holds more than tensors, and is not "
                 "loaded: delete it to start the segment again"
             ) from error
         except (RuntimeError, AssertionError, KeyError, EOFError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SrtError(
-                f"{folder}: not a training state of this model and number of ranks ({first}): "
+                f"{folder} is not a training state of this model and number of ranks ({first}): "
                 "delete it to start the segment again"
             ) from error
         if path is None:
-            raise SrtError(f"{folder}: holds no training state: delete it to start the segment again")
+            raise SrtError(f"{folder} holds no training state: delete it to start the segment again")
 
     def save_model(self, folder: Path) -> None:
         """Write the weights as a Hugging Face checkpoint (rank 0; inside `whole`)."""
         if self.world.main:
             self.model.save_pretrained(folder)
-
-
-def barrier() -> None:
-    """Wait for all ranks."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def gather(values: list[Any], world: World) -> list[Any]:
-    """The lists of all ranks, one after the other, on every rank."""
-    if world.size == 1:
-        return values
-    parts: list[Any] = [None] * world.size
-    torch.distributed.all_gather_object(parts, values)
-    return [v for part in parts for v in part]
-
-
-def shutdown() -> None:
-    """Leave the process group for good, so that the process ends without a warning."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What all ranks of a segment decide as one: who trains it, and the state that they go on from."""
+"""What all ranks of a segment decide together: who holds its lock, and the state that they resume from."""
 
 from __future__ import annotations
 
@@ -9,42 +9,47 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.errors import Interrupted, SrtError
+from srt.common.lock import FolderInUse, folder_lock
 from srt.common.progress import log
-from srt.distributed.deepspeed_engine import World, gather
-from srt.distributed.state import InUse, check_state, exclusive, states
+from srt.distributed.state import check_state, states
+from srt.distributed.world import World, gather
 
 POLL_SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def hold(folder: Path, world: World, patience: float, stopping: Sequence[int]) -> Iterator[None]:
-    """`exclusive` for all ranks: rank 0 holds the lock, and while it waits for it the others wait with it.
+def segment_lock(folder: Path, world: World, patience: float, stopping: Sequence[int]) -> Iterator[None]:
+    """`folder_lock` for all ranks: rank 0 holds the lock, and all ranks wait until it has it.
 
     Args:
         patience: seconds to wait for another process before this one is refused.
-        stopping: signals that this rank was sent; one on any rank ends the wait on all.
+        stopping: the signals that this rank has received; one on any rank ends the wait on all ranks.
+
+    Raises:
+        FolderInUse: another process still holds the lock.
+        Interrupted: a rank received a signal while waiting.
     """
-    end, told = time.monotonic() + patience, False
-    with contextlib.ExitStack() as held:
+    deadline, announced = time.monotonic() + patience, False
+    with contextlib.ExitStack() as stack:
         while True:
-            refusal: InUse | None = None
+            refusal: FolderInUse | None = None
             if world.main:
                 try:
-                    held.enter_context(exclusive(folder))
-                except InUse as error:
+                    stack.enter_context(folder_lock(folder))
+                except FolderInUse as error:
                     refusal = error
-            late = time.monotonic() >= end
-            answers = gather([(refusal, late, bool(stopping))], world)
-            refusal, late, _ = answers[0]
+            late = time.monotonic() >= deadline
+            replies = gather([(refusal, late, bool(stopping))], world)
+            refusal, late, _ = replies[0]
             if refusal is None:
                 break
             if late:
                 raise refusal
-            if any(asked for *_, asked in answers):
-                raise Interrupted(f"SIGTERM while waiting for {refusal.holder}: the same command waits again")
-            if world.main and not told:
+            if any(asked for *_, asked in replies):
+                raise Interrupted(f"SIGTERM while waiting for {refusal.holder}: run the same command to wait again")
+            if world.main and not announced:
                 log(f"waiting for {refusal.holder}, which works on {folder}")
-            told = True
+            announced = True
             time.sleep(POLL_SECONDS)
         yield
 
@@ -52,9 +57,9 @@ def hold(folder: Path, world: World, patience: float, stopping: Sequence[int]) -
 def find_state(
     folder: Path, spec: dict[str, Any], world: World, inputs: str | None = None
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest usable state of an interrupted segment, or None. Unusable ones are reported and passed over.
+    """The newest usable state of an interrupted segment and its progress, or None; unusable states are reported.
 
-    Each rank hashes its share of a state's files; one that any rank refuses is refused by all.
+    Each rank hashes its share of a state's files; a state that any rank refuses is refused by all ranks.
     """
     names = gather([[path.name for path in reversed(states(folder))] if world.main else []], world)[0]
     for path in (folder / name for name in names):

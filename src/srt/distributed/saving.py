@@ -1,13 +1,12 @@
-"""States saved in the background: training goes on from a copy in host memory, a thread of each rank writes it.
+"""States saved in the background: a thread of each rank writes a copy in host memory while training continues.
 
-    start   every rank copies its part of the state (srt.distributed.deepspeed_engine.TrainEngine.snapshot) and hands
-    it to its thread
-    thread  writes the rank's files into `.state-{step}.tmp`, waits for the disk, hashes them
-    settle  at a step boundary, once all ranks' threads are done: rank 0 adds progress and manifest and renames
+    start   every rank copies its part of the state (`DeepSpeedEngine.snapshot`) and hands the copy to its thread
+    thread  writes the rank's files into `.state-{step}.tmp`, flushes them to the disk, hashes them
+    settle  at a step boundary, once all ranks' threads are done: rank 0 adds progress and manifest, then renames
 
-Until that rename the state before is the newest one, so a kill at any moment leaves a whole state. The state of a SMALL
-model is whole before training goes on: waiting costs little, and a kill repeats no step. One save is in flight at most.
-What goes wrong in a thread is raised by `settle`, on all ranks.
+Until the rename the previous state is the newest one, so a kill at any moment leaves a complete state. For a model with
+fewer than SMALL parameters training waits for the rename: that takes little time, and a kill then repeats no step. At
+most one save is in flight. `settle` raises a thread's error, on all ranks.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.io import flush, naming, sha256_file, spec_hash
-from srt.distributed.deepspeed_engine import World, barrier, gather
 from srt.distributed.state import commit_state
+from srt.distributed.world import World, barrier, gather
 
-SMALL = 50_000_000  # parameters of a model whose state, up to 0.8 GB, is written within a second or two
+SMALL = 50_000_000  # parameters; the state of such a model, up to 0.8 GB, is written within two seconds
 
-Snapshot = Callable[[Path], Callable[[], list[Path]]]  # copies now; what it returns writes the copy, anywhere
+Snapshot = Callable[[Path], Callable[[], list[Path]]]  # copies at once; the function that it returns writes the copy
 
 
 @dataclass(frozen=True)
 class _Save:
-    """One save in flight; the thread's result is the checksum of each of this rank's files."""
+    """One save in flight; `written` becomes the checksum of each of this rank's files."""
 
     final: Path
     temporary: Path
@@ -44,9 +43,9 @@ class Saver:
     """Saves the states of a segment under `folder`; every rank makes the same calls.
 
     Args:
-        inputs: fingerprint of what the segment is made from; `srt.distributed.rank_agreement.find_state` takes no
-        state of other inputs.
-        parameters: of the model; SMALL says what follows.
+        inputs: fingerprint of the segment's inputs; `find_state` (srt.distributed.rank_agreement) refuses states with
+            another one.
+        parameters: number of the model's parameters, compared with SMALL.
     """
 
     def __init__(
@@ -60,9 +59,10 @@ class Saver:
     def start(
         self, step: int, metrics: list[dict[str, Any]], more: Mapping[str, Any] | None = None, wait: bool = False
     ) -> Path:
-        """Copy the state of `step` and write it as `folder/state-{step}`: `settle` makes it whole.
+        """Copy the state of `step` and start to write it as `folder/state-{step}`, which `settle` completes.
 
-        A save that is still in flight is waited for first; with `wait`, this one too. `more` goes into progress.json.
+        Waits first for a save that is still in flight, and with `wait` for this one too. `more` is added to
+        progress.json.
         """
         self.settle(wait=True)
         final, temporary = self.folder / f"state-{step}", self.folder / f".state-{step}.tmp"
@@ -82,10 +82,10 @@ class Saver:
         return final
 
     def settle(self, wait: bool = False) -> None:
-        """Make the save in flight whole if all ranks have written their part; `wait`: until they have.
+        """Complete the save in flight if all ranks have written their part; with `wait`, wait until they have.
 
         Raises:
-            OSError: a rank could not write; it names the state, and what was written is removed.
+            OSError: a rank could not write. The error names the state; the files already written are removed.
         """
         save = self._save
         if save is None:
@@ -111,7 +111,7 @@ class Saver:
 
 
 def _written(write: Callable[[], list[Path]], final: Path, temporary: Path) -> dict[Path, str]:
-    """In the thread: write this rank's files, to the disk, and hash them."""
+    """In the thread: write this rank's files, flush them to the disk, hash them."""
     with naming(final, temporary):
         files = write()
         for path in files:
@@ -120,7 +120,7 @@ def _written(write: Callable[[], list[Path]], final: Path, temporary: Path) -> d
 
 
 def _report(written: Future[dict[Path, str]]) -> dict[Path, str] | BaseException | None:
-    """What other ranks are told: None while it is written, checksums, or an error that can be sent to them."""
+    """What the other ranks learn: None while the files are written, then their checksums, or an error."""
     if not written.done():
         return None
     error = written.exception()

@@ -3,24 +3,22 @@
 A segment keeps its progress in a folder of its own (`{results}/progress/{run}/step-{n}`), beside Snakemake's declared
 outputs (Snakemake deletes those when a job fails):
 
-    lock              held (flock) while a process trains; names the holder
-    journal.jsonl     one line an attempt and a step, for people: when, which process, which SLURM job
-    .state-{step}.tmp one that is being written (srt.distributed.saving)
-    .state-{step}.old one that a new state of the same step takes the place of
+    lock              held while a process trains; names the holder (srt.common.lock)
+    journal.jsonl     one line per attempt and per step, for people: when, which process, which SLURM job
+    .state-{step}.tmp a state that is being written (srt.distributed.saving)
+    .state-{step}.old a state that is being replaced by a new one of the same step
     state-{step}/     DeepSpeed's files, progress.json (step, spec, metrics so far), manifest.json (checksums)
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +26,11 @@ from srt.common.errors import SrtError
 from srt.common.io import flush, naming, read_json, remove_stale, sha256_file, spec_hash, write_json
 
 STATE = re.compile(r"^state-(\d+)$")
-PROGRESS = ("step", "spec", "world_size", "metrics")  # keys of every progress.json
-
-
-class InUse(SrtError):
-    """Another process holds a folder's lock."""
-
-    def __init__(self, sentence: str, holder: str = "another process") -> None:
-        super().__init__(sentence)
-        self.holder = holder
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; a second process is refused with the holder's name. The kernel frees it on any death."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            sentence = f"{folder} is in use by {holder}: wait for it or stop it, then run this again"
-            raise InUse(sentence, holder) from None
-        handle.truncate(0)
-        job = os.environ.get("SLURM_JOB_ID")
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}" + (f" (SLURM job {job})" if job else ""))
-        handle.flush()
-        yield
+PROGRESS = ("step", "spec", "world_size", "metrics")  # keys that every progress.json has
 
 
 def clear_up(folder: Path, *outputs: Path) -> None:
-    """Remove what a killed attempt left half-written: states in `folder`, whose lock is held, and its outputs."""
+    """Remove half-written states and outputs of a killed attempt; the caller holds the lock of `folder`."""
     for torn in folder.glob(".state-*.tmp"):
         shutil.rmtree(torn)
     for aside in folder.glob(".state-*.old"):
@@ -72,8 +43,8 @@ def clear_up(folder: Path, *outputs: Path) -> None:
         remove_stale(output, alone=True)
 
 
-def note(folder: Path, **entry: Any) -> None:
-    """Append one line to the folder's journal. A job's log is deleted when the job is tried again; this stays."""
+def append_journal(folder: Path, **entry: Any) -> None:
+    """Append one line to the folder's journal, which stays when a job is retried and its log is deleted."""
     who = {"time": round(time.time(), 2), "host": socket.gethostname(), "process": os.getpid()}
     if job := os.environ.get("SLURM_JOB_ID"):
         who["job"] = int(job)
@@ -82,12 +53,13 @@ def note(folder: Path, **entry: Any) -> None:
 
 
 def commit_state(final: Path, temporary: Path, progress: Mapping[str, Any], sums: Mapping[Path, str]) -> None:
-    """Make a written state whole: progress, checksums of all files, its name; then drop the older ones.
+    """Complete a written state: add progress and checksums, rename it to `final`, remove the older states.
 
-    The disk has all of it before it has its name, and what it replaces until then: at any moment a state is whole.
+    All of it is on the disk before the rename, and a state that it replaces stays until then, so that a complete state
+    exists at any moment.
 
     Args:
-        sums: checksums of files that are known, and on the disk; the others are hashed here.
+        sums: known checksums of files that are already flushed to the disk; the others are hashed and flushed here.
     """
     aside = final.with_name(f".{final.name}.old")
     with naming(final, temporary):
@@ -109,7 +81,7 @@ def commit_state(final: Path, temporary: Path, progress: Mapping[str, Any], sums
 
 
 def drop_others(final: Path) -> None:
-    """Remove the states beside `final`, the newest one."""
+    """Remove all states beside `final`, which is the newest one."""
     for other in states(final.parent):
         if other != final:
             shutil.rmtree(other)
@@ -122,17 +94,21 @@ def states(folder: Path) -> list[Path]:
 
 
 def check_state(path: Path, spec: dict[str, Any], world_size: int, rank: int | None = None) -> dict[str, Any]:
-    """Verify checksums, spec and number of ranks; return progress.json. Each failure is one sentence.
+    """Verify checksums, spec and number of ranks; return progress.json.
 
-    `rank`: hash this rank's share of the files only; all ranks together hash all.
+    With `rank`, only that rank's share of the files is hashed; all ranks together hash all of them.
+
+    Raises:
+        SrtError: one sentence that names the file, what is wrong with it and what to do.
     """
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or "progress.json" not in manifest:
         raise SrtError(
-            f"{path / 'manifest.json'} is no list of a training state's files: delete {path} and run the same command "
+            f"{path / 'manifest.json'} does not list a training state's files: delete {path} and run the same command "
             "to train that part again"
         )
-    for name, expected in list(manifest.items())[rank :: world_size if rank is not None else None]:
+    share = slice(None) if rank is None else slice(rank, None, world_size)
+    for name, expected in list(manifest.items())[share]:
         file = path / name
         if not file.is_file() or sha256_file(file) != expected:
             raise SrtError(
@@ -142,13 +118,13 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int, rank: int | N
     missing = [k for k in PROGRESS if k not in progress] if isinstance(progress, dict) else list(PROGRESS)
     if missing:
         raise SrtError(
-            f"{path / 'progress.json'} lacks '{missing[0]}', so it is not of a training state: delete {path} and run "
+            f"{path / 'progress.json'} lacks '{missing[0]}', so this is not a training state: delete {path} and run "
             "the same command to train that part again"
         )
     if progress["spec"] != spec_hash(spec):
         raise SrtError(
-            f"{path} is a checkpoint of another spec ({progress['spec']}, now {spec_hash(spec)}): a hyperparameter, "
-            "the model or the data changed since; delete it or rerun the run from its first segment"
+            f"{path} is a state of another spec ({progress['spec']}, now {spec_hash(spec)}): a hyperparameter, "
+            "the model or the data has changed; delete it or rerun the run from its first segment"
         )
     if progress["world_size"] != world_size:
         raise SrtError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from srt.answers.labels_from_votes import reaches
 from srt.common.io import read_json
-from srt.distributed.deepspeed_engine import World, gather
+from srt.distributed.world import World, gather
 from srt.rollout import Rollout, Sampling
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from srt.common.progress import log
 from srt.config.preferences import PAIRS
-from srt.distributed.deepspeed_engine import World, gather
-from srt.distributed.host_memory import Parked
+from srt.distributed.offload import OffloadedModel
+from srt.distributed.world import World, gather
 from srt.labels.preferences import Preferences
 from srt.objective.preference import margins, pair_gradient, pair_loss
 from srt.packing.pack import Pack
@@ -50,7 +50,7 @@ class PreferenceUpdate(Update):
 
     def __init__(
         self, optimizer: Optimizer, reference: Any, train: dict[str, Any], world: World, reward: str,
-        preference: dict[str, Any], timer: Any = None, parked: Parked | None = None,
+        preference: dict[str, Any], timer: Any = None, parked: OffloadedModel | None = None,
     ) -> None:  # fmt: skip
         # a mean over pairs is twice the mean over their responses
         fixed = FIXED | ({"aggregation": "sequence_sum"} if reward in PAIRS else {})

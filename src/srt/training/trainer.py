@@ -24,12 +24,12 @@ from srt.common.progress import log
 from srt.config.preferences import OFFLINE
 from srt.cost.hardware import Shape, peak_flops
 from srt.data.prompts import render_all
-from srt.distributed import deepspeed_engine as distributed
-from srt.distributed.deepspeed_engine import TrainEngine, World, gather
-from srt.distributed.host_memory import park
-from srt.distributed.rank_agreement import find_state, hold
+from srt.distributed.deepspeed_engine import DeepSpeedEngine
+from srt.distributed.offload import offload
+from srt.distributed.rank_agreement import find_state, segment_lock
 from srt.distributed.saving import Saver
-from srt.distributed.state import clear_up, note
+from srt.distributed.state import append_journal, clear_up
+from srt.distributed.world import World, barrier, gather, init_world
 from srt.models.checkpoint import load_model
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.pack import check_packable
@@ -81,7 +81,7 @@ class Trainer:
         self.reference.requires_grad_(False)
         checkpoint_activations(model, train["gradient_checkpointing"])
         check_packable(segment.base, model.config)
-        self.optimizer = TrainEngine(
+        self.optimizer = DeepSpeedEngine(
             model, world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
             weight_decay=train["weight_decay"], grad_clip=train["grad_clip"], zero_stage=train["zero_stage"],
             dtype=train["dtype"],
@@ -89,7 +89,7 @@ class Trainer:
         self.place = f"run {self.spec['run']}"  # for messages
         self.timer = PhaseTimer(world.device)
         self.updates = Update(self.optimizer, self.reference, train, world, self.check_sync, self.timer,
-                              park(self.reference, world.device) if segment.reference_offload else None)  # fmt: skip
+                              offload(self.reference, world.device) if segment.reference_offload else None)  # fmt: skip
         self.shape = Shape.of(model.config) if world.device.type == "cuda" else None  # for the MFU, known on GPUs only
         self.rollouts = make_rollout_engine(segment, self.optimizer.model, eos)
         self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
@@ -208,7 +208,7 @@ def make_batch(
 
 def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> None:
     """Train one segment to its end, resuming what an earlier attempt left; see `Segment`."""
-    world = distributed.init_world()
+    world = init_world()
     torch.set_num_threads(segment.spec["train"]["threads"])
     began = time.monotonic()
     stopping: list[int] = []
@@ -216,7 +216,7 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
     try:
         # SLURM may start a job again while its first node, out of reach, still trains: wait for what that one writes
         patience = 60 * (segment.minutes or 0) if "SLURM_JOB_ID" in os.environ else 0.0
-        with hold(segment.work, world, patience, stopping):
+        with segment_lock(segment.work, world, patience, stopping):
             if world.main:
                 clear_up(segment.work, segment.model_out, segment.state_out, segment.metrics_out)
             _run(segment, data, truth, world, stopping, began)
@@ -247,7 +247,7 @@ def _run(
         trainer.batches.restore(segment.resume)
 
     if world.main:
-        note(segment.work, event="start", step=step, stop=segment.stop)
+        append_journal(segment.work, event="start", step=step, stop=segment.stop)
     reaction = Reaction(segment, trainer, metrics)
     console = Console(segment, metrics, step, world.main)
     engine = trainer.optimizer
@@ -264,7 +264,7 @@ def _run(
             step += 1
             metrics.append(row)
             if world.main:
-                note(segment.work, event="step", step=step)
+                append_journal(segment.work, event="step", step=step)
             console.show(row, timing)
             reaction.update(row)
             longest = max(longest, timing["seconds"])
@@ -284,4 +284,4 @@ def _run(
     with trainer.optimizer.whole():
         if world.main:
             finish(segment, trainer.optimizer.save_model, trainer.tokenizer, metrics, final)
-    distributed.barrier()
+    barrier()

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srt.distributed.deepspeed_engine import World, gather
-from srt.distributed.host_memory import Parked
+from srt.distributed.offload import OffloadedModel
+from srt.distributed.world import World, gather
 from srt.objective.policy import (
     BATCH_ESTIMATORS,
     advantages,
@@ -83,7 +83,7 @@ class Batch:
 
 
 class Optimizer(Protocol):
-    """What an update asks of `srt.distributed.deepspeed_engine.TrainEngine`."""
+    """What an update asks of `srt.distributed.deepspeed_engine.DeepSpeedEngine`."""
 
     @property
     def model(self) -> Any: ...
@@ -126,7 +126,7 @@ class Update:
 
     def __init__(
         self, optimizer: Optimizer, reference: Any, train: dict[str, Any], world: World,
-        guard: Callable[[float], None] | None = None, timer: Any = None, parked: Parked | None = None,
+        guard: Callable[[float], None] | None = None, timer: Any = None, parked: OffloadedModel | None = None,
     ) -> None:  # fmt: skip
         self.optimizer, self.reference, self.train, self.world = optimizer, reference, train, world
         self.guard, self.timer = guard, timer or (lambda phase: nullcontext())
@@ -280,7 +280,7 @@ class Update:
         """The log-probs of a parked reference on all packs; it leaves before there are graphs."""
         if not self.parked:
             return {}
-        with torch.no_grad(), self.timer("reference"), self.parked.here():
+        with torch.no_grad(), self.timer("reference"), self.parked.on_device():
             packs = (self._pack(batch, rows) for unit in units for rows in unit)
             return {tuple(p.rows): response_logprobs(self.reference, p, self.train["temperature"])[0] for p in packs}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from srt.distributed.state import exclusive
+from srt.common.lock import folder_lock
 
 
 class ResultsLock:
     """A lock that the kernel holds, so that no killed workflow leaves it behind as Snakemake's own lock is left."""
 
     def __init__(self, results: Path) -> None:
-        self._context = exclusive(results / ".lock")
+        self._context = folder_lock(results / ".lock")
 
     def acquire(self) -> None:
         """Take the lock until this process ends.

@@ -1,13 +1,13 @@
-"""Weights that wait in host memory: the same bytes each time, ties kept, gone from the device in between.
+"""Weights in host memory: the same bytes on the device each time, ties kept, off the device in between.
 
-Without a GPU the "device" of these tests is the CPU: what is on it are fresh copies, what waits are others.
+Without a GPU the "device" of these tests is the CPU: the weights on the device are fresh copies.
 """
 
 from __future__ import annotations
 
 import torch
 
-from srt.distributed.host_memory import Parked, park
+from srt.distributed.offload import OffloadedModel, offload
 
 CPU = torch.device("cpu")
 
@@ -23,30 +23,30 @@ def test_weights_come_and_go_unchanged():
     model = tied()
     before = [p.clone() for p in model.parameters()]
     buffers = {name: b.data_ptr() for name, b in model.named_buffers()}
-    parked = Parked(model, CPU)
-    waiting = [p.data_ptr() for p in model.parameters()]
+    offloaded = OffloadedModel(model, CPU)
+    on_host = [p.data_ptr() for p in model.parameters()]
     for _ in range(2):
-        with parked.here():
+        with offloaded.on_device():
             assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
-            assert not set(waiting) & {p.data_ptr() for p in model.parameters()}, "copies, not what waits"
+            assert not set(on_host) & {p.data_ptr() for p in model.parameters()}, "copies of the host's"
             assert model[0].weight is model[1].weight and not model[0].weight.requires_grad
-        assert [p.data_ptr() for p in model.parameters()] == waiting
+        assert [p.data_ptr() for p in model.parameters()] == on_host
     assert {name: b.data_ptr() for name, b in model.named_buffers()} == buffers
 
 
-def test_they_leave_when_a_pass_fails():
+def test_weights_leave_the_device_when_a_pass_fails():
     model = tied()
-    parked = Parked(model, CPU)
-    waiting = [p.data_ptr() for p in model.parameters()]
+    offloaded = OffloadedModel(model, CPU)
+    on_host = [p.data_ptr() for p in model.parameters()]
     try:
-        with parked.here():
+        with offloaded.on_device():
             raise RuntimeError
     except RuntimeError:
         pass
-    assert [p.data_ptr() for p in model.parameters()] == waiting
+    assert [p.data_ptr() for p in model.parameters()] == on_host
 
 
-def test_on_a_cpu_nothing_is_parked():
+def test_on_a_cpu_nothing_is_offloaded():
     model = tied()
     before = [p.data_ptr() for p in model.parameters()]
-    assert park(model, CPU) is None and [p.data_ptr() for p in model.parameters()] == before
+    assert offload(model, CPU) is None and [p.data_ptr() for p in model.parameters()] == before
