@@ -147,6 +147,13 @@ class ContinuousBatch:
                 ColumnLayer(layer.keys, len(self.done), self.capacity, self.filled, zero=end < self.total)
                 for layer in prefill.cache.layers
             ]
+        shift = prefill.cache.layers[0].keys.shape[2] - self.filled
+        if shift > 0:  # after a rewind, the columns in use may be fewer than those of this prompt
+            for layer in self.cache.layers:
+                layer.shift(shift)
+            self.start += shift
+            self.low += shift
+            self.filled += shift
         for layer, new in zip(self.cache.layers, prefill.cache.layers, strict=True):
             layer.place(slots, new.keys[owner], new.values[owner])
         seeds = [sample_key(self.sampling.seed, self.keys[r // n], r % n) for r in range(self.next_row, end)]

@@ -77,6 +77,14 @@ class ColumnLayer(DynamicLayer):
         self.low, self.filled = 0, width
         self._expose()
 
+    def shift(self, columns: int) -> None:
+        """Move the columns in use to the right by `columns`."""
+        start, end = self.low + columns, self.filled + columns
+        for buffer in (self.key_buffer, self.value_buffer):
+            buffer[:, :, start:end] = buffer[:, :, self.low : self.filled].clone()
+        self.low, self.filled = start, end
+        self._expose()
+
     def keep(self, slots: torch.Tensor) -> None:
         """Keep only these slots."""
         for name in ("key_buffer", "value_buffer"):
