@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from srt.common.progress import interval, progress_file
+from srt.common.progress import progress_bar
 from srt.rollout.continuous_batching import ContinuousBatch
 from srt.rollout.kv_cache import ATTENTION
 from srt.rollout.protocol import Checksum, Rollout, Sampling, tensor_checksum
@@ -93,10 +92,7 @@ class HfEngine:
             raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys")
         if not prompts:
             return []
-        bar = tqdm(
-            total=len(prompts), desc="sampling", unit="prompt", file=progress_file(), mininterval=interval(),
-            disable=not self.progress,
-        )  # fmt: skip
+        bar = progress_bar(total=len(prompts), desc="sampling", unit="prompt", disable=not self.progress)
         try:
             with self._inference(ATTENTION):
                 return ContinuousBatch(self.model, self.eos, prompts, keys, sampling, self.max_rows, bar.update).run()

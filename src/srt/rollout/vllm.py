@@ -21,10 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from srt.common.errors import SrtError
-from srt.common.progress import interval, progress_file
+from srt.common.progress import progress_bar
 from srt.rollout.protocol import LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
 from srt.rollout.vllm_isolation import preserve_process_state, set_vllm_environment
 from srt.rollout.vllm_weights import checkpoint_sizes, combine, model_checksums
@@ -161,10 +160,7 @@ class VllmEngine:
                 )
         self._reset_prefix_cache()  # so that a call does not depend on earlier calls
         rollouts: dict[int, list[Rollout]] = {}
-        bar = tqdm(
-            total=len(prompts), desc="sampling", unit="prompt", file=progress_file(), mininterval=interval(),
-            disable=not self.progress,
-        )  # fmt: skip
+        bar = progress_bar(total=len(prompts), desc="sampling", unit="prompt", disable=not self.progress)
 
         def collect(number: int, output: Any) -> None:
             completions = sorted(output.outputs, key=lambda completion: completion.index)
