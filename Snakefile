@@ -29,6 +29,7 @@ include: "rules/provenance.smk"
 include: "rules/plan.smk"
 include: "rules/collect.smk"
 include: "rules/cluster.smk"
+include: "rules/lifecycle.smk"
 
 
 # `snakemake` alone makes everything

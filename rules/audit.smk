@@ -3,48 +3,45 @@ from srt.audit.resolve import REVISION as AUDIT_REVISION
 from srt.audit.resolve import audit_spec, audited_sets
 
 AUDITED = audited_sets(CFG)
+AUDITED_DATASETS = list(dict.fromkeys([*AUDITED["train"], *AUDITED["test"]]))
 
 
 rule audit:
     """Exact and near matches of every training with every test set, faulty rows, and which test rows are clean."""
     input:
-        problems=expand(
-            f"{RESULTS}/data/{{dataset}}.parquet", dataset=dict.fromkeys([*AUDITED["train"], *AUDITED["test"]])
-        ),
-        manifests=expand(
-            f"{RESULTS}/data/{{dataset}}.json", dataset=dict.fromkeys([*AUDITED["train"], *AUDITED["test"]])
-        ),
+        problems=[PATHS.problems(dataset) for dataset in AUDITED_DATASETS],
+        manifests=[PATHS.manifest(dataset) for dataset in AUDITED_DATASETS],
     output:
         overlap=report(
-            f"{RESULTS}/audit/overlap.csv",
+            PATHS.audit("overlap.csv"),
             caption="../workflow/report/audit.rst",
             category=SECTIONS["data"],
             labels={"table": "overlap of training and test sets", "format": "numbers"},
         ),
         picture=report(
-            f"{RESULTS}/audit/overlap.png",
+            PATHS.audit("overlap.png"),
             caption="../workflow/report/audit.rst",
             category=SECTIONS["data"],
             labels={"table": "overlap of training and test sets", "format": "picture"},
         ),
         pairs=report(
-            f"{RESULTS}/audit/pairs.csv",
+            PATHS.audit("pairs.csv"),
             caption="../workflow/report/audit_pairs.rst",
             category=SECTIONS["data"],
             labels={"table": "pairs of a test and a training question", "format": "numbers"},
         ),
         faults=report(
-            f"{RESULTS}/audit/faults.csv",
+            PATHS.audit("faults.csv"),
             caption="../workflow/report/audit_faults.rst",
             category=SECTIONS["data"],
             labels={"table": "faulty and repeated rows", "format": "numbers"},
         ),
-        clean=f"{RESULTS}/audit/clean_rows.parquet",
-        more=multiext(f"{RESULTS}/audit/", "overlap.pdf", "overlap.parquet", "pairs.parquet"),
+        clean=PATHS.audit("clean_rows.parquet"),
+        more=[PATHS.audit(file) for file in ("overlap.pdf", "overlap.parquet", "pairs.parquet")],
     log:
-        f"{LOGS}/audit/audit.log",
+        PATHS.log("audit/audit"),
     benchmark:
-        f"{BENCHMARKS}/audit/audit.tsv"
+        PATHS.benchmark("audit/audit")
     conda:
         "../envs/figures.yaml"
     resources:
@@ -66,19 +63,19 @@ rule audit:
 rule decontaminated:
     """The table of all evaluations on the test questions that a run was not trained on."""
     input:
-        groups=fixed(GROUPS),
+        groups=deferred(GROUPS),
         clean=rules.audit.output.clean,
     output:
         csv=report(
-            f"{RESULTS}/tables/decontaminated.csv",
+            PATHS.table("decontaminated"),
             caption="../workflow/report/decontaminated.rst",
             category=SECTIONS["data"],
             labels={"table": "all evaluations, decontaminated", "format": "numbers"},
         ),
     log:
-        f"{LOGS}/tables/decontaminated.log",
+        PATHS.log("tables/decontaminated"),
     benchmark:
-        f"{BENCHMARKS}/tables/decontaminated.tsv"
+        PATHS.benchmark("tables/decontaminated")
     conda:
         "../envs/figures.yaml"
     resources:

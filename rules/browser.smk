@@ -8,11 +8,11 @@ rule browser:
         files=lambda wc: page_files(CFG, wc.run),
         problems=lambda wc: page_problems(CFG, wc.run),
     output:
-        f"{RESULTS}/browser/{{run}}.html",
+        PATHS.browser("{run}"),
     log:
-        f"{LOGS}/browser/{{run}}.log",
+        PATHS.log("browser/{run}"),
     benchmark:
-        f"{BENCHMARKS}/browser/{{run}}.tsv"
+        PATHS.benchmark("browser/{run}")
     conda:
         "../envs/figures.yaml"
     resources:
@@ -29,9 +29,9 @@ rule browser:
 rule browser_list:
     """The list of pages."""
     output:
-        f"{RESULTS}/browser/index.html",
+        PATHS.browser("index"),
     log:
-        f"{LOGS}/browser/index.log",
+        PATHS.log("browser/index"),
     conda:
         "../envs/figures.yaml"
     resources:

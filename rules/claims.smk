@@ -6,33 +6,31 @@ from srt.claims.resolve import resolve_claims
 
 _claims, _claim_files = resolve_claims(CFG)
 # for workflow/report/workflow.rst, which sees the configuration and nothing else
-config["verdicts"] = (
-    verdict_summary(Path(RESULTS, "claims/claims.csv")) if CFG.claims else "The configuration has no claims."
-)
+config["verdicts"] = verdict_summary(Path(PATHS.claims("csv"))) if CFG.claims else "The configuration has no claims."
 
 
 rule claims:
     """The verdict on each claim, with numbers and intervals. One table: CSV, Markdown and HTML."""
     input:
-        files=fixed(_claim_files),
+        files=deferred(_claim_files),
     output:
         csv=report(
-            f"{RESULTS}/claims/claims.csv",
+            PATHS.claims("csv"),
             caption="../workflow/report/claims.rst",
             category=SECTIONS["claims"],
             labels={"table": "verdicts", "format": "table"},
         ),
         html=report(
-            f"{RESULTS}/claims/claims.html",
+            PATHS.claims("html"),
             caption="../workflow/report/claims.rst",
             category=SECTIONS["claims"],
             labels={"table": "verdicts", "format": "page"},
         ),
-        markdown=f"{RESULTS}/claims/claims.md",
+        markdown=PATHS.claims("md"),
     log:
-        f"{LOGS}/claims/claims.log",
+        PATHS.log("claims/claims"),
     benchmark:
-        f"{BENCHMARKS}/claims/claims.tsv"
+        PATHS.benchmark("claims/claims")
     conda:
         "../envs/figures.yaml"
     resources:

@@ -4,11 +4,11 @@
 rule slurm_check_partition:
     """What a job on one partition finds: GPUs, driver, versions, speed of the scratch folder."""
     output:
-        found=temp(f"{RESULTS}/cluster/{{partition}}.json"),
+        found=temp(PATHS.partition("{partition}")),
     log:
-        f"{LOGS}/cluster/{{partition}}.log",
+        PATHS.log("cluster/{partition}"),
     benchmark:
-        f"{BENCHMARKS}/cluster/{{partition}}.tsv"
+        PATHS.benchmark("cluster/{partition}")
     wildcard_constraints:
         partition="|".join(CLUSTER.partitions),
     conda:
@@ -28,13 +28,13 @@ rule slurm_check_partition:
 rule slurm_check:
     """Submit one tiny job a partition and print what they found."""
     input:
-        expand(f"{RESULTS}/cluster/{{partition}}.json", partition=CLUSTER.partitions),
+        expand(PATHS.partition("{partition}"), partition=CLUSTER.partitions),
     output:
-        report=temp(f"{RESULTS}/cluster/report.txt"),
+        report=temp(PATHS.partition_report()),
     log:
-        f"{LOGS}/cluster/show.log",
+        PATHS.log("cluster/show"),
     benchmark:
-        f"{BENCHMARKS}/cluster/show.tsv"
+        PATHS.benchmark("cluster/show")
     localrule: True
     conda:
         "../envs/workflow.yaml"

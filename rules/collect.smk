@@ -1,4 +1,7 @@
 # Named targets: one for each stage, one for each figure, one for each run. None of them makes a file.
+from srt.artefacts.training_inputs import method_inputs
+
+
 localrules:
     all,
     all_data,
@@ -15,47 +18,43 @@ localrules:
 rule all_data:
     """All problem tables."""
     input:
-        expand(f"{RESULTS}/data/{{dataset}}.parquet", dataset=CFG.datasets),
+        expand(PATHS.problems("{dataset}"), dataset=CFG.datasets),
 
 
 rule all_models:
     """All base models."""
     input:
-        expand(f"{RESULTS}/models/{{model}}", model=CFG.models),
+        expand(PATHS.base_model("{model}"), model=CFG.models),
 
 
 rule all_samples:
     """The base models' scored samples on every suite that their runs are evaluated on."""
     input:
-        sorted({groups_of(f"base/{r.model}", s) for r in CFG.runs.values() for s in r.suites}),
+        sorted({PATHS.groups(f"base/{run.model}", suite) for run in CFG.runs.values() for suite in run.suites}),
 
 
 rule all_labels:
     """All offline labels, stored responses and curricula that runs need."""
     input:
-        sorted(
-            {labels_file(i) for i in RUNS if CFG.entry(i)[1].uses_labels}
-            | {subset_file(r) for r in CFG.runs.values() if r.curriculum}
-            | {f"{RESULTS}/{preference_file(CFG, i)}" for i in offline_runs(CFG)}
-        ),
+        sorted({file for run in RUNS for file in method_inputs(CFG, run).values()}),
 
 
 rule all_train:
     """All training runs to their last step."""
     input:
-        expand(f"{RESULTS}/runs/{{run}}/metrics.parquet", run=RUNS),
+        expand(PATHS.run_metrics("{run}"), run=RUNS),
 
 
 rule all_eval:
     """All evaluations of all checkpoints."""
     input:
-        fixed(GROUPS),
+        deferred(GROUPS),
 
 
 rule all_figures:
     """All figures."""
     input:
-        expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=CFG.figures, suffix=["pdf", "png", "csv"]),
+        expand(PATHS.figure("{figure}", "{suffix}"), figure=CFG.figures, suffix=["pdf", "png", "csv"]),
 
 
 rule all_tables:
@@ -75,7 +74,7 @@ rule all_browser:
     """The rollout pages of all runs, of the first seed of each, and their list."""
     input:
         rules.browser_list.output,
-        [f"{RESULTS}/browser/{page['file']}" for page in pages(CFG)],
+        [PATHS.browser(page["run"]) for page in pages(CFG)],
 
 
 for _name in RUNS:
@@ -85,6 +84,6 @@ for _name in RUNS:
         name:
             _name.replace("-", "_")
         input:
-            f"{RESULTS}/runs/{_name}/metrics.parquet",
-            fixed(GROUPS_OF_RUN[_name]),
+            PATHS.run_metrics(_name),
+            deferred(GROUPS_OF_RUN[_name]),
         localrule: True

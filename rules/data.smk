@@ -1,5 +1,7 @@
 # Problem tables: generated, from a file, or from the hub; one schema (docs/data.md).
 
+from srt.artefacts.specs import data_content, data_revision, data_spec
+
 # Where local files lie changes no table, so it is no parameter that Snakemake compares; what is in them is one.
 LOCAL_DIR = f" --local-dir {CFG.local_dir}" if CFG.local_dir else ""
 
@@ -7,12 +9,12 @@ LOCAL_DIR = f" --local-dir {CFG.local_dir}" if CFG.local_dir else ""
 rule data:
     """Make the problem table of one data set, with its manifest (counts, dropped rows, fingerprint)."""
     output:
-        problems=f"{RESULTS}/data/{{dataset}}.parquet",
-        manifest=f"{RESULTS}/data/{{dataset}}.json",
+        problems=PATHS.problems("{dataset}"),
+        manifest=PATHS.manifest("{dataset}"),
     log:
-        f"{LOGS}/data/{{dataset}}.log",
+        PATHS.log("data/{dataset}"),
     benchmark:
-        f"{BENCHMARKS}/data/{{dataset}}.tsv"
+        PATHS.benchmark("data/{dataset}")
     conda:
         "../envs/workflow.yaml"
     resources:

@@ -1,34 +1,43 @@
 # Figures and tables: one rule a figure, named like it (`snakemake fig2`): PDF + PNG + CSV from the runs that it shows.
 
+from srt.figures.resolve import resolve_figure
+
+
+def figure_caption(name: str) -> str:
+    """The caption file of a figure, for the report."""
+    caption = f"workflow/report/{name}.rst"
+    if not (ROOT / caption).is_file():
+        raise WorkflowError(f"figure '{name}' has no caption: write {caption}")
+    return f"../{caption}"
+
 
 for _name in CFG.figures:
     _spec, _inputs = resolve_figure(CFG, _name)
-    _prefix = f"{RESULTS}/figures/{_name}"
 
     rule:
         """One figure from the runs that it names; its caption is in workflow/report/."""
         name:
             _name
         input:
-            files=fixed(_inputs),
+            files=deferred(_inputs),
         output:
-            pdf=f"{_prefix}.pdf",
+            pdf=PATHS.figure(_name, "pdf"),
             png=report(
-                f"{_prefix}.png",
+                PATHS.figure(_name, "png"),
                 caption=figure_caption(_name),
                 category=SECTIONS["figures"],
                 labels={"figure": _name, "format": "picture"},
             ),
             csv=report(
-                f"{_prefix}.csv",
+                PATHS.figure(_name, "csv"),
                 caption=figure_caption(_name),
                 category=SECTIONS["figures"],
                 labels={"figure": _name, "format": "numbers"},
             ),
         log:
-            f"{LOGS}/figures/{_name}.log",
+            PATHS.log(f"figures/{_name}"),
         benchmark:
-            f"{BENCHMARKS}/figures/{_name}.tsv"
+            PATHS.benchmark(f"figures/{_name}")
         conda:
             "../envs/figures.yaml"
         resources:
@@ -49,25 +58,25 @@ for _name in CFG.figures:
             name:
                 _alias
             input:
-                multiext(_prefix, ".pdf", ".png", ".csv"),
+                [PATHS.figure(_name, suffix) for suffix in ("pdf", "png", "csv")],
             localrule: True
 
 
 rule results_table:
     """One table of all evaluations, with intervals and the gain over the base model."""
     input:
-        groups=fixed(GROUPS),
+        groups=deferred(GROUPS),
     output:
         csv=report(
-            f"{RESULTS}/tables/results.csv",
+            PATHS.table("results"),
             caption="../workflow/report/results.rst",
             category=SECTIONS["runs"],
             labels={"table": "all evaluations"},
         ),
     log:
-        f"{LOGS}/tables/results.log",
+        PATHS.log("tables/results"),
     benchmark:
-        f"{BENCHMARKS}/tables/results.tsv"
+        PATHS.benchmark("tables/results")
     conda:
         "../envs/figures.yaml"
     resources:

@@ -1,21 +1,28 @@
 # What scored samples on a training set decide: offline labels and stored responses of a fixed teacher, the easiest part.
 
+from srt.artefacts.specs import preference_spec
+from srt.artefacts.training_inputs import preferences_file
+
 # The spec of each table of stored responses; runs share them.
 PREFERENCES = {
-    f"{RESULTS}/{preference_file(CFG, i)}": canonical_json(preference_spec(CFG, i)) for i in offline_runs(CFG)
+    preferences_file(CFG, run): canonical_json(preference_spec(CFG, run))
+    for run in RUNS
+    if CFG.entry(run).run.uses_stored_responses
 }
+# File names round the fraction of a curriculum to four digits.
+FRACTIONS = {f"{run.curriculum.fraction:.4f}": run.curriculum.fraction for run in CFG.runs.values() if run.curriculum}
 
 
 rule labels:
     """Offline labels: the majority answer of a fixed teacher (a base model, or a run's step), once a problem."""
     input:
-        groups=lambda wc: groups_of(wc.checkpoint, wc.dataset),
+        groups=lambda wc: PATHS.groups(wc.checkpoint, wc.dataset),
     output:
-        labels=f"{RESULTS}/labels/{{checkpoint}}/{{dataset}}.parquet",
+        labels=PATHS.labels("{checkpoint}", "{dataset}"),
     log:
-        f"{LOGS}/labels/{{checkpoint}}/{{dataset}}.log",
+        PATHS.log("labels/{checkpoint}/{dataset}"),
     benchmark:
-        f"{BENCHMARKS}/labels/{{checkpoint}}/{{dataset}}.tsv"
+        PATHS.benchmark("labels/{checkpoint}/{dataset}")
     conda:
         "../envs/workflow.yaml"
     resources:
@@ -30,14 +37,14 @@ rule labels:
 rule preferences:
     """Stored responses for SFT, DPO and ScPO: chosen by the votes of a teacher (a base model, or a run's step)."""
     input:
-        samples=lambda wc: f"{RESULTS}/eval/{wc.checkpoint}/{wc.dataset}.samples.parquet",
-        scores=lambda wc: f"{RESULTS}/eval/{wc.checkpoint}/{wc.dataset}.scores.parquet",
+        samples=lambda wc: PATHS.samples(wc.checkpoint, wc.dataset),
+        scores=lambda wc: PATHS.scores(wc.checkpoint, wc.dataset),
     output:
-        preferences=f"{RESULTS}/preferences/{{checkpoint}}/{{dataset}}-{{part}}.parquet",
+        preferences=PATHS.preferences("{checkpoint}", "{dataset}", "{part}"),
     log:
-        f"{LOGS}/preferences/{{checkpoint}}/{{dataset}}-{{part}}.log",
+        PATHS.log("preferences/{checkpoint}/{dataset}-{part}"),
     benchmark:
-        f"{BENCHMARKS}/preferences/{{checkpoint}}/{{dataset}}-{{part}}.tsv"
+        PATHS.benchmark("preferences/{checkpoint}/{dataset}-{part}")
     wildcard_constraints:
         part=r"(sft|pairs)-[^/]+-s\d+",
     conda:
@@ -57,13 +64,13 @@ rule preferences:
 rule curriculum:
     """Curriculum: the easiest part of a training set, by pass rate or by majority frequency of the base model."""
     input:
-        groups=lambda wc: groups_of(f"base/{wc.model}", wc.dataset),
+        groups=lambda wc: PATHS.groups(f"base/{wc.model}", wc.dataset),
     output:
-        subset=f"{RESULTS}/curriculum/{{model}}/{{dataset}}-{{metric}}-{{fraction}}.parquet",
+        subset=PATHS.subset("{model}", "{dataset}", "{metric}", "{fraction}"),
     log:
-        f"{LOGS}/curriculum/{{model}}/{{dataset}}-{{metric}}-{{fraction}}.log",
+        PATHS.log("curriculum/{model}/{dataset}-{metric}-{fraction}"),
     benchmark:
-        f"{BENCHMARKS}/curriculum/{{model}}/{{dataset}}-{{metric}}-{{fraction}}.tsv"
+        PATHS.benchmark("curriculum/{model}/{dataset}-{metric}-{fraction}")
     wildcard_constraints:
         fraction=r"0\.\d+",
     conda:
@@ -72,7 +79,7 @@ rule curriculum:
         mem_mb=1000,
         runtime=15,
     params:
-        fraction=exact_fraction,
+        fraction=lambda wc: FRACTIONS.get(wc.fraction, float(wc.fraction)),
     message:
         "Easiest {wildcards.fraction} of {wildcards.dataset} by {wildcards.metric} of {wildcards.model}"
     shell:

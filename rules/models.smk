@@ -1,19 +1,28 @@
 # Base models: trained from scratch (tiny), from a folder, or from the hub.
+from srt.artefacts.specs import model_spec
+from srt.cluster.resources import HOST_BASE_MB
+
+
+def base_model_memory(wc, attempt: int) -> int:
+    """Memory in MB: room for the weights in float32 three times over, unless the job only copies files."""
+    entry = CFG.models[wc.model]
+    weights = 0 if entry.source in ("hub", "local") else entry.parameters
+    return int(HOST_BASE_MB + weights * 4 * 3 / 1e6) * attempt
 
 
 rule base_model:
     """Make a base model in Hugging Face format, with a fingerprint of its files."""
     output:
-        model=directory(f"{RESULTS}/models/{{model}}"),
+        model=directory(PATHS.base_model("{model}")),
     log:
-        f"{LOGS}/models/{{model}}.log",
+        PATHS.log("models/{model}"),
     benchmark:
-        f"{BENCHMARKS}/models/{{model}}.tsv"
+        PATHS.benchmark("models/{model}")
     conda:
         "../envs/train.yaml"
     threads: lambda wc: getattr(CFG.models[wc.model], "threads", 1)
     resources:
-        mem_mb=lambda wc, attempt: model_memory(wc.model) * attempt,
+        mem_mb=base_model_memory,
         runtime=120,
     params:
         spec=lambda wc: model_spec(CFG, wc.model),

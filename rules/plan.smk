@@ -4,13 +4,13 @@
 rule plan:
     """Print jobs, GPU-hours, wall time and disk of the whole configuration, and what of it is done already."""
     log:
-        f"{LOGS}/plan/plan.log",
+        PATHS.log("plan/plan"),
     localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
-        config=f"{RESULTS}/config.json",
-        out=f"{RESULTS}/plan",
+        config=PATHS.config(),
+        out=PATHS.plan(),
     message:
         "Plan"
     shell:
@@ -24,20 +24,20 @@ rule costs:
         [files["metrics"] for files in PROVENANCE["runs"].values()],
     output:
         csv=report(
-            f"{RESULTS}/costs/costs.csv",
+            PATHS.costs(),
             caption="../workflow/report/costs.rst",
             category=SECTIONS["costs"],
             labels={"table": "time, GPU-hours, memory", "format": "numbers"},
         ),
     log:
-        f"{LOGS}/costs/costs.log",
+        PATHS.log("costs/costs"),
     conda:
         "../envs/workflow.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        config=f"{RESULTS}/config.json",
+        config=PATHS.config(),
     message:
         "Costs"
     shell:

@@ -3,16 +3,16 @@ from srt.report.provenance import resolved_hash
 
 PROVENANCE = {
     "config": resolved_hash(CFG.model_dump(mode="json")),
-    "models": {m: f"{RESULTS}/models/{m}" for m in CFG.models},
-    "data": {d: f"{RESULTS}/data/{d}.json" for d in CFG.datasets},
+    "models": {m: PATHS.base_model(m) for m in CFG.models},
+    "data": {d: PATHS.manifest(d) for d in CFG.datasets},
 }
 PROVENANCE["runs"] = {
     row["run"]: {
-        "metrics": f"{RESULTS}/runs/{row['run']}/metrics.parquet",
+        "metrics": PATHS.run_metrics(row["run"]),
         "last": row["groups"][0],
     }
     for row in EVALUATIONS
-    if row["step"] == CFG.entry(row["run"])[1].checkpoints[-1]
+    if row["step"] == CFG.entry(row["run"]).run.checkpoints[-1]
 }
 
 
@@ -24,13 +24,13 @@ rule provenance:
         runs=[file for files in PROVENANCE["runs"].values() for file in files.values()],
     output:
         csv=report(
-            f"{RESULTS}/provenance/provenance.csv",
+            PATHS.provenance(),
             caption="../workflow/report/provenance.rst",
             category=SECTIONS["provenance"],
             labels={"table": "versions, specs, hashes, seeds", "format": "numbers"},
         ),
     log:
-        f"{LOGS}/provenance/provenance.log",
+        PATHS.log("provenance/provenance"),
     conda:
         "../envs/figures.yaml"
     resources:

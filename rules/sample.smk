@@ -1,21 +1,34 @@
 # Raw samples of a checkpoint, and their scores. Sampling is paid once; scoring is cheap and done again at will.
 
+from srt.artefacts.specs import REVISION, sample_spec
+from srt.artefacts.training_inputs import suite_problems
+from srt.cluster.resources import HOST_BASE_MB, sampling_job
+
 # Limits of one comparison are no parameter that Snakemake compares: raised for a few answers, they would make labels and
 # curricula again, and so all training on them. `--forcerun score` grades again.
 LIMITS = f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}"
+
+# Thousands of jobs share a few hundred specs and requests.
+model_suite_spec = cache(partial(sample_spec, CFG))
+model_suite_request = cache(lambda model, suite: in_one_line(sampling_job, CFG, model, suite, CLUSTER))
+
+
+def sampling_request(wc):
+    """What a sampling job requests from the cluster."""
+    return model_suite_request(CFG.checkpoint_model(wc.checkpoint), wc.suite)
 
 
 rule sample:
     """Draw n responses a problem of a suite from a checkpoint and store them raw."""
     input:
-        checkpoint=lambda wc: checkpoint_dir(wc.checkpoint),
-        problems=lambda wc: problem_files(wc.suite),
+        checkpoint=lambda wc: PATHS.checkpoint(wc.checkpoint),
+        problems=lambda wc: suite_problems(CFG, wc.suite),
     output:
-        samples=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.samples.parquet",
+        samples=PATHS.samples("{checkpoint}", "{suite}"),
     log:
-        f"{LOGS}/sample/{{checkpoint}}/{{suite}}.log",
+        PATHS.log("sample/{checkpoint}/{suite}"),
     benchmark:
-        f"{BENCHMARKS}/sample/{{checkpoint}}/{{suite}}.tsv"
+        PATHS.benchmark("sample/{checkpoint}/{suite}")
     conda:
         "../envs/sample.yaml"
     threads: lambda wc: sampling_request(wc).cores
@@ -24,7 +37,7 @@ rule sample:
         mem_mb=lambda wc, attempt: CLUSTER.memory_mb(sampling_request(wc), attempt),
         runtime=lambda wc: sampling_request(wc).minutes,
     params:
-        spec=lambda wc: suite_spec(checkpoint_model(wc.checkpoint), wc.suite),
+        spec=lambda wc: model_suite_spec(CFG.checkpoint_model(wc.checkpoint), wc.suite),
     message:
         "Sample {wildcards.checkpoint} on {wildcards.suite}"
     shell:
@@ -35,15 +48,15 @@ rule sample:
 rule score:
     """Grade raw samples: answers, votes, correctness a sample; majority, pass rate a problem."""
     input:
-        samples=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.samples.parquet",
-        problems=lambda wc: problem_files(wc.suite),
+        samples=PATHS.samples("{checkpoint}", "{suite}"),
+        problems=lambda wc: suite_problems(CFG, wc.suite),
     output:
-        scores=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.scores.parquet",
-        groups=f"{RESULTS}/eval/{{checkpoint}}/{{suite}}.groups.parquet",
+        scores=PATHS.scores("{checkpoint}", "{suite}"),
+        groups=PATHS.groups("{checkpoint}", "{suite}"),
     log:
-        f"{LOGS}/score/{{checkpoint}}/{{suite}}.log",
+        PATHS.log("score/{checkpoint}/{suite}"),
     benchmark:
-        f"{BENCHMARKS}/score/{{checkpoint}}/{{suite}}.tsv"
+        PATHS.benchmark("score/{checkpoint}/{suite}")
     conda:
         "../envs/workflow.yaml"
     threads: CFG.scoring.workers  # changes no result, so it is no parameter that Snakemake compares

@@ -1,23 +1,72 @@
 # Training runs as chains of checkpoints: step-{n} is made from step-{n-k}, the data and one spec.
 
+from srt.artefacts.specs import train_spec
+from srt.artefacts.training_inputs import previous_step, segment_inputs
+from srt.cluster.resources import training_job
 
+# Thousands of jobs share a few hundred specs and requests.
+run_spec = cache(partial(train_spec, CFG))
+run_request = cache(lambda run, steps: in_one_line(training_job, CFG, run, steps, CLUSTER))
+
+
+def segment_start(wc) -> int:
+    """The step that a segment starts from; 0 is where the run starts."""
+    return in_one_line(previous_step, CFG, wc.run, int(wc.step))
+
+
+def training_request(wc):
+    """What a training job requests from the cluster."""
+    return run_request(wc.run, int(wc.step) - segment_start(wc))
+
+
+def train_gpus(wc) -> int:
+    """GPUs of a run's jobs, over all nodes."""
+    return training_request(wc).gpus
+
+
+def train_nodes(wc) -> int:
+    """Nodes of a run's jobs: as few as hold its GPUs."""
+    return CLUSTER.nodes(train_gpus(wc))
+
+
+def train_gres(wc) -> str:
+    """GPUs of each of several nodes. `gpu`, the job's total, serves one node only: its job step has just one."""
+    nodes = train_nodes(wc)
+    if train_gpus(wc) % nodes:
+        raise WorkflowError(
+            f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {CLUSTER.gpus_per_node} GPUs evenly: "
+            f"use a multiple of {nodes}, or correct gpus_per_node in partitions.yaml"
+        )
+    return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
+
+
+def segment_options(wc, input) -> str:
+    """Command-line options for the inputs that only some methods have."""
+    return " ".join(f"--{k} {input[k]}" for k in ("resume", "labels", "preferences", "subset") if k in input.keys())
+
+
+# Only what differs from the default rule: it changes what a log says, and no result.
+ALARM = "".join(f" {key}={value}" for key, value in CFG.alarm.changed().items())
+ALARM = f" --alarm{ALARM}" if ALARM else ""
+# Inside its SLURM job a rule would also be retried, in the same memory and in what is left of the time.
+RETRIES = 3 if is_controller(workflow) else 0
 # A run's last state stays, so that the run can be extended; earlier ones go when the next segment is done.
-LAST = {i: CFG.entry(i)[1].checkpoints[-1] for i in RUNS}
-STATE = f"{RESULTS}/runs/{{run}}/step-{{step}}/state"
+LAST = {run: CFG.entry(run).run.checkpoints[-1] for run in RUNS}
+STATE = PATHS.segment_state("{run}", "{step}")
 
 
 rule train:
     """One segment of a run. What it saves on its way is in progress/, beside the outputs, and survives a kill."""
     input:
-        unpack(segment_inputs),
+        unpack(lambda wc: in_one_line(segment_inputs, CFG, wc.run, int(wc.step))),
     output:
-        model=directory(f"{RESULTS}/runs/{{run}}/step-{{step}}/model"),
+        model=directory(PATHS.segment_model("{run}", "{step}")),
         state=directory(STATE) if CFG.keep_states == "all" else temp(directory(STATE)),
-        metrics=f"{RESULTS}/runs/{{run}}/step-{{step}}/metrics.parquet",
+        metrics=PATHS.segment_metrics("{run}", "{step}"),
     log:
-        f"{LOGS}/train/{{run}}/step-{{step}}.log",
+        PATHS.log("train/{run}/step-{step}"),
     benchmark:
-        f"{BENCHMARKS}/train/{{run}}/step-{{step}}.tsv"
+        PATHS.benchmark("train/{run}/step-{step}")
     wildcard_constraints:
         run=runs_pattern({run: rf"(?!/step-{last}\b)" for run, last in LAST.items()}),
     retries: RETRIES
@@ -37,7 +86,7 @@ rule train:
         runtime=lambda wc: training_request(wc).minutes,
     params:
         spec=lambda wc: run_spec(wc.run),
-        start=previous,
+        start=segment_start,
         options=segment_options,
     message:
         "Train {wildcards.run} to step {wildcards.step}"
@@ -45,8 +94,8 @@ rule train:
         "exec python scripts/launch.py --gpus {resources.gpu_total} --nodes {resources.nodes} --"
         " scripts/train.py --spec {params.spec:q} --base {input.base} --problems {input.problems}"
         " {params.options} --start {params.start} --stop {wildcards.step}"
-        f" --work {RESULTS}/progress/{{wildcards.run}}/step-{{wildcards.step}} --save-every {CFG.save_every}"
-        f" --logs {RESULTS}/progress/{{wildcards.run}}"
+        f" --work {PATHS.progress('{wildcards.run}')}/step-{{wildcards.step}} --save-every {CFG.save_every}"
+        f" --logs {PATHS.progress('{wildcards.run}')}"
         " --minutes {resources.runtime} --vllm-memory 0.{resources.vllm_percent} --model-out {output.model}"
         " --reference-offload {resources.reference_offload} --engine-sleep {resources.engine_sleep}"
         " --tensor-parallel {resources.rollout_tensor_parallel}"
@@ -56,9 +105,9 @@ rule train:
 
 use rule train as train_last with:
     output:
-        model=directory(f"{RESULTS}/runs/{{run}}/step-{{step}}/model"),
+        model=directory(PATHS.segment_model("{run}", "{step}")),
         state=directory(STATE),
-        metrics=f"{RESULTS}/runs/{{run}}/step-{{step}}/metrics.parquet",
+        metrics=PATHS.segment_metrics("{run}", "{step}"),
     wildcard_constraints:
         run=runs_pattern({run: rf"(?=/step-{last}\b)" for run, last in LAST.items()}),
 
@@ -66,16 +115,14 @@ use rule train as train_last with:
 rule run_metrics:
     """Join the metrics of a run's segments into one table (parquet, and CSV for people)."""
     input:
-        segments=lambda wc: [
-            f"{RESULTS}/runs/{wc.run}/step-{n}/metrics.parquet" for n in CFG.entry(wc.run)[1].checkpoints
-        ],
+        segments=lambda wc: [PATHS.segment_metrics(wc.run, step) for step in CFG.entry(wc.run).run.checkpoints],
     output:
-        metrics=f"{RESULTS}/runs/{{run}}/metrics.parquet",
-        csv=f"{RESULTS}/runs/{{run}}/metrics.csv",
+        metrics=PATHS.run_metrics("{run}"),
+        csv=PATHS.run_metrics_csv("{run}"),
     log:
-        f"{LOGS}/run_metrics/{{run}}.log",
+        PATHS.log("run_metrics/{run}"),
     benchmark:
-        f"{BENCHMARKS}/run_metrics/{{run}}.tsv"
+        PATHS.benchmark("run_metrics/{run}")
     conda:
         "../envs/workflow.yaml"
     resources:

@@ -5,27 +5,27 @@ VALIDATED = [run for run in EVALUATION_SPEC["runs"] if run["validation"]]
 rule early_stopping:
     """Where early stopping would stop each run that has a validation set, and what it would keep."""
     input:
-        groups=fixed(
+        groups=deferred(
             sorted({file for row in VALIDATED for i in CFG.instances(row["run"]) for file in GROUPS_OF_RUN[i]})
         ),
     output:
         csv=report(
-            f"{RESULTS}/tables/early_stopping.csv",
+            PATHS.table("early_stopping"),
             caption="../workflow/report/early_stopping.rst",
             category=SECTIONS["runs"],
             labels={"table": "early stopping"},
         ),
     log:
-        f"{LOGS}/tables/early_stopping.log",
+        PATHS.log("tables/early_stopping"),
     benchmark:
-        f"{BENCHMARKS}/tables/early_stopping.tsv"
+        PATHS.benchmark("tables/early_stopping")
     conda:
         "../envs/figures.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
     params:
-        spec=canonical_json({"results": RESULTS, "runs": VALIDATED}),
+        spec=canonical_json({"results": CFG.results, "runs": VALIDATED}),
     message:
         "Table of early stopping"
     shell:

@@ -201,13 +201,15 @@ SCPO = "scpo: {extends: dpo, reward: scpo, label: ScPO}\n"
 
 
 def test_dpo_and_scpo_share_the_base_models_pairs(tmp_path):
-    from srt.config.preferences import preference_file, preference_spec
+    from srt.artefacts.specs import preference_spec
+    from srt.artefacts.training_inputs import preferences_file
 
     config = configuration(tmp_path, SFT, DPO, SCPO)
     assert config.start("dpo-s2") == "sft-s2/step-12" and config.teacher("dpo-s2") == "base/tiny"
-    assert preference_file(config, "sft-s1") == "preferences/base/tiny/sums-sft-0.0-4-s1.parquet"
-    assert preference_file(config, "dpo-s1") == preference_file(config, "scpo-s1")
-    assert preference_file(config, "dpo-s1") == "preferences/base/tiny/sums-pairs-2-s1.parquet"
+    folder = f"{config.results}/preferences/base/tiny"
+    assert preferences_file(config, "sft-s1") == f"{folder}/sums-sft-0.0-4-s1.parquet"
+    assert preferences_file(config, "dpo-s1") == preferences_file(config, "scpo-s1")
+    assert preferences_file(config, "dpo-s1") == f"{folder}/sums-pairs-2-s1.parquet"
     assert preference_spec(config, "dpo-s2") == {"kind": "pairs", "seed": 2, "margin": 2}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from srt.artefacts.paths import groups_file
+from srt.artefacts.paths import Paths
 from srt.config.root import Config
 
 
@@ -32,7 +32,7 @@ def expand_evaluations(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Step 0 of a run is where it starts: its base model, or the checkpoint of another run.
     """
-    rows = []
+    paths, rows = Paths(spec["results"]), []
     for run in spec["runs"]:
         for seed, start in zip(run["seeds"], run["starts"], strict=True):
             instance = f"{run['run']}-s{seed}"
@@ -45,7 +45,7 @@ def expand_evaluations(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
                         "method": run["method"],
                         "seed": seed,
                         "step": step,
-                        "groups": [groups_file(spec["results"], checkpoint, suite) for suite in run["suites"]],
+                        "groups": [paths.groups(checkpoint, suite) for suite in run["suites"]],
                     }
                 )
     return rows

@@ -1,8 +1,149 @@
-"""Where each artefact lies in the results folder: one function a path, for rules, plan and resolvers alike."""
+"""Where each artefact is: one method per path of the results folder, for rules, plan and tables alike."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-def groups_file(results: str, checkpoint: str, suite: str) -> str:
-    """Scored groups of a checkpoint (`base/{model}` or `{run}/step-{n}`) on a suite."""
-    return f"{results}/eval/{checkpoint}/{suite}.groups.parquet"
+
+@dataclass(frozen=True)
+class Paths:
+    """The paths below a results folder.
+
+    A checkpoint is `base/{model}` or `{run}/step-{n}`, where a run is of one seed (`{id}-s{seed}`). Rules pass
+    Snakemake's wildcards as arguments, such as `"{run}"`.
+    """
+
+    results: str
+
+    # -- data and models ---------------------------------------------------------------------------------------------
+
+    def problems(self, dataset: str) -> str:
+        """The problem table of a data set."""
+        return f"{self.results}/data/{dataset}.parquet"
+
+    def manifest(self, dataset: str) -> str:
+        """Counts, dropped rows and fingerprint of a problem table."""
+        return f"{self.results}/data/{dataset}.json"
+
+    def base_model(self, model: str) -> str:
+        """The folder of a base model, in Hugging Face format."""
+        return f"{self.results}/models/{model}"
+
+    def checkpoint(self, checkpoint: str) -> str:
+        """The model folder of a checkpoint."""
+        run, _, step = checkpoint.partition("/step-")
+        return self.segment_model(run, step) if step else self.base_model(checkpoint.removeprefix("base/"))
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluation(self, checkpoint: str, suite: str) -> str:
+        """What the names of an evaluation's three tables begin with; a data set is a suite, too."""
+        return f"{self.results}/eval/{checkpoint}/{suite}"
+
+    def samples(self, checkpoint: str, suite: str) -> str:
+        """The raw responses of a checkpoint on a suite."""
+        return f"{self.evaluation(checkpoint, suite)}.samples.parquet"
+
+    def scores(self, checkpoint: str, suite: str) -> str:
+        """One row per response: answer, vote, correctness."""
+        return f"{self.evaluation(checkpoint, suite)}.scores.parquet"
+
+    def groups(self, checkpoint: str, suite: str) -> str:
+        """One row per problem: majority answer, pass rate."""
+        return f"{self.evaluation(checkpoint, suite)}.groups.parquet"
+
+    # -- what training reads beside data and models ------------------------------------------------------------------
+
+    def labels(self, checkpoint: str, dataset: str) -> str:
+        """Offline labels: the majority answers of a checkpoint."""
+        return f"{self.results}/labels/{checkpoint}/{dataset}.parquet"
+
+    def preferences(self, checkpoint: str, dataset: str, part: str) -> str:
+        """Stored responses of a checkpoint; `part` names how they were selected."""
+        return f"{self.results}/preferences/{checkpoint}/{dataset}-{part}.parquet"
+
+    def subset(self, model: str, dataset: str, metric: str, fraction: str) -> str:
+        """The easiest fraction of a data set by a metric of a base model's samples."""
+        return f"{self.results}/curriculum/{model}/{dataset}-{metric}-{fraction}.parquet"
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def segment_model(self, run: str, step: int | str) -> str:
+        """The weights after a step, in Hugging Face format."""
+        return f"{self.results}/runs/{run}/step-{step}/model"
+
+    def segment_state(self, run: str, step: int | str) -> str:
+        """Optimizer, random states and progress after a step, from which the next segment resumes."""
+        return f"{self.results}/runs/{run}/step-{step}/state"
+
+    def segment_metrics(self, run: str, step: int | str) -> str:
+        """Training metrics of the segment that ends at a step."""
+        return f"{self.results}/runs/{run}/step-{step}/metrics.parquet"
+
+    def run_metrics(self, run: str) -> str:
+        """Training metrics of all segments of a run."""
+        return f"{self.results}/runs/{run}/metrics.parquet"
+
+    def run_metrics_csv(self, run: str) -> str:
+        """The same as CSV."""
+        return f"{self.results}/runs/{run}/metrics.csv"
+
+    def progress(self, run: str) -> str:
+        """The folder of a run for what is no output of a job: saves inside a segment, logs of a tracker."""
+        return f"{self.results}/progress/{run}"
+
+    # -- figures, tables, pages --------------------------------------------------------------------------------------
+
+    def figure(self, name: str, suffix: str) -> str:
+        """A figure as pdf, png or csv."""
+        return f"{self.results}/figures/{name}.{suffix}"
+
+    def table(self, name: str) -> str:
+        """A table over all runs."""
+        return f"{self.results}/tables/{name}.csv"
+
+    def claims(self, suffix: str) -> str:
+        """The verdicts on all claims as csv, html or md."""
+        return f"{self.results}/claims/claims.{suffix}"
+
+    def audit(self, file: str) -> str:
+        """A file of the contamination audit."""
+        return f"{self.results}/audit/{file}"
+
+    def browser(self, page: str) -> str:
+        """A page of the rollout browser: a run, or `index`."""
+        return f"{self.results}/browser/{page}.html"
+
+    def provenance(self) -> str:
+        """What all results were made of."""
+        return f"{self.results}/provenance/provenance.csv"
+
+    def costs(self) -> str:
+        """What all jobs took."""
+        return f"{self.results}/costs/costs.csv"
+
+    def partition(self, partition: str) -> str:
+        """What a job on a partition of the cluster found."""
+        return f"{self.results}/cluster/{partition}.json"
+
+    def partition_report(self) -> str:
+        """What was found on all partitions, as it is printed."""
+        return f"{self.results}/cluster/report.txt"
+
+    # -- the workflow itself -----------------------------------------------------------------------------------------
+
+    def config(self) -> str:
+        """The resolved configuration, written when a workflow starts."""
+        return f"{self.results}/config.json"
+
+    def plan(self) -> str:
+        """The folder of the plan's tables."""
+        return f"{self.results}/plan"
+
+    def log(self, job: str) -> str:
+        """The log of a job, `{stage}/{name}`."""
+        return f"{self.results}/logs/{job}.log"
+
+    def benchmark(self, job: str) -> str:
+        """The time and memory of a job, `{stage}/{name}`, as Snakemake measured them."""
+        return f"{self.results}/benchmarks/{job}.tsv"

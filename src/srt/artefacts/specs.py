@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from srt.artefacts.paths import Paths
 from srt.common.io import canonical_json, sha256_file
 from srt.config.datasets import LocalDataset, ReasoningGymDataset
 from srt.config.models import ModelBase, TinyModel
-from srt.config.preferences import OFFLINE, preference_spec
+from srt.config.preferences import PAIRS
 from srt.config.root import Config
 from srt.config.runs import Train
 
@@ -49,7 +50,7 @@ def data_content(config: Config, dataset: str) -> str:
     try:
         return _file_hash(entry.file(config.local_dir))
     except OSError:  # if the table is not made yet either, its job says what is wrong
-        return _hash_in_manifest(Path(config.results, "data", f"{dataset}.json"))
+        return _hash_in_manifest(Path(Paths(config.results).manifest(dataset)))
 
 
 @cache
@@ -91,6 +92,13 @@ def sample_spec(config: Config, model: str, suite: str = "") -> str:
     )
 
 
+def preference_spec(config: Config, instance: str) -> dict[str, Any]:
+    """How the stored responses of a run are selected; `dpo` and `scpo` have the same pairs."""
+    _, run, seed = config.entry(instance)
+    kind = "pairs" if run.reward in PAIRS else "sft"
+    return {"kind": kind, "seed": seed, **run.preferences.selection(run.reward)}
+
+
 def train_revision(train: Train) -> int:
     """The revision of the code that trains; at first a step's packs weighed differently in bfloat16 under ZeRO 1."""
     return REVISION["train"] + (train.dtype == "bfloat16" and train.zero_stage == 1)
@@ -100,9 +108,9 @@ def train_spec(config: Config, instance: str) -> str:
     """A run of one seed: reward, data, hyperparameters; not its length, so that it can be extended."""
     _, run, seed = config.entry(instance)
     origin: dict[str, Any] = {"init": config.start(instance)} if run.init else {}
-    if (run.uses_labels or run.reward in OFFLINE) and (teacher := config.teacher(instance)) != f"base/{run.model}":
+    if (run.uses_labels or run.uses_stored_responses) and (teacher := config.teacher(instance)) != f"base/{run.model}":
         origin["teacher"] = teacher
-    if run.reward in OFFLINE:
+    if run.uses_stored_responses:
         origin["preference"] = {**preference_spec(config, instance), **run.preferences.loss(run.reward)}
     if run.on_alarm:  # with the rule: another one trains these runs again
         origin["on_alarm"] = {"action": run.on_alarm, "rule": config.alarm.model_dump(mode="json")}

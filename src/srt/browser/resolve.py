@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from srt.artefacts.paths import groups_file
+from srt.artefacts.paths import Paths
 from srt.config.root import Config
 
 MAX_STEPS = 12
-SUFFIXES = (".samples.parquet", ".scores.parquet", ".groups.parquet")
 
 
 def shown_steps(checkpoints: list[int], most: int = MAX_STEPS) -> list[int]:
@@ -23,27 +22,37 @@ def shown_steps(checkpoints: list[int], most: int = MAX_STEPS) -> list[int]:
     return [steps[i * (len(steps) - 1) // (most - 1)] for i in range(most)]
 
 
+def _checkpoints(config: Config, instance: str) -> dict[int, str]:
+    """The checkpoints that the page of a run of one seed shows, by step."""
+    steps = shown_steps(config.entry(instance).run.checkpoints)
+    return {step: f"{instance}/step-{step}" if step else config.start(instance) for step in steps}
+
+
 def page_spec(config: Config, instance: str) -> dict[str, Any]:
     """What `srt.browser.collect.collect` needs for the page of a run of one seed."""
-    _, run, _ = config.entry(instance)
-    points = []
-    for step in shown_steps(run.checkpoints):
-        checkpoint = f"{instance}/step-{step}" if step else config.start(instance)
-        files = [groups_file(config.results, checkpoint, suite) for suite in run.suites]
+    run, paths, points = config.entry(instance).run, Paths(config.results), []
+    for step, checkpoint in _checkpoints(config, instance).items():
+        stems = [paths.evaluation(checkpoint, suite) for suite in run.suites]
         name = f"Step {step}" if step else "Base model" if checkpoint.startswith("base/") else f"Start: {checkpoint}"
-        points.append({"step": step, "name": name, "stems": [file.removesuffix(SUFFIXES[2]) for file in files]})
+        points.append({"step": step, "name": name, "stems": stems})
     return {"run": instance, "label": run.label, "model": run.model, "reward": run.reward, "points": points}
 
 
 def page_files(config: Config, instance: str) -> list[str]:
     """The samples, scores and groups that the page reads."""
-    return [f"{s}{suffix}" for p in page_spec(config, instance)["points"] for s in p["stems"] for suffix in SUFFIXES]
+    run, paths = config.entry(instance).run, Paths(config.results)
+    return [
+        table(checkpoint, suite)
+        for checkpoint in _checkpoints(config, instance).values()
+        for suite in run.suites
+        for table in (paths.samples, paths.scores, paths.groups)
+    ]
 
 
 def page_problems(config: Config, instance: str) -> list[str]:
     """The problem tables of the run's suites."""
-    names = [name for suite in config.entry(instance)[1].suites for name in config.members(suite)]
-    return [f"{config.results}/data/{name}.parquet" for name in dict.fromkeys(names)]
+    names = [name for suite in config.entry(instance).run.suites for name in config.members(suite)]
+    return [Paths(config.results).problems(name) for name in dict.fromkeys(names)]
 
 
 def pages(config: Config) -> list[dict[str, str]]:

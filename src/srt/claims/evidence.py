@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from srt.artefacts.paths import groups_file
+from srt.artefacts.paths import Paths
 from srt.claims.resolve import checkpoints, suite_of
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
@@ -63,6 +63,7 @@ class Evidence:
 
     def __init__(self, spec: dict[str, Any], partial: bool = False) -> None:
         self.spec, self.partial = spec, partial
+        self.paths = Paths(spec["results"])
         self._files: dict[str, dict[str, pd.DataFrame]] = {}
         self._metrics: dict[str, pd.DataFrame] = {}
 
@@ -79,10 +80,7 @@ class Evidence:
         suite = suite or suite_of(entry, dataset)
         if suite is None:
             raise SrtError(f"claims: run '{run}' is not evaluated on '{dataset}': add a suite of it to the run")
-        rows = [
-            [self._part(groups_file(self.spec["results"], name, suite), dataset) for name in seed]
-            for seed in checkpoints(entry)
-        ]
+        rows = [[self._part(self.paths.groups(name, suite), dataset) for name in seed] for seed in checkpoints(entry)]
         first = rows[0][0]
         for part in (part for seed in rows for part in seed):
             if part.index.tolist() != first.index.tolist():
@@ -117,7 +115,7 @@ class Evidence:
         """A training metric: steps [T] that all seeds have, values [S, T]."""
         series = []
         for instance in self.spec["runs"][run]["instances"]:
-            path = f"{self.spec['results']}/runs/{instance}/metrics.parquet"
+            path = self.paths.run_metrics(instance)
             if path not in self._metrics:
                 if self.partial and not Path(path).exists():
                     raise Undecided(f"{path} is not made yet")
@@ -132,9 +130,8 @@ class Evidence:
     def metrics_frame(self, run: str) -> list[pd.DataFrame]:
         """All training metrics of each seed, one row a step, with the column `step`."""
         self.training(run, "reward")
-        results = self.spec["results"]
         return [
-            self._metrics[f"{results}/runs/{instance}/metrics.parquet"].reset_index()
+            self._metrics[self.paths.run_metrics(instance)].reset_index()
             for instance in self.spec["runs"][run]["instances"]
         ]
 

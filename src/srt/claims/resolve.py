@@ -1,22 +1,21 @@
 """What the claims read, resolved from the configuration: runs, seeds, checkpoints and suites, but no long path lists.
 
 The spec goes into one command-line argument (128 KiB at most on Linux), so a run is named once, by its parts;
-`Evidence` puts paths together with `srt.artefacts.paths.groups_file`.
+`Evidence` puts paths together with `srt.artefacts.paths`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from srt.artefacts.evaluations import evaluations
-from srt.artefacts.paths import groups_file
+from srt.artefacts.paths import Paths
 from srt.config.claims import FROM_TRAINING
 from srt.config.root import Config
 
 
 def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
     """The spec of all claims, and the files that they read: the inputs of their job."""
-    rows = evaluations(config)
+    paths = Paths(config.results)
     claims: dict[str, Any] = {}
     runs: dict[str, Any] = {}
     inputs: list[str] = []
@@ -25,38 +24,30 @@ def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
         options = claim.options
         for run in filter(None, [options.get("run"), options.get("against"), *(options.get("also") or ())]):
             if run not in runs:
-                runs[run] = _run(config, run, rows)
+                runs[run] = _run(config, run)
             wanted = {*options.get("datasets", ()), *(options.get("against_datasets") or ())}
             wanted |= {options["validation_dataset"]} if "validation_dataset" in options else set()
             if claim.estimator == "suite_gain":
                 ends = {**runs[run], "steps": [options["at"] or runs[run]["steps"][-1]]}
                 named = [name for seed in checkpoints(ends) for name in seed]
-                inputs += [groups_file(config.results, name, suite) for name in named for suite in options["suites"]]
+                inputs += [paths.groups(name, suite) for name in named for suite in options["suites"]]
                 continue
-            inputs += _files(config.results, runs[run], wanted)
+            inputs += _files(paths, runs[run], wanted)
             if claim.estimator in FROM_TRAINING:
-                inputs += [f"{config.results}/runs/{instance}/metrics.parquet" for instance in runs[run]["instances"]]
+                inputs += [paths.run_metrics(instance) for instance in runs[run]["instances"]]
     spec = {"results": config.results, "claims": claims, "runs": runs}
     if alarm := config.alarm.changed():
         spec["alarm"] = alarm
     return spec, list(dict.fromkeys(inputs))
 
 
-def _run(config: Config, run: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _run(config: Config, run: str) -> dict[str, Any]:
     """One run: its seeds' names, where each starts (its checkpoint of step 0), its steps and its suites' members."""
     entry, instances = config.runs[run], config.instances(run)
-    mine = {instance: [row for row in rows if row["run"] == instance] for instance in instances}
-    prefix = f"{config.results}/eval/"
-    starts = [
-        row["groups"][0].removeprefix(prefix).rpartition("/")[0]
-        for instance in instances
-        for row in mine[instance]
-        if row["step"] == 0
-    ]
     return {
         "instances": instances,
-        "starts": starts,
-        "steps": [row["step"] for row in mine[instances[0]] if row["step"]],
+        "starts": [config.start(instance) for instance in instances],
+        "steps": entry.checkpoints,
         "suites": {suite: config.members(suite) for suite in entry.suites},
     }
 
@@ -74,7 +65,7 @@ def checkpoints(run: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _files(results: str, run: dict[str, Any], datasets: set[str]) -> list[str]:
+def _files(paths: Paths, run: dict[str, Any], datasets: set[str]) -> list[str]:
     """Groups files of the run's checkpoints; a data set that the run lacks belongs to the claim's other run."""
     suites = [s for s in run["suites"] if any(suite_of(run, d) == s for d in datasets)]
-    return [groups_file(results, name, suite) for seed in checkpoints(run) for name in seed for suite in suites]
+    return [paths.groups(name, suite) for seed in checkpoints(run) for name in seed for suite in suites]

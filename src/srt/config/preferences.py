@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from srt.config.base import Strict
-
-if TYPE_CHECKING:
-    from srt.config.root import Config
 
 OFFLINE = ("sft", "dpo", "scpo")  # rewards that draw no rollouts: the loss stands on responses that are there
 PAIRS = ("dpo", "scpo")
@@ -64,22 +61,3 @@ def check_keys(preference: Preference, reward: str) -> None:
         if getattr(preference, key) == Preference.model_fields[key].default:  # a resolved configuration names all keys
             continue
         raise ValueError(f"preference: {key} says nothing with reward {reward}: remove it (it has {', '.join(counts)})")
-
-
-def preference_spec(config: Config, instance: str) -> dict[str, Any]:
-    """What the responses of a run are chosen by; `dpo` and `scpo` have the same pairs."""
-    _, run, seed = config.entry(instance)
-    kind = "pairs" if run.reward in PAIRS else "sft"
-    return {"kind": kind, "seed": seed, **run.preferences.selection(run.reward)}
-
-
-def preference_file(config: Config, instance: str) -> str:
-    """Where they are, from the results folder on: `preferences/{checkpoint}/{dataset}-{kind}-…-s{seed}.parquet`."""
-    spec = preference_spec(config, instance)
-    part = "-".join("all" if value is None else f"{value}" for key, value in spec.items() if key != "seed")
-    return f"preferences/{config.teacher(instance)}/{config.entry(instance)[1].data}-{part}-s{spec['seed']}.parquet"
-
-
-def offline_runs(config: Config) -> list[str]:
-    """The runs, one a seed, that learn from stored responses."""
-    return [i for name, run in config.runs.items() if run.reward in OFFLINE for i in config.instances(name)]

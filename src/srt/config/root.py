@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -18,11 +18,18 @@ from srt.config.evaluation import SamplingConfig, ScoringConfig, Suite
 from srt.config.figures import Figure
 from srt.config.models import ModelConfig
 from srt.config.plan import PlanConfig
-from srt.config.preferences import OFFLINE
 from srt.config.runs import Checkpoint, Run
 
 # Paths go into the shell commands of the rules, unquoted.
 _PATH = re.compile(r"[A-Za-z0-9_./+@][A-Za-z0-9_./+@-]*")
+
+
+class RunOfSeed(NamedTuple):
+    """One run `{id}-s{seed}`: the id of its entry, the entry, and the seed."""
+
+    id: str
+    run: Run
+    seed: int
 
 
 class Config(Strict):
@@ -87,11 +94,11 @@ class Config(Strict):
         return [f"{run}-s{seed}" for seed in self.runs[run].seeds]
 
     @cached_property
-    def _entries(self) -> dict[str, tuple[str, Run, int]]:
-        return {f"{name}-s{seed}": (name, run, seed) for name, run in self.runs.items() for seed in run.seeds}
+    def _entries(self) -> dict[str, RunOfSeed]:
+        return {f"{name}-s{seed}": RunOfSeed(name, run, seed) for name, run in self.runs.items() for seed in run.seeds}
 
-    def entry(self, instance: str) -> tuple[str, Run, int]:
-        """The entry's id, the entry and the seed of a run `{id}-s{seed}`; unknown ones name the nearest."""
+    def entry(self, instance: str) -> RunOfSeed:
+        """A run `{id}-s{seed}` taken apart; the error for an unknown one names the nearest."""
         found = self._entries.get(instance)
         if found is None:
             raise SrtError(f"unknown run '{instance}'{nearest(instance, self._entries)}")
@@ -105,12 +112,17 @@ class Config(Strict):
     def teacher(self, instance: str) -> str:
         """Whose majorities label a run that `uses_labels`, or whose responses a run without rollouts learns from."""
         _, run, seed = self.entry(instance)
-        start = f"base/{run.model}" if run.reward in OFFLINE else self.start(instance)
+        start = f"base/{run.model}" if run.uses_stored_responses else self.start(instance)
         return self._checkpoint(run.teacher, seed) if run.teacher else start
 
     def _checkpoint(self, checkpoint: Checkpoint, seed: int) -> str:
         step = checkpoint.step or self.runs[checkpoint.run].checkpoints[-1]
         return f"{checkpoint.run}-s{seed}/step-{step}"
+
+    def checkpoint_model(self, checkpoint: str) -> str:
+        """The base model that a checkpoint (`base/{model}` or `{run}-s{seed}/step-{n}`) is, or was trained from."""
+        name, _, rest = checkpoint.partition("/")
+        return rest if name == "base" else self.entry(name).run.model
 
     def ranking_model(self, run: Run) -> str:
         """The base model whose samples rank the prompts of a run's curriculum."""

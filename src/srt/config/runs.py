@@ -375,7 +375,7 @@ class Run(Strict):
             )
         if self.preference is not None:
             check_keys(self.preference, self.reward)
-        if self.teacher is not None and not self.uses_labels and self.reward not in OFFLINE:
+        if self.teacher is not None and not self.uses_labels and not self.uses_stored_responses:
             raise ValueError(f"teacher: reward {self.reward} has none: set reward to offline_labels or remove teacher")
         return self
 
@@ -383,6 +383,11 @@ class Run(Strict):
     def uses_labels(self) -> bool:
         """Whether a teacher's labels are among its inputs, from the start or from its alarm on."""
         return "offline_labels" in (self.reward, self.on_alarm)
+
+    @property
+    def uses_stored_responses(self) -> bool:
+        """Whether it learns from a teacher's stored responses and draws no rollouts."""
+        return self.reward in OFFLINE
 
     @property
     def preferences(self) -> Preference:

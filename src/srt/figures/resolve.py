@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from srt.artefacts.paths import groups_file
+from srt.artefacts.paths import Paths
 from srt.config.figures import Figure, Panel
 from srt.config.lookups import figure_datasets, figure_suites, lineage
 from srt.config.root import Config
@@ -25,7 +25,7 @@ def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]
     if figure.kind == "examples":
         options, inputs = _examples(config, figure, options)
     elif figure.kind == "gap":
-        file = groups_file(config.results, f"base/{figure.model}", str(figure.suite))
+        file = Paths(config.results).groups(f"base/{figure.model}", str(figure.suite))
         series = {"run": str(figure.model), "label": "Base model", "method": "base", "seed": 0, "metrics": None}
         panels = [{"title": "", "series": [{**series, "points": [{"step": 0, "groups": [file]}]}]}]
     else:
@@ -82,16 +82,17 @@ def _series(
     steps = [step] if figure.kind == "bars" else entry.checkpoints
     start = f"base/{entry.model}" if figure.options.get("from_base") else config.start(instance)
     points = [(0, start), *((n, f"{instance}/step-{n}") for n in steps)]
+    paths = Paths(config.results)
     series = {
         "run": instance,
         "label": entry.label,
         "method": entry.method,
         "seed": config.entry(instance)[2],
         "points": [
-            {"step": step, "groups": [groups_file(config.results, checkpoint, suite) for suite in suites]}
+            {"step": step, "groups": [paths.groups(checkpoint, suite) for suite in suites]}
             for step, checkpoint in points
         ],
-        "metrics": f"{config.results}/runs/{instance}/metrics.parquet" if figure.kind in WITH_METRICS else None,
+        "metrics": paths.run_metrics(instance) if figure.kind in WITH_METRICS else None,
     }
     # Early stopping is marked where the figure's own samples tell it; no figure asks for more samples for that.
     held_out = entry.validation if figure.kind in ("curves", "dynamics") else None
@@ -109,10 +110,11 @@ def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[
         "before": config.start(instance),
         "after": f"{instance}/step-{config.runs[run].checkpoints[-1]}",
     }
-    samples = []
-    for label, checkpoint in checkpoints.items():
-        groups = groups_file(config.results, checkpoint, suites[0])
-        samples.append({"label": label, "samples": groups.replace(".groups.", ".samples."), "groups": groups})
-    tables = [f"{config.results}/data/{name}.parquet" for name in figure.datasets]
+    paths, suite = Paths(config.results), suites[0]
+    samples = [
+        {"label": label, "samples": paths.samples(checkpoint, suite), "groups": paths.groups(checkpoint, suite)}
+        for label, checkpoint in checkpoints.items()
+    ]
+    tables = [paths.problems(name) for name in figure.datasets]
     inputs = [path for s in samples for path in (s["samples"], s["groups"])] + tables
     return {**options, "samples": samples, "tables": tables}, inputs

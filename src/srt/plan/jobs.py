@@ -6,14 +6,17 @@ A job that makes a file is found from the file's name, and asks for its own inpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from srt.artefacts.evaluations import evaluations
+from srt.artefacts.paths import Paths
+from srt.artefacts.training_inputs import segment_inputs, suite_problems
 from srt.audit.resolve import audited_sets
 from srt.browser.resolve import page_files, page_problems, pages
 from srt.claims.resolve import resolve_claims
-from srt.config.preferences import OFFLINE, preference_file
+from srt.common.errors import SrtError
 from srt.config.root import Config
 from srt.figures.resolve import resolve_figure
 
@@ -105,11 +108,10 @@ def build(config: Config) -> Dag:
 
 class _Builder:
     def __init__(self, config: Config) -> None:
-        self.config, self.results = config, config.results
+        self.config, self.paths = config, Paths(config.results)
         self.dag = Dag()
-        self.last = {
-            i: config.entry(i)[1].checkpoints[-1] for run in config.runs for i in config.instances(run)
-        }  # by seed
+        self.last = {i: run.checkpoints[-1] for name, run in config.runs.items() for i in config.instances(name)}
+        self.makers = self.rules()
 
     def build(self) -> Dag:
         """Every leaf, and everything under it."""
@@ -131,158 +133,169 @@ class _Builder:
             self.dag.maker.update(dict.fromkeys((*one.outputs, *one.temp), one.key))
             todo.extend(self.make(path) for path in one.inputs if path not in self.dag.maker)
 
+    def job(
+        self,
+        rule: str,
+        name: str,
+        inputs: Iterable[str],
+        outputs: Iterable[str],
+        benchmark: str = "",
+        temp: Iterable[str] = (),
+    ) -> Job:
+        """A job with each input once; `benchmark` is `{stage}/{name}`."""
+        measured = self.paths.benchmark(benchmark) if benchmark else ""
+        return Job(rule, name, tuple(dict.fromkeys(inputs)), tuple(outputs), tuple(temp), measured)
+
     # -- what nobody else reads --------------------------------------------------------------------------------------
 
     def leaves(self) -> Iterator[Job]:
         """The jobs that `snakemake` alone asks for."""
-        config = self.config
+        config, paths, job = self.config, self.paths, self.job
         rows = evaluations(config)
         groups = sorted({file for row in rows for file in row["groups"]})
         for figure in config.figures:
-            made = [f"figures/{figure}.{suffix}" for suffix in ("pdf", "png", "csv")]
-            yield self.leaf(figure, figure, resolve_figure(config, figure)[1], *made, benchmark=f"figures/{figure}")
-        yield self.leaf("results_table", "results", groups, "tables/results.csv", benchmark="tables/results")
-        sets = audited_sets(config)
-        data = [self.path(f"data/{d}.parquet") for d in dict.fromkeys([*sets["train"], *sets["test"]])]
-        clean = "audit/clean_rows.parquet"
-        yield self.leaf("audit", "audit", data, "audit/overlap.csv", clean, benchmark="audit/audit")
-        yield self.leaf("decontaminated", "decontaminated", [*groups, self.path(clean)], "tables/decontaminated.csv",
-                        benchmark="tables/decontaminated")  # fmt: skip
+            made = [paths.figure(figure, suffix) for suffix in ("pdf", "png", "csv")]
+            yield job(figure, figure, resolve_figure(config, figure)[1], made, f"figures/{figure}")
+        yield job("results_table", "results", groups, [paths.table("results")], "tables/results")
+        yield self.audit()
+        clean = [*groups, paths.audit("clean_rows.parquet")]
+        made = [paths.table("decontaminated")]
+        yield job("decontaminated", "decontaminated", clean, made, "tables/decontaminated")
         last = [row for row in rows if row["step"] == self.last[row["run"]]]
-        sources = [self.path(f"models/{m}") for m in config.models]
-        sources += [self.path(f"data/{d}.parquet") for d in config.datasets]
-        sources += [file for row in last for file in (self.metrics(row["run"]), row["groups"][0])]
-        yield self.leaf("provenance", "provenance", sources, "provenance/provenance.csv")
-        ends = [self.path("tables/results.csv"), *(self.metrics(row["run"]) for row in last)]
-        yield self.leaf("costs", "costs", ends, "costs/costs.csv")
-        stopped = [run for run, entry in config.runs.items() if getattr(entry, "validation", None)]
-        if stopped:
-            mine = {i for run in stopped for i in config.instances(run)}
-            read = sorted({file for row in rows if row["run"] in mine for file in row["groups"]})
-            yield self.leaf("early_stopping", "early_stopping", read, "tables/early_stopping.csv",
-                            benchmark="tables/early_stopping")  # fmt: skip
+        sources = [paths.base_model(name) for name in config.models]
+        sources += [paths.manifest(name) for name in config.datasets]
+        sources += [file for row in last for file in (paths.run_metrics(row["run"]), row["groups"][0])]
+        yield job("provenance", "provenance", sources, [paths.provenance()])
+        ends = [paths.table("results"), *(paths.run_metrics(row["run"]) for row in last)]
+        yield job("costs", "costs", ends, [paths.costs()])
+        validated = {i for name, run in config.runs.items() if run.validation for i in config.instances(name)}
+        if validated:
+            read = sorted({file for row in rows if row["run"] in validated for file in row["groups"]})
+            made = [paths.table("early_stopping")]
+            yield job("early_stopping", "early_stopping", read, made, "tables/early_stopping")
         if config.claims:
-            yield self.leaf("claims", "claims", resolve_claims(config)[1], "claims/claims.csv",
-                            benchmark="claims/claims")  # fmt: skip
-        for instance in self.last:
-            yield self.make(self.metrics(instance))
+            yield job("claims", "claims", resolve_claims(config)[1], [paths.claims("csv")], "claims/claims")
+        for run in self.last:
+            yield self.run_metrics(run)
         for page in pages(config):
             run = page["run"]
             read = [*page_files(config, run), *page_problems(config, run)]
-            yield self.leaf("browser", run, read, f"browser/{page['file']}", benchmark=f"browser/{run}")
-        yield self.leaf("browser_list", "index", [], "browser/index.html")
-
-    def leaf(self, rule: str, name: str, inputs: list[str], *outputs: str, benchmark: str = "") -> Job:
-        """A job of the workflow's end; outputs and benchmark from the results folder on."""
-        return Job(rule, name, tuple(dict.fromkeys(inputs)), tuple(map(self.path, outputs)), (), self.bench(benchmark))
+            yield job("browser", run, read, [paths.browser(run)], f"browser/{run}")
+        yield job("browser_list", "index", [], [paths.browser("index")])
 
     # -- what makes a file -------------------------------------------------------------------------------------------
 
     def make(self, path: str) -> Job:
         """The job that makes a file of the results folder."""
-        stage, _, rest = path.removeprefix(f"{self.results}/").partition("/")
-        return {
-            "data": self.data, "models": self.base_model, "eval": self.evaluation, "labels": self.labels,
-            "preferences": self.preferences, "curriculum": self.curriculum, "runs": self.run, "audit": self.audit,
-        }[stage](rest)  # fmt: skip
+        for pattern, rule in self.makers:
+            if match := pattern.fullmatch(path):
+                return rule(**match.groupdict())
+        raise SrtError(f"{path}: no rule makes it")
 
-    def data(self, rest: str) -> Job:
-        """data/{dataset}.parquet"""
-        name = rest.rpartition(".")[0]
-        made = (self.path(f"data/{name}.parquet"), self.path(f"data/{name}.json"))
-        return Job("data", name, (), made, (), self.bench(f"data/{name}"))
+    def rules(self) -> list[tuple[re.Pattern[str], Callable[..., Job]]]:
+        """By output, with the wildcards of the rules: who makes it."""
+        paths = self.paths
+        evaluated = "{checkpoint}", "{suite}"
+        segment = "{run}", "{step}"
+        outputs: list[tuple[str, Callable[..., Job]]] = [
+            (paths.problems("{dataset}"), self.data),
+            (paths.manifest("{dataset}"), self.data),
+            (paths.base_model("{model}"), self.base_model),
+            (paths.samples(*evaluated), self.sample),
+            (paths.scores(*evaluated), self.score),
+            (paths.groups(*evaluated), self.score),
+            (paths.labels("{checkpoint}", "{dataset}"), self.labels),
+            (paths.preferences("{checkpoint}", "{dataset}", "{part}"), self.preferences),
+            (paths.subset("{model}", "{dataset}", "{metric}", "{fraction}"), self.curriculum),
+            (paths.segment_model(*segment), self.segment),
+            (paths.segment_state(*segment), self.segment),
+            (paths.segment_metrics(*segment), self.segment),
+            (paths.run_metrics("{run}"), self.run_metrics),
+            (paths.audit("clean_rows.parquet"), self.audit),
+        ]
+        return [(_pattern(output), rule) for output, rule in outputs]
 
-    def base_model(self, rest: str) -> Job:
-        """models/{model}"""
-        return Job("base_model", rest, (), (self.path(f"models/{rest}"),), (), self.bench(f"models/{rest}"))
+    def data(self, dataset: str) -> Job:
+        made = [self.paths.problems(dataset), self.paths.manifest(dataset)]
+        return self.job("data", dataset, [], made, f"data/{dataset}")
 
-    def audit(self, rest: str) -> Job:
-        """Is a leaf, too, and read by `decontaminated`."""
-        return next(job for job in self.leaves() if job.rule == "audit")
+    def base_model(self, model: str) -> Job:
+        return self.job("base_model", model, [], [self.paths.base_model(model)], f"models/{model}")
 
-    def evaluation(self, rest: str) -> Job:
-        """eval/{checkpoint}/{suite}.samples.parquet, .scores.parquet or .groups.parquet"""
-        checkpoint, _, file = rest.rpartition("/")
-        suite, kind = file.removesuffix(".parquet").rsplit(".", 1)
-        stem = f"{checkpoint}/{suite}"
-        problems = [self.path(f"data/{d}.parquet") for d in self.config.members(suite)]
-        samples = self.path(f"eval/{stem}.samples.parquet")
-        if kind == "samples":
-            read = (self.checkpoint(checkpoint), *problems)
-            return Job("sample", stem, read, (samples,), (), self.bench(f"sample/{stem}"))
-        made = (self.path(f"eval/{stem}.scores.parquet"), self.path(f"eval/{stem}.groups.parquet"))
-        return Job("score", stem, (samples, *problems), made, (), self.bench(f"score/{stem}"))
+    def audit(self) -> Job:
+        """A leaf that `decontaminated` reads as well."""
+        sets = audited_sets(self.config)
+        datasets = [*sets["train"], *sets["test"]]
+        read = [path for name in datasets for path in (self.paths.problems(name), self.paths.manifest(name))]
+        made = [self.paths.audit("overlap.csv"), self.paths.audit("clean_rows.parquet")]
+        return self.job("audit", "audit", read, made, "audit/audit")
 
-    def labels(self, rest: str) -> Job:
-        """labels/{checkpoint}/{dataset}.parquet"""
-        stem = rest.removesuffix(".parquet")
-        return Job("labels", stem, (self.path(f"eval/{stem}.groups.parquet"),), (self.path(f"labels/{rest}"),), (),
-                   self.bench(f"labels/{stem}"))  # fmt: skip
+    def sample(self, checkpoint: str, suite: str) -> Job:
+        name = f"{checkpoint}/{suite}"
+        read = [self.paths.checkpoint(checkpoint), *suite_problems(self.config, suite)]
+        return self.job("sample", name, read, [self.paths.samples(checkpoint, suite)], f"sample/{name}")
 
-    def preferences(self, rest: str) -> Job:
-        """preferences/{checkpoint}/{dataset}-{kind}-…-s{seed}.parquet"""
-        stem = rest.removesuffix(".parquet")
-        checkpoint, _, part = stem.rpartition("/")
-        files = tuple(
-            self.path(f"eval/{checkpoint}/{part.partition('-')[0]}.{kind}.parquet") for kind in ("samples", "scores")
-        )
-        made = (self.path(f"preferences/{rest}"),)
-        return Job("preferences", stem, files, made, (), self.bench(f"preferences/{stem}"))
+    def score(self, checkpoint: str, suite: str) -> Job:
+        name = f"{checkpoint}/{suite}"
+        read = [self.paths.samples(checkpoint, suite), *suite_problems(self.config, suite)]
+        made = [self.paths.scores(checkpoint, suite), self.paths.groups(checkpoint, suite)]
+        return self.job("score", name, read, made, f"score/{name}")
 
-    def curriculum(self, rest: str) -> Job:
-        """curriculum/{model}/{dataset}-{metric}-{fraction}.parquet"""
-        stem = rest.removesuffix(".parquet")
-        model, _, part = stem.partition("/")
-        dataset = part.rsplit("-", 2)[0]
-        read = (self.path(f"eval/base/{model}/{dataset}.groups.parquet"),)
-        return Job("curriculum", stem, read, (self.path(f"curriculum/{rest}"),), (), self.bench(f"curriculum/{stem}"))
+    def labels(self, checkpoint: str, dataset: str) -> Job:
+        name = f"{checkpoint}/{dataset}"
+        read, made = self.paths.groups(checkpoint, dataset), self.paths.labels(checkpoint, dataset)
+        return self.job("labels", name, [read], [made], f"labels/{name}")
 
-    def run(self, rest: str) -> Job:
-        """runs/{run}/metrics.parquet, or model, state or metrics of runs/{run}/step-{n}/"""
-        instance, _, file = rest.partition("/")
-        entry = self.config.entry(instance)[1]
-        if not file.startswith("step-"):
-            read = tuple(self.path(f"runs/{instance}/step-{n}/metrics.parquet") for n in entry.checkpoints)
-            made = (self.metrics(instance), self.path(f"runs/{instance}/metrics.csv"))
-            return Job("run_metrics", instance, read, made, (), self.bench(f"run_metrics/{instance}"))
-        step = int(file.removeprefix("step-").partition("/")[0])
-        steps = [0, *entry.checkpoints]
-        before = steps[steps.index(step) - 1]
-        read_ = [self.checkpoint(self.config.start(instance)), self.path(f"data/{entry.data}.parquet")]
-        if before:
-            read_.append(self.path(f"runs/{instance}/step-{before}/state"))
-        if entry.uses_labels:
-            read_.append(self.path(f"labels/{self.config.teacher(instance)}/{entry.data}.parquet"))
-        if entry.reward in OFFLINE:
-            read_.append(self.path(preference_file(self.config, instance)))
-        if entry.curriculum:
-            part = f"{entry.data}-{entry.curriculum.by}-{entry.curriculum.fraction:.4f}"
-            read_.append(self.path(f"curriculum/{self.config.ranking_model(entry)}/{part}.parquet"))
-        folder, last = self.path(f"runs/{instance}/step-{step}"), step == self.last[instance]
-        made, state = (f"{folder}/model", f"{folder}/metrics.parquet"), (f"{folder}/state",)
-        stays = last or self.config.keep_states == "all"
-        return Job(
-            "train_last" if last else "train", f"{instance}/step-{step}", tuple(read_), made + state * stays,
-            state * (not stays), self.bench(f"train/{instance}/step-{step}"),
-        )  # fmt: skip
+    def preferences(self, checkpoint: str, dataset: str, part: str) -> Job:
+        name = f"{checkpoint}/{dataset}-{part}"
+        read = [self.paths.samples(checkpoint, dataset), self.paths.scores(checkpoint, dataset)]
+        made = [self.paths.preferences(checkpoint, dataset, part)]
+        return self.job("preferences", name, read, made, f"preferences/{name}")
 
-    # -- names -------------------------------------------------------------------------------------------------------
+    def curriculum(self, model: str, dataset: str, metric: str, fraction: str) -> Job:
+        name = f"{model}/{dataset}-{metric}-{fraction}"
+        made = [self.paths.subset(model, dataset, metric, fraction)]
+        return self.job("curriculum", name, [self.paths.groups(f"base/{model}", dataset)], made, f"curriculum/{name}")
 
-    def path(self, rest: str) -> str:
-        """A path under the results folder."""
-        return f"{self.results}/{rest}"
+    def segment(self, run: str, step: str) -> Job:
+        """A state that the next segment reads is temporary, unless all states are kept."""
+        name, last = f"{run}/step-{step}", int(step) == self.last[run]
+        read = segment_inputs(self.config, run, int(step)).values()
+        made = [self.paths.segment_model(run, step), self.paths.segment_metrics(run, step)]
+        state = [self.paths.segment_state(run, step)]
+        rule = "train_last" if last else "train"
+        if last or self.config.keep_states == "all":
+            return self.job(rule, name, read, made + state, f"train/{name}")
+        return self.job(rule, name, read, made, f"train/{name}", temp=state)
 
-    def bench(self, rest: str) -> str:
-        """The benchmark file of a job."""
-        return self.path(f"benchmarks/{rest}.tsv") if rest else ""
+    def run_metrics(self, run: str) -> Job:
+        read = [self.paths.segment_metrics(run, step) for step in self.config.entry(run).run.checkpoints]
+        made = [self.paths.run_metrics(run), self.paths.run_metrics_csv(run)]
+        return self.job("run_metrics", run, read, made, f"run_metrics/{run}")
 
-    def metrics(self, instance: str) -> str:
-        """The joined training metrics of a run."""
-        return self.path(f"runs/{instance}/metrics.parquet")
 
-    def checkpoint(self, name: str) -> str:
-        """The model folder of `base/{model}` or `{run}/step-{n}`."""
-        return self.path(f"models/{name.removeprefix('base/')}" if name.startswith("base/") else f"runs/{name}/model")
+# What a wildcard of the rules may be; ids are words of lower-case letters, digits and `_`.
+_WILDCARDS = {
+    "dataset": r"\w+",
+    "model": r"\w+",
+    "suite": r"\w+",
+    "checkpoint": r"base/\w+|[\w-]+/step-\d+",
+    "run": r"\w+-s\d+",
+    "step": r"\d+",
+    "part": r"[^/]+",
+    "metric": r"pass_rate|majority_frequency",
+    "fraction": r"[\d.]+",
+}
+
+
+def _pattern(output: str) -> re.Pattern[str]:
+    """`results/data/{dataset}.parquet` -> a regular expression with the group `dataset`."""
+    parts = re.split(r"\{(\w+)\}", output)  # text and names of wildcards in turn
+    for i in range(0, len(parts), 2):
+        parts[i] = re.escape(parts[i])
+    for i in range(1, len(parts), 2):
+        parts[i] = f"(?P<{parts[i]}>{_WILDCARDS[parts[i]]})"
+    return re.compile("".join(parts))
 
 
 def model_of(config: Config, job: Job) -> str | None:
@@ -291,5 +304,4 @@ def model_of(config: Config, job: Job) -> str | None:
         return job.name
     if job.rule not in GPU_RULES:
         return None
-    first, _, rest = job.name.partition("/")
-    return rest.partition("/")[0] if first == "base" else config.entry(first)[1].model
+    return config.checkpoint_model(job.name.rpartition("/")[0] if job.rule == "sample" else job.name)
