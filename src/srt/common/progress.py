@@ -1,14 +1,17 @@
-"""Progress: a bar in a terminal, nothing that scrolls in a log (scripts log lines of their own there)."""
+"""Progress on stderr: a bar in a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class _Lines(io.TextIOBase):
-    """Turns a bar's carriage returns into rare whole lines, for log files."""
+    """Turns the carriage returns of a bar into whole lines, for log files."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -24,20 +27,18 @@ class _Lines(io.TextIOBase):
 
 
 def is_terminal() -> bool:
-    """True when stderr is a terminal."""
+    """Whether stderr is a terminal."""
     return sys.stderr.isatty()
 
 
-def progress_file() -> TextIO:
-    """Where tqdm writes: stderr, as a bar in a terminal and as lines in a log."""
-    return sys.stderr if is_terminal() else _Lines(sys.stderr)  # type: ignore[return-value]
+def progress_bar(iterable: Any = None, **options: Any) -> tqdm:
+    """A tqdm bar (`options` as there) that is updated often in a terminal and every 15 s in a log."""
+    from tqdm import tqdm
 
-
-def interval() -> float:
-    """Seconds between two updates: often in a terminal, seldom in a log."""
-    return 0.2 if is_terminal() else 15.0
+    file: TextIO = sys.stderr if is_terminal() else _Lines(sys.stderr)  # type: ignore[assignment]
+    return tqdm(iterable, file=file, mininterval=0.2 if is_terminal() else 15.0, **options)
 
 
 def log(message: str) -> None:
-    """One line to stderr, at once."""
+    """Write one line to stderr, unbuffered."""
     print(message, file=sys.stderr, flush=True)

@@ -116,14 +116,7 @@ def _hub(config: HubDataset, local_dir: Path | None) -> Loaded:
 
 
 def _bar(name: str) -> Any:
-    from tqdm import tqdm
+    from srt.common.progress import is_terminal, progress_bar
 
-    from srt.common.progress import interval, is_terminal, progress_file
-
-    # In a log a line every 15 s, and none for a job that is done sooner
-    delay = 0.5 if is_terminal() else 15.0
-
-    def bar(rows: range) -> Any:
-        return tqdm(rows, desc=name, unit="row", mininterval=interval(), delay=delay, file=progress_file())
-
-    return bar
+    delay = 0.5 if is_terminal() else 15.0  # a job that is done sooner shows no bar
+    return lambda rows: progress_bar(rows, desc=name, unit="row", delay=delay)

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from srt.common.errors import SrtError
-from srt.common.progress import interval, progress_file
+from srt.common.progress import progress_bar
 from srt.config.models import TinyModel
 from srt.data.prompts import render
 
@@ -145,7 +144,7 @@ def train_base(model: TinyModel, out: Path) -> dict[str, Any]:
     net.generation_config.pad_token_id = tokenizer.pad_token_id
     optimizer = torch.optim.AdamW(net.parameters(), lr=model.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     losses = []
-    bar = tqdm(range(model.steps), desc="base model", unit="step", file=progress_file(), mininterval=interval())
+    bar = progress_bar(range(model.steps), desc="base model", unit="step")
     for step in bar:
         corruption = model.corruption if step >= model.corrupt_from * model.steps else 0.0
         rows = [(q, trace(e, rng, corruption)) for q, e in (next(stream) for _ in range(model.batch_size))]

@@ -1,4 +1,4 @@
-"""Drawing tokens: uniform numbers that are pure functions of a sample's key, and the inverse distribution function."""
+"""Drawing tokens by inverse transform sampling, from uniform numbers that are pure functions of a sample's key."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def uniforms(keys: np.ndarray, length: int) -> np.ndarray:
     return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def choose(
+def draw_tokens(
     logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw one token a row from logits [rows, V] by inverting the distribution function at `uniform` [rows].
+    """Draw one token per row of logits [rows, V]: the inverse of the cumulative distribution at `uniform` [rows].
 
     Returns token ids [rows] and their log-probabilities [rows] under the sampling distribution.
     """
@@ -38,7 +38,8 @@ def choose(
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1:]
     target = uniform.to(cumulative.dtype).unsqueeze(-1) * total
-    # 1 - 2^-53 is 1 in float32: below the total, or the last token would be drawn, whatever its probability
+    # 1 - 2^-53 rounds to 1 in float32. Keep the target below the total, or the last token would be drawn even with
+    # probability 0.
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, target, right=True)
     return tokens[:, 0], probabilities.gather(-1, tokens)[:, 0].log()

@@ -1,8 +1,8 @@
-"""The `transformers` engine: batched sampling with a KV cache, on CPU or one GPU, without vLLM.
+"""The `transformers` engine: batched sampling with a KV cache on a CPU or one GPU, without vLLM.
 
-A prompt is prefilled once and its cache is shared out to its n samples; caches are preallocated, so a decode step
-copies one column and nothing else; slots whose sample has ended go to the next samples of the queue (continuous.py).
-It does not page memory: a slot is as long as the longest prompt and `max_new_tokens`.
+A prompt is prefilled once and its cache copied to its n samples. Caches are preallocated, so that a decode step copies
+one column only. When a sample ends, its slot goes to the next sample of the queue (`continuous_batching`). The cache is
+not paged: every slot is as long as the longest prompt plus `max_new_tokens`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from srt.common.progress import interval, progress_file
-from srt.rollout.continuous import ContinuousBatch
-from srt.rollout.kv import ATTENTION
+from srt.common.progress import progress_bar
+from srt.rollout.continuous_batching import ContinuousBatch
+from srt.rollout.kv_cache import ATTENTION
 from srt.rollout.protocol import Checksum, Rollout, Sampling, tensor_checksum
 
 
 class HfEngine:
-    """Samples from a transformers model that it shares with its owner: `update_weights` has nothing to copy then.
+    """Samples from a transformers model, which it may share with the trainer; `update_weights` then copies nothing.
 
     Args:
         model: a causal language model in evaluation or training mode (dropout must be 0).
         eos_ids: token ids that end a response.
-        max_rows: how many samples are decoded together at most; bounds the memory of the cache.
+        max_rows: most samples decoded together; bounds the memory of the cache.
         progress: whether `generate` shows a bar.
     """
 
@@ -38,7 +37,7 @@ class HfEngine:
         self.progress = progress
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy weights in, unless the tensors are the model's own already."""
+        """Copy the weights into the model, except tensors that the model already shares."""
         own = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, tensor in weights:
@@ -46,7 +45,7 @@ class HfEngine:
                     own[name].copy_(tensor)
 
     def close(self) -> None:
-        """Nothing to free: the model is its owner's."""
+        """Nothing to free: the model belongs to the caller."""
 
     def release_memory(self) -> None:
         """Nothing to release: no cache is kept between calls, and the weights are the trainer's."""
@@ -57,7 +56,7 @@ class HfEngine:
 
     @contextmanager
     def _inference(self, attention: str) -> Iterator[None]:
-        """The model in evaluation mode with this attention, and afterwards as it was."""
+        """Put the model into evaluation mode with this attention; restore its settings on exit."""
         config = self.model.config
         before, training, caching = config._attn_implementation, self.model.training, config.use_cache
         config._attn_implementation = attention
@@ -73,7 +72,7 @@ class HfEngine:
     def logprobs(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], temperature: float
     ) -> list[np.ndarray]:
-        """See `srt.rollout.RolloutEngine.logprobs`; one forward pass a response, without padding."""
+        """See `srt.rollout.RolloutEngine.logprobs`; one forward pass per response, without padding."""
         scores = []
         with self._inference(self.model.config._attn_implementation):
             for prompt, response in zip(prompts, responses, strict=True):
@@ -93,10 +92,7 @@ class HfEngine:
             raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys")
         if not prompts:
             return []
-        bar = tqdm(
-            total=len(prompts), desc="sampling", unit="prompt", file=progress_file(), mininterval=interval(),
-            disable=not self.progress,
-        )  # fmt: skip
+        bar = progress_bar(total=len(prompts), desc="sampling", unit="prompt", disable=not self.progress)
         try:
             with self._inference(ATTENTION):
                 return ContinuousBatch(self.model, self.eos, prompts, keys, sampling, self.max_rows, bar.update).run()

@@ -1,18 +1,22 @@
-"""What a vLLM model really holds, under the names of a Hugging Face checkpoint.
+"""The weights that a vLLM model actually holds, under the names of a Hugging Face checkpoint.
 
-vLLM fuses q, k, v and gate, up into one matrix each, pads the vocabulary, and on a CPU moves linear weights into packed
-buffers that cannot be read. So fused matrices are sliced, padding is left out, and a packed matrix is read by
-multiplying it with the identity, which is exact: every product is w * 1 or w * 0. Under tensor parallelism a rank holds
-shards of some tensors and copies of others: which, shows in how many elements all ranks hold together.
+vLLM fuses q, k, v into one matrix and gate, up into another, pads the vocabulary, and on a CPU moves linear weights
+into packed buffers that cannot be read. So fused matrices are sliced, padding is left out, and a packed matrix is
+multiplied by the identity to read it, which is exact: every product is w * 1 or w * 0. Under tensor parallelism a rank
+holds shards of some tensors and copies of others; the number of elements on all ranks together tells which.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from srt.common.errors import SrtError
 from srt.rollout.protocol import Checksum, tensor_checksum
 
 HEAD = "lm_head"
@@ -20,8 +24,28 @@ Part = tuple[float, float, int]  # sum, absolute sum and number of the elements 
 IDENTITY_ROWS = 1024  # rows of the identity multiplied at once; bounds the memory
 
 
+def checkpoint_sizes(model_dir: Path) -> dict[str, int]:
+    """The number of elements of each tensor in a Hugging Face checkpoint, by name, from its safetensors headers."""
+    from safetensors import safe_open
+
+    index = model_dir / "model.safetensors.index.json"
+    if index.exists():  # the folder may hold other safetensors files, with tensors named in other formats
+        files = {model_dir / name for name in json.loads(index.read_text())["weight_map"].values()}
+    else:
+        files = set(model_dir.glob("*.safetensors"))
+    sizes: dict[str, int] = {}
+    for path in sorted(files):
+        if not path.exists():
+            raise SrtError(f"{path} does not exist, though {index.name} names it: copy the checkpoint again")
+        with safe_open(path, framework="np") as file:
+            sizes.update((name, math.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+    if not sizes:
+        raise SrtError(f"{model_dir} has no *.safetensors file: vLLM needs a Hugging Face checkpoint there")
+    return sizes
+
+
 def matrix(module: Any) -> Iterator[torch.Tensor]:
-    """Blocks [out, in'] of the matrix that a linear module multiplies with, input columns in order."""
+    """The weight matrix of a linear module in blocks of input columns [out, in'], in their order."""
     packed = getattr(module, "cpu_linear", None)
     if packed is None:
         yield module.weight
@@ -34,7 +58,7 @@ def matrix(module: Any) -> Iterator[torch.Tensor]:
 
 
 def _parts(name: str, module: Any, fused: dict[str, list[str]]) -> list[tuple[str, int]]:
-    """(checkpoint name of the module, its rows) for what one module holds; -1 for all rows."""
+    """(checkpoint name, number of rows) of each matrix that one module holds; -1 stands for all rows."""
     prefix, _, last = name.rpartition(".")
     parts = fused.get(last, [last])
     if len(parts) == 1:
@@ -43,12 +67,14 @@ def _parts(name: str, module: Any, fused: dict[str, list[str]]) -> list[tuple[st
 
 
 def _add(sums: dict[str, Part], name: str, tensor: torch.Tensor) -> None:
+    """Add a piece of the tensor `name` to its sums."""
     total, absolute, count = sums.get(name, (0.0, 0.0, 0))
     more = tensor_checksum(tensor)
     sums[name] = (total + more[0], absolute + more[1], count + tensor.numel())
 
 
 def _rows(tensor: torch.Tensor, sizes: list[tuple[str, int]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Slice a fused matrix [rows, ...] into its parts of `sizes`, (name, number of rows)."""
     offset = 0
     for name, rows in sizes:
         end = len(tensor) if rows < 0 else offset + rows
@@ -58,10 +84,10 @@ def _rows(tensor: torch.Tensor, sizes: list[tuple[str, int]]) -> Iterator[tuple[
 
 @torch.no_grad()
 def model_checksums(model: Any) -> dict[str, Part]:
-    """Sum, absolute sum (float64) and size of what this rank's vLLM model holds of every weight, by checkpoint name.
+    """Sum, absolute sum (float64) and size of this rank's part of every weight, by checkpoint name.
 
-    `lm_head.weight` is there even where it is tied: it is read where the head reads it, which on a CPU is a packed
-    copy, and `embed_tokens.weight` where the embedding does.
+    `lm_head.weight` is listed even if it is tied: it is read from the tensor that the head uses (on a CPU a packed
+    copy), and `embed_tokens.weight` from the one that the embedding uses.
     """
     fused = getattr(model, "packed_modules_mapping", {})
     sums: dict[str, Part] = {}
@@ -90,8 +116,9 @@ def combine(ranks: list[dict[str, Part]], sizes: dict[str, int]) -> dict[str, Ch
     """Checksums of whole tensors from the parts of all ranks of a tensor-parallel group.
 
     Args:
-        sizes: elements of each whole tensor. What the ranks hold beyond that are copies: norms are on every rank, and
-            key-value heads too where there are fewer of them than ranks. A copy unlike the others changes the mean.
+        sizes: number of elements of each whole tensor. Elements beyond that number are copies: every rank holds the
+            norms, and key-value heads are copied if there are fewer of them than ranks. Copies are averaged, so one
+            that differs from the others changes the result.
     """
     sums = {}
     for name in ranks[0]:

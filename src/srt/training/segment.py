@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from srt.common.io import atomic_dir, canonical_json, sha256_bytes, sha256_file, spec_hash, write_parquet
-from srt.common.progress import interval, is_terminal, log, progress_file
+from srt.common.progress import is_terminal, log, progress_bar
 from srt.distributed.state import drop_others, states
 from srt.metrics.alarm import Alarm, AlarmRule
 from srt.models.checkpoint import fingerprint, write_provenance
@@ -110,10 +108,13 @@ class Console:
                 self.alarm.update(row)
         self.tracker = Tracker(folder, history, step, main)
         self.eta = Eta(segment.stop)
-        self.bar = tqdm(
-            total=segment.stop, initial=step, desc=segment.spec["run"], unit="step", file=progress_file(),
-            mininterval=interval(), disable=not main or not is_terminal(),
-        )  # fmt: skip
+        self.bar = progress_bar(
+            total=segment.stop,
+            initial=step,
+            desc=segment.spec["run"],
+            unit="step",
+            disable=not (main and is_terminal()),
+        )
 
     def show(self, row: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """One step more."""

