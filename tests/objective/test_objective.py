@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.objective.policy import advantages, kl_per_token, masked_sum, policy_loss, sequence_weights
+from srt.objective.advantages import advantages
+from srt.objective.kl import kl_per_token, masked_sum
+from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 
 OLD = [[-0.10, -0.70, -0.25], [-1.20, -0.40], [-0.05, -0.90, -0.30, -2.00], [-0.60, -0.10]]
 REF = [[-0.20, -0.65, -0.25], [-0.90, -0.55], [-0.05, -1.10, -0.10, -1.50], [-0.80, -0.10]]
@@ -100,7 +102,7 @@ def test_trl_has_a_sequence_ratio_and_a_loss_of_zero():
     """Its loss is -mean_i min(r_i A_i, clip(r_i) A_i): exactly 0 on-policy, with the golden gradient all the same."""
     logprobs = torch.nan_to_num(padded(OLD)).requires_grad_()
     weights, advantage = sequence_weights(LENGTHS, "sequence_sum"), golden_advantages("k1")
-    loss = policy_loss(logprobs, logprobs.detach(), advantage, weights, MASK, clip=0.2, ratio="sequence")
+    loss = policy_loss(logprobs, logprobs.detach(), advantage, weights, MASK, LossOptions(clip=0.2, ratio="sequence"))
     assert abs(float(loss.detach())) < 1e-15
     loss.backward()
     for i, value in enumerate([-0.161667, 0.165000, 0.153333, -0.156667]):
@@ -189,10 +191,11 @@ def test_clip_and_entropy():
     lp = torch.tensor([[0.5]], dtype=torch.float64)
     old = torch.zeros_like(lp)
     ones = torch.ones(1, 1)
-    loss = policy_loss(lp, old, torch.ones(1), torch.ones(1), ones, clip=0.2)
+    loss = policy_loss(lp, old, torch.ones(1), torch.ones(1), ones, LossOptions(clip=0.2))
     assert float(loss) == pytest.approx(-1.2)
     entropy = torch.tensor([[2.0]], dtype=torch.float64)
-    loss = policy_loss(lp, lp, torch.zeros(1), torch.ones(1), ones, entropy=entropy, entropy_coefficient=0.5)
+    bonus = LossOptions(entropy_coefficient=0.5)
+    loss = policy_loss(lp, lp, torch.zeros(1), torch.ones(1), ones, bonus, entropy=entropy)
     assert float(loss) == pytest.approx(-1.0)
     with pytest.raises(ValueError, match="entropy"):
-        policy_loss(lp, lp, torch.zeros(1), torch.ones(1), ones, entropy_coefficient=0.5)
+        policy_loss(lp, lp, torch.zeros(1), torch.ones(1), ones, bonus)

@@ -9,7 +9,9 @@ from test_objective import BETA, GROUP, LENGTHS, MASK, OLD, REF, REWARD, near, p
 
 from srt.config.explain import first_problem
 from srt.config.runs import PRESETS, Train
-from srt.objective.policy import BATCH_ESTIMATORS, advantages, kl_per_token, masked_sum, policy_loss, sequence_weights
+from srt.objective.advantages import BATCH_ESTIMATORS, advantages
+from srt.objective.kl import kl_per_token, masked_sum
+from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 
 
 def token_gradient(**keys: object) -> torch.Tensor:
@@ -26,12 +28,14 @@ def token_gradient(**keys: object) -> torch.Tensor:
         advantages(scores, GROUP, train.advantage),
         sequence_weights(LENGTHS, train.aggregation, micro_batch=train.micro_batch_sequences),
         MASK,
-        clip=train.clip,
-        ratio=train.ratio,
+        LossOptions(
+            clip=train.clip,
+            ratio=train.ratio,
+            kl_coefficient=train.kl_coefficient if train.kl_placement == "loss" else 0.0,
+            kl_estimator=train.kl_estimator,
+            kl_clamp=train.kl_clamp,
+        ),
         ref=ref,
-        kl_coefficient=train.kl_coefficient if train.kl_placement == "loss" else 0.0,
-        kl_estimator=train.kl_estimator,
-        kl_clamp=train.kl_clamp,
     )
     return torch.autograd.grad(loss, logprobs)[0]
 

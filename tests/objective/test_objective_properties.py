@@ -10,18 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from srt.objective.policy import (
-    BATCH_ESTIMATORS,
-    advantages,
-    combine_mismatch,
-    importance_weights,
-    kl_per_token,
-    masked_sum,
-    mismatch,
-    policy_loss,
-    sequence_weights,
-    unanimous,
-)
+from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
+from srt.objective.kl import kl_per_token, masked_sum
+from srt.objective.mismatch import combine_mismatch, importance_weights, mismatch
+from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 
 ESTIMATORS = ("rloo", "group_mean", "group_std", "reinforce", "reinforce_pp")
 SEEDS = st.integers(0, 2**31 - 1)
@@ -132,11 +124,12 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="unknown advantage estimator 'gae'"):
         advantages(x, group, "gae")
     with pytest.raises(ValueError, match="unknown ratio 'group'"):
-        policy_loss(x[:, None], x[:, None], x, x, torch.ones(2, 1), ratio="group")
+        policy_loss(x[:, None], x[:, None], x, x, torch.ones(2, 1), LossOptions(ratio="group"))
     with pytest.raises(ValueError, match="per token"):
-        policy_loss(x[:, None], x[:, None], x, x, torch.ones(2, 1), ratio="sequence", importance=torch.ones(2, 1))
+        options = LossOptions(ratio="sequence")
+        policy_loss(x[:, None], x[:, None], x, x, torch.ones(2, 1), options, importance=torch.ones(2, 1))
     with pytest.raises(ValueError, match="no log-probs of the reference"):
-        policy_loss(x[:, None], x[:, None], x, x, torch.ones(2, 1), kl_coefficient=0.1)
+        policy_loss(x[:, None], x[:, None], x, x, torch.ones(2, 1), LossOptions(kl_coefficient=0.1))
     with pytest.raises(ValueError, match="unknown aggregation"):
         sequence_weights(torch.ones(2), "mean")
 
@@ -157,7 +150,7 @@ def test_ppo_clip_by_brute_force(ratio, seed, clip):
     """Value and gradient: a ratio outside the range that its advantage would push further away has none."""
     b = batch_of(seed)
     logprobs = b["logprobs"].clone().requires_grad_()
-    loss = policy_loss(logprobs, b["old"], b["advantage"], b["weights"], b["mask"], clip=clip, ratio=ratio)
+    loss = policy_loss(logprobs, b["old"], b["advantage"], b["weights"], b["mask"], LossOptions(clip, ratio))
     loss.backward()
     value, grad = 0.0, torch.zeros_like(b["old"])
     for i, length in enumerate(b["mask"].sum(-1).tolist()):
@@ -182,7 +175,8 @@ def test_on_policy_the_clip_and_the_kind_of_ratio_change_no_gradient(seed):
     grads = []
     for options in ({}, {"clip": 0.2}, {"ratio": "sequence"}, {"ratio": "sequence", "clip": 0.2}):
         logprobs = b["logprobs"].clone().requires_grad_()
-        policy_loss(logprobs, logprobs.detach(), b["advantage"], b["weights"], b["mask"], **options).backward()
+        loss = policy_loss(logprobs, logprobs.detach(), b["advantage"], b["weights"], b["mask"], LossOptions(**options))
+        loss.backward()
         grads.append(logprobs.grad)
     for grad in grads:
         near(grad, -(b["weights"] * b["advantage"])[:, None] * b["mask"])
@@ -197,7 +191,14 @@ def test_truncated_importance_sampling_by_brute_force(seed, cap):
     c = importance_weights(b["old"], rollout, b["mask"], cap)
     logprobs = b["logprobs"].clone().requires_grad_()
     loss = policy_loss(
-        logprobs, b["old"], b["advantage"], b["weights"], b["mask"], b["entropy"], 0.1, 0.2, importance=c
+        logprobs,
+        b["old"],
+        b["advantage"],
+        b["weights"],
+        b["mask"],
+        LossOptions(0.2, entropy_coefficient=0.1),
+        entropy=b["entropy"],
+        importance=c,
     )
     expected = 0.0
     for i, length in enumerate(b["mask"].sum(-1).tolist()):
@@ -228,8 +229,8 @@ def test_masked_values_leak_neither_into_the_loss_nor_into_gradients(ratio, esti
             b["importance"] = None
         leaves = [b["logprobs"].clone().requires_grad_(), b["entropy"].clone().requires_grad_()]
         loss = policy_loss(
-            leaves[0], b["old"], b["advantage"], b["weights"], b["mask"], leaves[1], 0.1, 0.2, ratio,
-            b["importance"], b["ref"], 0.1, estimator,
+            leaves[0], b["old"], b["advantage"], b["weights"], b["mask"], LossOptions(0.2, ratio, 0.1, 0.1, estimator),
+            entropy=leaves[1], importance=b["importance"], ref=b["ref"],
         )  # fmt: skip
         assert loss.isfinite()
         found.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
@@ -260,8 +261,8 @@ def test_no_input_is_changed():
     mismatch(b["logprobs"], b["old"], b["mask"])
     for ratio, importance in (("token", b["importance"]), ("sequence", None)):
         policy_loss(
-            b["logprobs"], b["old"], rewards, b["weights"], b["mask"], b["entropy"], 0.1, 0.2, ratio, importance,
-            b["ref"], 0.1,
+            b["logprobs"], b["old"], rewards, b["weights"], b["mask"], LossOptions(0.2, ratio, 0.1, 0.1),
+            entropy=b["entropy"], importance=importance, ref=b["ref"],
         )  # fmt: skip
     for x, (version, copy) in zip(inputs, before, strict=True):
         assert x._version == version and torch.equal(x, copy)
@@ -279,8 +280,9 @@ def test_loss_with_everything_on_does_not_depend_on_the_split(seed):
         for start in range(0, 6, size):
             r = order[start : start + size]
             policy_loss(
-                logprobs[r], b["old"][r], b["advantage"][r], b["weights"][r], b["mask"][r], b["entropy"][r], 0.01, 0.2,
-                "token", b["importance"][r], b["ref"][r], 0.1,
+                logprobs[r], b["old"][r], b["advantage"][r], b["weights"][r], b["mask"][r],
+                LossOptions(0.2, "token", 0.01, 0.1), entropy=b["entropy"][r], importance=b["importance"][r],
+                ref=b["ref"][r],
             ).backward()  # fmt: skip
         grads.append(logprobs.grad)
     for grad in grads[1:]:

@@ -13,14 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from srt.objective.policy import (
-    advantages,
-    importance_weights,
-    kl_per_token,
-    masked_sum,
-    policy_loss,
-    sequence_weights,
-)
+from srt.objective.advantages import advantages
+from srt.objective.kl import kl_per_token, masked_sum
+from srt.objective.mismatch import importance_weights
+from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 
 RESPONSES = [(0,), *itertools.product((1, 2), (0, 1, 2))]
 STATES = torch.tensor(
@@ -97,18 +93,22 @@ def sequence_kl(table: Tensor) -> Tensor:
     return (probabilities(table) * masked_sum(token_logprobs(table) - token_logprobs(REF), MASK)).sum()
 
 
-def rloo(rows: Tensor, table: Tensor, weights: Tensor, estimator: str | None = None, **options: object) -> Tensor:
+def rloo(
+    rows: Tensor, table: Tensor, weights: Tensor, estimator: str | None = None, options: LossOptions | None = None,
+    **terms: Tensor,
+) -> Tensor:  # fmt: skip
     """The loss of a group as the trainer puts it together, strictly on-policy."""
     logprobs = token_logprobs(table)[rows]
     scores = VALUE[rows] - (BETA * kl_sums(estimator, table.detach())[rows] if estimator else 0.0)
     advantage = advantages(scores, torch.zeros_like(rows))
-    return policy_loss(logprobs, logprobs.detach(), advantage, weights, MASK[rows], **options)
+    return policy_loss(logprobs, logprobs.detach(), advantage, weights, MASK[rows], options, **terms)
 
 
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_rloo_is_the_policy_gradient(n, ratio):
-    near(expected_update(lambda *a: rloo(*a, clip=0.2, ratio=ratio), n), finite_difference(mean_reward))
+    options = LossOptions(clip=0.2, ratio=ratio)
+    near(expected_update(lambda *a: rloo(*a, options=options), n), finite_difference(mean_reward))
 
 
 def test_rloo_with_k1_in_the_reward_descends_the_kl():
@@ -165,7 +165,7 @@ def test_what_a_kl_in_the_loss_descends(estimator, divergence):
 
     def loss(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
         ref = token_logprobs(REF)[rows]
-        return rloo(rows, table, weights, ref=ref, kl_coefficient=BETA, kl_estimator=estimator)
+        return rloo(rows, table, weights, options=LossOptions(kl_coefficient=BETA, kl_estimator=estimator), ref=ref)
 
     penalty = expected_update(loss) - expected_update(rloo)
     expected = -BETA * finite_difference(lambda t: (PREFIX * divergence(t)).sum())
@@ -178,7 +178,7 @@ def test_what_a_kl_in_the_loss_descends(estimator, divergence):
 def test_entropy_bonus_climbs_the_entropy():
     def loss(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
         entropy = -(table.exp() * table).sum(-1)[STATES][rows]
-        return rloo(rows, table, weights, entropy=entropy, entropy_coefficient=BETA)
+        return rloo(rows, table, weights, options=LossOptions(entropy_coefficient=BETA), entropy=entropy)
 
     bonus = finite_difference(lambda t: BETA * (PREFIX * -(t.exp() * t).sum(-1)).sum())
     near(expected_update(loss) - expected_update(rloo), bonus)
@@ -202,7 +202,9 @@ def test_sequence_ratio_corrects_for_samples_of_another_policy():
     def loss(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
         old = token_logprobs(BEHAVIOUR)[rows]
         advantage = advantages(VALUE[rows], ZERO)
-        return policy_loss(token_logprobs(table)[rows], old, advantage, weights, MASK[rows], ratio="sequence")
+        return policy_loss(
+            token_logprobs(table)[rows], old, advantage, weights, MASK[rows], LossOptions(ratio="sequence")
+        )
 
     near(expected_update(loss, sampler=BEHAVIOUR), finite_difference(mean_reward))
 

@@ -13,7 +13,7 @@ import torch
 from test_logprobs import one_by_one
 from test_update import ALONE, Plain, hyperparameters, policy_and_reference
 
-from srt.objective.preference import margins, pair_gradient, pair_loss
+from srt.objective.preference_loss import margins, pair_gradient, pair_loss
 from srt.training.preference_trainer import PreferenceUpdate
 from srt.training.update import Batch
 

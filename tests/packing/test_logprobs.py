@@ -8,8 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from srt.packing import logprobs
-from srt.packing import pack as packing
+from srt.packing import attention, logprobs
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.logprobs import head_logprobs, packed, response_logprobs
 from srt.packing.pack import Pack, pack
@@ -64,7 +63,7 @@ def one_by_one(model, prompt: list[int], response: np.ndarray, temperature: floa
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(logprobs, "LOGITS", {"cpu": 5 * VOCABULARY})  # 55 response tokens: eleven chunks
-    monkeypatch.setattr(packing, "BUCKET", 2)
+    monkeypatch.setattr(attention, "BUCKET", 2)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -74,7 +73,7 @@ def test_a_pack_is_one_by_one(family, tied, temperature):
     model = make_model(tied, family=family)
     prompts, responses, group = make_rows()
     p = pack(prompts, responses, group, range(8))
-    assert len(p.buckets) > 3, "buckets of several lengths"
+    assert len(p.attention.buckets) > 3, "buckets of several lengths"
     logp, entropy = run(model, p, temperature)
     assert logp.shape == entropy.shape == p.mask.shape == (8, 20) and logp.dtype == torch.float32
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import Qwen2Config
 
 from srt.common.errors import SrtError
-from srt.packing.pack import balance, check_packable, pack, runs, split
+from srt.packing.attention import check_packable
+from srt.packing.pack import balance, pack, runs, split
 
 quick = settings(deadline=None, derandomize=True, max_examples=200)
 GROUPS = st.lists(st.tuples(st.integers(1, 20), st.lists(st.integers(0, 40), min_size=1, max_size=8)), max_size=8)
@@ -84,7 +85,7 @@ def test_attention_sees_its_prompt_and_its_past(seed):
             group.append(g)
     p = pack(prompts, responses, group, range(len(group)))
     sees: dict[int, set[int]] = {}
-    for b in p.buckets:
+    for b in p.attention.buckets:
         for r, row in enumerate(b.query.tolist()):
             for c, q in enumerate(row):
                 if b.real[r, c]:
@@ -101,9 +102,9 @@ def test_attention_sees_its_prompt_and_its_past(seed):
             expected[k] = set(starts[g]) | set(range(place, k + 1))
         place += len(response) - 1
     assert sees == expected and place == len(p.ids)
-    queries = torch.cat([b.query.flatten() for b in p.buckets])
-    assert p.place is not None and queries[p.place].tolist() == list(range(len(p.ids)))
-    assert torch.cat([b.real.flatten() for b in p.buckets])[p.place].all()
+    queries = torch.cat([b.query.flatten() for b in p.attention.buckets])
+    assert p.attention.place is not None and queries[p.attention.place].tolist() == list(range(len(p.ids)))
+    assert torch.cat([b.real.flatten() for b in p.attention.buckets])[p.attention.place].all()
 
 
 def test_models_that_cannot_be_packed_are_refused():

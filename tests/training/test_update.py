@@ -16,15 +16,10 @@ from srt.cluster.resources import BATCH_WIDE
 from srt.config.runs import PRESETS, Train
 from srt.distributed.offload import OffloadedModel
 from srt.distributed.world import World
-from srt.objective.policy import (
-    BATCH_ESTIMATORS,
-    advantages,
-    importance_weights,
-    kl_per_token,
-    policy_loss,
-    sequence_weights,
-    unanimous,
-)  # fmt: skip
+from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
+from srt.objective.kl import kl_per_token
+from srt.objective.mismatch import importance_weights
+from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 from srt.training.update import Batch, Update
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -131,10 +126,13 @@ def naive(model, reference, b: Batch, train: dict[str, Any]) -> list[dict[str, t
     for _ in range(train["iterations"]):
         logp, entropy, _ = everything(model, b, temperature)
         loss = policy_loss(
-            logp, old, advantage, weights, mask, entropy, train["entropy_coefficient"], train["clip"], train["ratio"],
-            importance_weights(old, rollout, mask, cap) if cap else None, ref,
-            train["kl_coefficient"] if train["kl_placement"] == "loss" else 0.0, train["kl_estimator"],
-            train["kl_clamp"],
+            logp, old, advantage, weights, mask,
+            LossOptions(
+                train["clip"], train["ratio"], train["entropy_coefficient"],
+                train["kl_coefficient"] if train["kl_placement"] == "loss" else 0.0, train["kl_estimator"],
+                train["kl_clamp"],
+            ),
+            entropy=entropy, importance=importance_weights(old, rollout, mask, cap) if cap else None, ref=ref,
         )  # fmt: skip
         loss.backward()
         plain = Plain(model)

@@ -49,7 +49,7 @@ WORKSPACE = 6e9  # CUDA context, logits of 4,096 tokens over a vocabulary of 152
 ENGINE_PERCENT = 30  # where it decides nothing
 USABLE = 0.92  # of a GPU's memory: the allocator's fragments
 
-BATCH_WIDE = ("reinforce", "reinforce_pp")  # srt.objective.policy.BATCH_ESTIMATORS, which would import torch here
+BATCH_WIDE = ("reinforce", "reinforce_pp")  # srt.objective.advantages.BATCH_ESTIMATORS, which would import torch here
 
 FLOPS = 0.45 * 989e12
 BANDWIDTH = 4.3e12 / 1.3

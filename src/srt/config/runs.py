@@ -126,7 +126,7 @@ class Train(Strict):
     aggregation: Literal["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"] | None = Field(
         None,
         description="Denominator of the loss: tokens of the step, of a micro-batch, of a sequence (then the mean over "
-        "sequences), or the number of sequences (srt.objective.policy.sequence_weights).",
+        "sequences), or the number of sequences (srt.objective.policy_loss.sequence_weights).",
     )
     entropy_coefficient: float | None = Field(None, ge=0, description="Entropy bonus; 0.001 in the authors' code.")
     unparsable_groups: Literal["drop", "keep"] | None = Field(

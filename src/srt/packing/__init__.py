@@ -1,1 +1,1 @@
-"""Sequences without padding: packs, their attention, log-probs and the layers under them. Knows no losses."""
+"""Sequences without padding: packs, their attention, log-probs, fused layers. Must not import losses or trainers."""

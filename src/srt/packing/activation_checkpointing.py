@@ -1,4 +1,4 @@
-"""Which activations a backward pass computes again instead of keeping: none, the cheap ones, or all."""
+"""Which activations the backward pass computes again instead of keeping them: none, the cheap ones, or all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _keeps(operations: set[Any]) -> Any:
 def _expensive() -> set[Any]:
     """Matrix products and attention: nearly all of the FLOP, a small part of the bytes."""
     aten = torch.ops.aten
-    found = {
+    operations = {
         aten.mm.default,
         aten.addmm.default,
         aten.bmm.default,
@@ -31,14 +31,14 @@ def _expensive() -> set[Any]:
         aten._scaled_dot_product_efficient_attention.default,
     }
     varlen = getattr(torch.ops.torch_attn, "_varlen_attn", None)
-    return found | ({varlen.default} if varlen is not None else set())
+    return operations | ({varlen.default} if varlen is not None else set())
 
 
 def checkpoint_activations(model: Any, mode: Checkpointing) -> None:
-    """Switch a transformers model to `mode`; results are the same to the bit where the kernels are deterministic.
+    """Switch a transformers model to `mode`; results are bitwise the same where the kernels are deterministic.
 
     A layer of h hidden and i intermediate values keeps about 16 h + 4 i (none), 6 h + 3 i (selective: results of matrix
-    products and attention) or h (full: its input) values a token.
+    products and attention) or h (full: its input) values per token.
     """
     if mode == "none":
         return
@@ -48,4 +48,4 @@ def checkpoint_activations(model: Any, mode: Checkpointing) -> None:
 
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _keeps(_expensive()))
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-    model.train()  # transformers checkpoints in training mode only; dropout is 0 (srt.packing.pack.check_packable)
+    model.train()  # transformers checkpoints in training mode only; dropout is 0 (srt.packing.attention.check_packable)

@@ -1,8 +1,8 @@
 """Norms and rotary embeddings with a backward pass of their own, in fewer passes over memory.
 
-transformers writes both as chains of elementwise operations, and autograd keeps a tensor for nearly each link: of a
-norm its input and its result, in float32. Here a norm keeps its input and one number a token, a rotation nothing but
-the angles. The values are transformers' to rounding.
+transformers writes both as chains of elementwise operations, and autograd keeps a tensor for nearly each of them: for a
+norm its input and its result, in float32. Here a norm keeps its input and one number per token, a rotation only the
+angles. Results differ from transformers' by rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Where `forward` and `apply_rotary_pos_emb` are what is written here; other families keep their own
+# Families whose `forward` and `apply_rotary_pos_emb` compute what is written here; others keep their own
 FAMILIES = ("llama", "qwen2", "qwen3")
 
 
@@ -29,7 +29,7 @@ class _Norm(torch.autograd.Function):
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         scale.add_(norm.variance_epsilon).rsqrt_()
         ctx.save_for_backward(x, scale)
-        ctx.norm = norm  # not its weight: under ZeRO 3 that is whole only while the module runs
+        ctx.norm = norm  # not its weight, which under ZeRO 3 is whole only while the module runs
         return (wide * scale).to(x.dtype) * weight
 
     @staticmethod
@@ -60,7 +60,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """Rotary position embedding: a rotation, whose gradient is turned back."""
+    """Rotary position embedding: a rotation; its gradient is rotated back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -73,14 +73,14 @@ class _Rotation(torch.autograd.Function):
 
 
 def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-    """Stands for transformers' `apply_rotary_pos_emb`: q [b, H, M, d], k [b, G, M, d], cos and sin [b, M, d]."""
+    """Replaces transformers' `apply_rotary_pos_emb`: q [b, H, M, d], k [b, G, M, d], cos and sin [b, M, d]."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return _Rotation.apply(q, cos, sin), _Rotation.apply(k, cos, sin)
 
 
 @contextmanager
 def fused(*models: Any) -> Iterator[None]:
-    """Let models of FAMILIES use the functions above; needed until the last backward pass is done."""
+    """Let models of FAMILIES use the functions above; keep it open until the last backward pass is done."""
     norms, modules = [], {}
     for model in models:
         if model.config.model_type not in FAMILIES:

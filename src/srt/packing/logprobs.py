@@ -1,7 +1,7 @@
 """Log-probabilities and entropies of response tokens, with gradient, from one packed forward pass.
 
-Prompts are skipped before the head, whose logits exist for a chunk of tokens at a time only: the backward pass
-computes them again. That costs 2 h V of the 8 N FLOP of a token and saves 4 V bytes of memory.
+Prompt tokens are skipped before the head. Its logits exist only for a chunk of tokens at a time, and the backward pass
+computes them again: 2 h V of the 8 N FLOP per token, for 4 V bytes of memory saved.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srt.packing.attention import ATTENTION
 from srt.packing.fused_layers import fused
-from srt.packing.pack import ATTENTION, Pack
+from srt.packing.pack import Pack
 
-# Logits that exist at one time: few on a CPU, where they should stay in its cache, many on a GPU
+# Logits that exist at a time: few on a CPU, so that they stay in its cache; many on a GPU
 LOGITS = {"cpu": 2**19, "cuda": 2**29}
 
 
 def chunk_of(vocabulary: int, device: torch.device) -> int:
-    """Response tokens whose logits exist at one time."""
+    """Response tokens whose logits exist at a time."""
     return max(1, LOGITS["cpu" if device.type == "cpu" else "cuda"] // vocabulary)
 
 
@@ -52,7 +53,7 @@ class _HeadFunction(torch.autograd.Function):
             norms.append(norm + top[:, 0])
         logp, entropy, norm = torch.cat(logps), torch.cat(entropies), torch.cat(norms)
         ctx.save_for_backward(hidden, token, norm, entropy)
-        # not the tensor but its owner: under ZeRO 3 the weight is whole only while the module runs
+        # the module and not its weight, which under ZeRO 3 is whole only while the module runs
         ctx.head, ctx.temperature = head, temperature
         return logp, entropy
 
@@ -107,9 +108,9 @@ def head_logprobs(head: Any, hidden: Tensor, token: Tensor, temperature: float) 
 
 @contextmanager
 def packed(*models: Any) -> Iterator[None]:
-    """Let models read packs, and their heads give log-probs; needed until the last backward pass is done.
+    """Let models read packs and their heads return log-probs; keep it open until the last backward pass is done.
 
-    The head's own `forward` is replaced, not gone around: ZeRO 3 gathers its weight when the module is called.
+    The head's own `forward` is replaced, as ZeRO 3 gathers the head's weight when that module is called.
     """
     before = []
     for m in models:
@@ -129,10 +130,10 @@ def packed(*models: Any) -> Iterator[None]:
 def response_logprobs(model: Any, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies [b, R] of the response tokens of a pack; 0 beyond each response (`Pack.mask`).
 
-    Inside `packed(model)`. `temperature`: logits are divided by it, as when sampling.
+    Call it inside `packed(model)`. Logits are divided by `temperature`, as when sampling.
     """
     hidden = model.get_decoder()(
-        input_ids=pack.ids[None], position_ids=pack.position[None], use_cache=False, packing=pack
+        input_ids=pack.ids[None], position_ids=pack.position[None], use_cache=False, packing=pack.attention
     ).last_hidden_state[0]
     both = model.get_output_embeddings()(hidden.index_select(0, pack.predict), pack.token, temperature)
     mask = pack.mask

@@ -20,7 +20,7 @@ from srt.config.preferences import PAIRS
 from srt.distributed.offload import OffloadedModel
 from srt.distributed.world import World, gather
 from srt.labels.preferences import Preferences
-from srt.objective.preference import margins, pair_gradient, pair_loss
+from srt.objective.preference_loss import margins, pair_gradient, pair_loss
 from srt.packing.pack import Pack
 from srt.training.batches import rank_share
 from srt.training.segment import Segment

@@ -84,8 +84,7 @@ def check(
     """Raise SrtError if the mean |difference| of log-probs is beyond the tolerance or not a number, saying why.
 
     Args:
-        mean_abs_difference: over the response tokens of a step (`srt.objective.policy.mismatch`); nan if a log-prob
-        of the
+        mean_abs_difference: over the response tokens of a step (srt.objective.mismatch); nan if a log-prob of the
             engine or the trainer is not finite.
         weights, dtype: as for `differing`, which runs only on failure: hand over those that the engine sampled with,
             so call this before the optimizer's step.

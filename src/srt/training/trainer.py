@@ -32,7 +32,7 @@ from srt.distributed.state import append_journal, clear_up
 from srt.distributed.world import World, barrier, gather, init_world
 from srt.models.checkpoint import load_model
 from srt.packing.activation_checkpointing import checkpoint_activations
-from srt.packing.pack import check_packable
+from srt.packing.attention import check_packable
 from srt.rollout import STOP, Rollout, RolloutEngine
 from srt.training.alarm_action import Reaction
 from srt.training.batches import Batches, label_threshold

@@ -23,18 +23,10 @@ from torch import Tensor
 
 from srt.distributed.offload import OffloadedModel
 from srt.distributed.world import World, gather
-from srt.objective.policy import (
-    BATCH_ESTIMATORS,
-    advantages,
-    combine_mismatch,
-    importance_weights,
-    kl_per_token,
-    masked_sum,
-    mismatch,
-    policy_loss,
-    sequence_weights,
-    unanimous,
-)  # fmt: skip
+from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
+from srt.objective.kl import kl_per_token, masked_sum
+from srt.objective.mismatch import combine_mismatch, importance_weights, mismatch
+from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import Pack, balance, pack, runs, split
 
@@ -316,13 +308,17 @@ class Update:
             if batch.rollout_logprobs is None:
                 raise ValueError("importance_cap needs the rollout engine's log-probs")
             importance = importance_weights(old, self._rollout(batch, p), mask, train["importance_cap"])
-        in_loss = train["kl_placement"] == "loss"
+        options = LossOptions(
+            clip=train["clip"],
+            ratio=train["ratio"],
+            entropy_coefficient=train["entropy_coefficient"],
+            kl_coefficient=train["kl_coefficient"] if train["kl_placement"] == "loss" else 0.0,
+            kl_estimator=train["kl_estimator"],
+            kl_clamp=train["kl_clamp"],
+        )
         loss = policy_loss(
-            logp, old, advantage[p.rows].to(logp), weights[p.rows].to(logp), mask,
-            entropy=entropy, entropy_coefficient=train["entropy_coefficient"],
-            clip=train["clip"], ratio=train["ratio"], importance=importance,
-            ref=ref, kl_coefficient=train["kl_coefficient"] if in_loss else 0.0,
-            kl_estimator=train["kl_estimator"], kl_clamp=train["kl_clamp"],
+            logp, old, advantage[p.rows].to(logp), weights[p.rows].to(logp), mask, options,
+            entropy=entropy, importance=importance, ref=ref,
         )  # fmt: skip
         if log:
             found.loss += float(loss.detach())

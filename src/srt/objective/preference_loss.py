@@ -1,13 +1,13 @@
-"""DPO and ScPO as pure functions of log-probs of whole responses, and the gradient that the packed update needs.
+"""DPO and ScPO as pure functions of the log-probs of whole responses, and the gradient that the packed update needs.
 
-For P pairs: S+, S- the log-probs of the chosen and the rejected response (sums over tokens), R+, R- the same under the
+For P pairs, S+, S- are the log-probs of the chosen and the rejected response (sums over tokens), R+, R- those under the
 reference, T+ the tokens of the chosen one, w >= 0 the weight of the pair:
 
     m = beta ((S+ - R+) - (S- - R-))
     loss = w (-log sigmoid(m) - alpha S+ / T+)
 
 DPO (Rafailov et al. 2024) has w = 1, ScPO (Prasad et al. 2024) w = (V+ - V-) / n from the votes; alpha is `nll` (paper
-v2, Appendix F: 1 for both, as in Pang et al. 2024). SFT is the cross-entropy and needs nothing of this.
+v2, Appendix F: 1 for both, as in Pang et al. 2024). SFT is the cross-entropy and uses nothing from here.
 """
 
 from __future__ import annotations
