@@ -20,14 +20,15 @@ from srt.answers.extract import EXTRACTORS
 from srt.config import Config, document, load_config, read_yaml
 from srt.config.base import literals
 from srt.config.checks.names import RULES
+from srt.config.document.readme import CHAPTERS, TEMPLATE, readme_text
+from srt.config.document.schema import main_schema
 from srt.config.evaluation import ScoringConfig
 from srt.config.figures import OPTIONS, DynamicsOptions, Figure
-from srt.config.intro import INTRODUCTION
 from srt.config.runs import Run
 
 
 def models() -> list[type[BaseModel]]:
-    return [model for _, _, members in document.CHAPTERS for model in members]
+    return [model for _, _, members in CHAPTERS for model in members]
 
 
 def reachable(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> set[type[BaseModel]]:
@@ -49,7 +50,7 @@ def test_committed_files_are_in_step(root: Path) -> None:
 
 
 def test_every_key_of_every_model_is_described_in_the_readme() -> None:
-    text = document.readme()
+    text = readme_text()
     documented = set(models())
     needed = reachable(Config) | {m for option in OPTIONS.values() for m in reachable(option)}
     assert needed <= documented
@@ -67,7 +68,7 @@ def test_every_key_of_every_model_is_described_in_the_readme() -> None:
     ],
 )
 def test_schema_accepts_the_shipped_files(main: str, sections: str, root: Path) -> None:
-    schema = document.schema()
+    schema = main_schema()
     jsonschema.Draft7Validator.check_schema(schema)
     jsonschema.validate(read_yaml(root / main), schema, cls=jsonschema.Draft7Validator)
     for section, file in [("models",) * 2, ("datasets",) * 2, ("runs", "experiments"), ("figures",) * 2]:
@@ -89,7 +90,7 @@ def test_schema_accepts_the_shipped_files(main: str, sections: str, root: Path) 
     ],
 )
 def test_schema_refuses_mistakes(section: str | None, entry: dict[str, Any]) -> None:
-    schema = document.schema()
+    schema = main_schema()
     if section:
         schema = {"$ref": f"#/definitions/{section}", "definitions": schema["definitions"]}
     with pytest.raises(jsonschema.ValidationError):
@@ -122,7 +123,7 @@ def test_check_tells_what_is_out_of_step(tmp_path: Path, root: Path) -> None:
 def test_the_examples_of_the_readme_work(root: Path) -> None:
     raw = read_yaml(root / "config" / "smoke.yaml")
     sections = {name: read_yaml(root / path) for name, path in raw.pop("files").items()}
-    blocks = re.findall(r"```yaml\n# (\w+)\n(.*?)```", INTRODUCTION, re.S)
+    blocks = re.findall(r"```yaml\n# (\w+)\n(.*?)```", TEMPLATE.read_text(), re.S)
     assert {section for section, _ in blocks} == {"models", "datasets", "runs", "figures"}
     for section, text in blocks:
         sections[section] |= yaml.safe_load(text)
@@ -164,7 +165,7 @@ def test_no_rule_has_a_name_that_an_id_may_have(root: Path) -> None:
     assert {"train", "all"} <= set(names) <= RULES
 
 
-def test_configuration_is_read_without_slow_imports(tmp_path: Path) -> None:
+def test_configuration_is_read_without_slow_imports(tmp_path: Path, root: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     code = (
@@ -172,13 +173,12 @@ def test_configuration_is_read_without_slow_imports(tmp_path: Path) -> None:
         "load_config(read_yaml(Path('main.yaml')), Path('.'))\n"
         "print(sorted({'matplotlib', 'torch', 'transformers', 'pandas', 'reasoning_gym'} & set(sys.modules)))"
     )
-    source = str(Path(document.__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={"PYTHONPATH": source},
+        env={"PYTHONPATH": str(root / "src")},
         timeout=60,
     )
     assert done.stdout.strip() == "[]", done.stderr

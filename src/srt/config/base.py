@@ -13,6 +13,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from srt.common.errors import SrtError
 
+# Sections of entries by id; each may be in files of its own.
+SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 

@@ -10,13 +10,12 @@ import yaml
 from pydantic import ValidationError
 
 from srt.common.errors import SrtError, nearest
-from srt.config.base import ConfigError
+from srt.config.base import SECTIONS, ConfigError
 from srt.config.checks import check
 from srt.config.explain import first_problem, show
 from srt.config.root import Config
 from srt.config.runs import Train
 
-SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
 DEFAULT = "config/config.yaml"
 _MERGE = "tag:yaml.org,2002:merge"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from srt.config.base import ConfigError
+from srt.config.base import SECTIONS, ConfigError
 from srt.config.root import Config
 
 ID = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -20,7 +20,7 @@ RULES = frozenset(
 
 def check_ids(config: Config) -> None:
     """Every id is a word in lower case."""
-    for section in ("models", "datasets", "suites", "runs", "figures", "claims"):
+    for section in SECTIONS:
         for key in getattr(config, section):
             if not ID.fullmatch(key):
                 fixed = re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_") or "name"

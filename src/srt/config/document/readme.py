@@ -1,8 +1,4 @@
-"""config/README.md and the JSON schemas, generated from the pydantic models, so that neither can be out of date.
-
-What a key means is said once, in the description of its field. Here are only the introduction, and how a type is
-written for people (README) and for editors (JSON schema, draft 7, which yaml-language-server reads).
-"""
+"""The text of config/README.md: the template beside this file, filled with tables of all keys."""
 
 from __future__ import annotations
 
@@ -13,18 +9,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 
 from srt.config import alarm, claims, datasets, evaluation, figures, models, plan, preferences, root, runs
 from srt.config.base import unwrap
-from srt.config.intro import INTRODUCTION
 
-README = "config/README.md"
-SCHEMAS = "workflow/schemas"
-# Sections that may have a file of their own, and thus a schema of their own.
-SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
-_REF = "#/definitions/"
+TEMPLATE = Path(__file__).with_name("readme.template.md")
 _NUMBERS = {int: "integer", float: "number", str: "text", bool: "true / false", Any: "any"}
 _SYMBOLS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -90,9 +80,10 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
 )
 
 
-def readme() -> str:
+def readme_text() -> str:
     """The text of config/README.md."""
-    parts = [INTRODUCTION.strip(), "## Keys", "Generated from the code. A key without a default must be given."]
+    before, after = TEMPLATE.read_text(encoding="utf-8").split("%%keys%%")
+    parts = []
     for heading, remark, members in CHAPTERS:
         parts += [f"### {heading}", *([remark] if remark else [])]
         for model in members:
@@ -105,83 +96,7 @@ def readme() -> str:
             parts.append(_table(model))
         if runs.Train in members:
             parts.append(_presets())
-    return "\n\n".join(parts) + "\n"
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of the main file, with a definition for every section and every kind of entry."""
-    _, top = models_json_schema([(root.Config, "validation")], ref_template=_REF + "{model}")
-    definitions = {name: _draft7(part) for name, part in top["$defs"].items()}
-    main = definitions.pop("Config")
-    main.pop("required", None)  # the sections may be in files
-    properties = main["properties"]
-    defaults = properties["train_defaults"]
-    properties["train_defaults"] = {"description": defaults["description"], "allOf": [{"$ref": _REF + "Train"}]}
-    for section in SECTIONS:
-        definitions[section] = properties[section]
-        properties[section] = {"$ref": _REF + section}
-    # a run takes what it lacks over from the one that it extends; templates, with `_`, may lack anything
-    run = definitions["Run"]
-    run["anyOf"] = [{"required": run.pop("required")}, {"required": ["extends"]}]
-    definitions["runs"]["patternProperties"] = {"^_": {"type": "object"}}
-    file = {
-        "type": ["string", "array"],
-        "items": {"type": "string"},
-        "description": "YAML file that is this section, or a list of such files; from the folder snakemake runs in.",
-    }
-    properties["files"] = {
-        "type": "object",
-        "description": "Sections in files of their own.",
-        "properties": {section: file for section in SECTIONS},
-        "additionalProperties": False,
-    }
-    for entry, key, options in (("Figure", "kind", figures.OPTIONS), ("Claim", "estimator", claims.OPTIONS)):
-        definitions |= _options_by_kind(entry, definitions[entry], key, options)
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "Configuration of the SRT workflow",
-        **{k: v for k, v in main.items() if k != "title"},
-        "definitions": dict(sorted(definitions.items())),
-    }
-
-
-def _options_by_kind(
-    name: str, entry: dict[str, Any], key: str, options: typing.Mapping[str, type[BaseModel]]
-) -> dict[str, Any]:
-    """Let the `options` of an entry's schema be those of the kind that `key` names; returns their definitions.
-
-    Their names begin with the entry's: figures and claims both have a `GapOptions`.
-    """
-    entry["properties"]["options"].pop("additionalProperties", None)
-    _, made = models_json_schema([(m, "validation") for m in options.values()], ref_template=_REF + "{model}")
-    entry["allOf"] = [
-        {
-            "if": {"properties": {key: {"const": kind}}, "required": [key]},
-            "then": {"properties": {"options": {"$ref": _REF + name + model.__name__}}},
-        }
-        for kind, model in options.items()
-    ]
-    own = {model.__name__ for model in options.values()}
-    return {name * (each in own) + each: _draft7(part) for each, part in made["$defs"].items()}
-
-
-def files() -> dict[str, str]:
-    """Every generated file: path from the repository's root -> text."""
-    made = {README: readme(), f"{SCHEMAS}/config.schema.json": _json(schema())}
-    for section in SECTIONS:
-        if section != "suites":  # which is too small for a file; its definition is there all the same
-            link = {"$schema": "http://json-schema.org/draft-07/schema#", "$ref": f"config.schema.json{_REF}{section}"}
-            made[f"{SCHEMAS}/{section}.schema.json"] = _json(link)
-    return made
-
-
-def stale(folder: Path) -> list[str]:
-    """The generated files that are missing in `folder` or differ from what the models say."""
-    return [
-        name
-        for name, text in files().items()
-        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text
-    ]
+    return before + "\n\n".join(parts) + after
 
 
 def type_name(info: FieldInfo) -> str:
@@ -269,21 +184,3 @@ def _presets() -> str:
         values = (json.dumps(preset[key]).strip('"') for preset in runs.PRESETS.values())
         rows.append(f"| `{key}` | " + " | ".join(f"`{v}`" for v in values) + " |")
     return "\n".join(rows)
-
-
-def _draft7(part: Any) -> Any:
-    """pydantic's JSON schema without what draft 7 lacks (prefixItems, discriminator) and without generated titles."""
-    if isinstance(part, list):
-        return [_draft7(p) for p in part]
-    if not isinstance(part, dict):
-        return part
-    made = {
-        k: _draft7(v) for k, v in part.items() if k != "discriminator" and not (k == "title" and isinstance(v, str))
-    }
-    if "prefixItems" in made:
-        made["items"] = made.pop("prefixItems")
-    return made
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
