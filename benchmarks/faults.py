@@ -25,8 +25,8 @@ HEADER = "| fault | what happens | what you do | attempts | steps again | second
 
 
 def main() -> None:
-    from slurm_cluster import Cluster, can_limit_memory, missing
-    from slurm_faults import FAULTS, TARGET, execute, local, outputs, prepare
+    from support.slurm_cluster import Cluster, can_limit_memory, missing
+    from support.slurm_faults import FAULTS, TARGET, execute, local, outputs, prepare
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"one or more of: {', '.join(FAULTS)}")

@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 
 def main() -> None:
-    from slurm_cluster import Cluster, missing
-    from slurm_smoke import compare, login_load, problems
+    from support.slurm_cluster import Cluster, missing
+    from support.slurm_smoke import compare, login_load, problems
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/slurm_smoke.json")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+from support import ROOT
+from support.specs import TINY_BASE
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,14 +29,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
-
-
-TINY_BASE = {
-    "source": "tiny", "hidden_size": 32, "heads": 1, "kv_heads": 1, "layers": 2, "intermediate_size": 64,
-    "context": 128, "steps": 120, "batch_size": 32, "learning_rate": 5e-3, "threads": 1,
-    "parts": [{"params": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}],
-    "revision_of_code": 1,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -65,26 +57,8 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree in which the micro DAG has run on this machine; its results are not to be changed."""
-    from test_workflow import MICRO, copy_of_the_tree, snakemake
+    from support.dag import MICRO, copy_of_the_tree, snakemake
 
     folder = copy_of_the_tree(tmp_path_factory.mktemp("micro") / "clone")
     snakemake(folder, *MICRO)
     return folder
-
-
-def train_spec(**changes: object) -> dict:
-    """A run's spec for the tiny base; keyword arguments change hyperparameters or top-level keys."""
-    from srt.config.models import BOXED_SUFFIX
-    from srt.config.runs import Train
-
-    top = {k: changes.pop(k) for k in ("reward", "seed") if k in changes}
-    values = {
-        "prompts_per_step": 4, "rollouts_per_prompt": 8, "max_prompt_tokens": 40, "max_new_tokens": 24,
-        "learning_rate": 1e-3, "dtype": "float32", "gradient_checkpointing": "none",
-        "rollout_engine": "transformers", "micro_batch_tokens": 600, **changes,
-    }  # fmt: skip
-    train = Train.model_validate(values).resolved().model_dump(mode="json")
-    return {
-        "run": "test-s1", "seed": 1, "reward": "majority", "extractor": "boxed", "prompt_suffix": BOXED_SUFFIX,
-        "train": train, **top,
-    }  # fmt: skip

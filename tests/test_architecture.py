@@ -110,3 +110,10 @@ def test_every_room_says_what_it_is_for(root: Path) -> None:
         if folder.is_dir():
             text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
             assert text and len(text.splitlines()[0]) > 30, f"src/srt/{name}/__init__.py: say what the room is for"
+
+
+def test_no_test_imports_another_test(root: Path) -> None:
+    """What tests share is in tests/support."""
+    for path in sorted((root / "tests").rglob("*.py")):
+        for name in imports(ast.parse(path.read_text(encoding="utf-8")), set()):
+            assert not name.startswith(("test_", "conftest")), f"{path.relative_to(root)} imports {name}"

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import ROOT
+
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from support import ROOT
+
 TRL = pytest.param(
     [], marks=pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed: make setup-trl")
 )

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from chrome import CHROMIUM, Chrome
 
 from srt.browser.collect import MAX_CHARS, choose, collect, shortened
 from srt.browser.page import render_list, render_page
@@ -21,6 +20,7 @@ from srt.browser.resolve import shown_steps
 from srt.common import io
 from srt.common.errors import SrtError
 from srt.data.table import make_table, write_problems
+from support.chrome import CHROMIUM, Chrome
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp;\u202e %%style%%'
 

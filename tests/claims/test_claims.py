@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from claims_tables import Tables, curve, values
-from config_files import change, write
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +25,9 @@ from srt.config.base import literals
 from srt.config.claims import FROM_TRAINING, OPTIONS, Claim
 from srt.metrics.intervals import N_BOOT, draw_counts, mean_interval
 from srt.report.first_page import verdict_summary
+from support import ROOT
+from support.claims_tables import Tables, curve, values
+from support.config_files import change, write
 
 
 @pytest.fixture
@@ -378,7 +378,7 @@ def test_the_rule_makes_the_table(micro_run: Path, tmp_path: Path) -> None:
     """The real rule on the tables of a real run: claims are added, and nothing is trained again."""
     import shutil
 
-    from test_workflow import MICRO, jobs, snakemake
+    from support.dag import MICRO, jobs, snakemake
 
     folder = tmp_path / "clone"
     shutil.copytree(micro_run, folder, symlinks=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from claims_tables import STEPS, P, Tables, curve, groups
 
 from srt.claims.accuracy_estimators import fall_index
 from srt.claims.evidence import Undecided
@@ -16,6 +15,7 @@ from srt.claims.training_estimators import exact_interval, rise_index
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, decide
 from srt.common.io import write_parquet
 from srt.metrics.intervals import N_BOOT, draw_counts
+from support.claims_tables import STEPS, P, Tables, curve, groups
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +14,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import ROOT, train_spec
 
 from srt.common.io import read_parquet, write_parquet
+from support import ROOT
+from support.scripts import ENVIRONMENT, command, run
+from support.specs import train_spec
 
 SCRIPTS = sorted(p.name for p in (ROOT / "scripts").glob("[a-z]*.py"))
 TINY = {
@@ -30,21 +30,6 @@ SAMPLE = {
     "n": 2, "temperature": 1.0, "top_p": 1.0, "max_prompt_tokens": 40, "max_new_tokens": 8, "engine": "transformers",
     "dtype": "float32", "seed": 5, "threads": 1, "prompt_suffix": "",
 }  # fmt: skip
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def command(script: str, **options: Any) -> list[str]:
-    """A command line; lists become several words, dicts JSON."""
-    words = [sys.executable, str(ROOT / "scripts" / script)]
-    for name, value in options.items():
-        words.append("--" + name.replace("_", "-"))
-        values = value if isinstance(value, list) and name != "spec" else [value]
-        words += [json.dumps(v) if isinstance(v, dict | list) else str(v) for v in values]
-    return words
-
-
-def run(script: str, **options: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, **options), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
 
 
 def refused(result: subprocess.CompletedProcess, expected: str) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, train_spec
 from safetensors.torch import load_file
 
 from srt.cluster import launch, slurm
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
+from support import ROOT
+from support.specs import train_spec
 
 
 @pytest.fixture(autouse=True)

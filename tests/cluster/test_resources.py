@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_workflow import MICRO, jobs, snakemake
 
 from srt.cluster import resources
 from srt.cluster.partitions import (
@@ -26,6 +24,8 @@ from srt.cluster.resources import Work, gpu_memory, host_memory_mb, least_gpus, 
 from srt.common.errors import SrtError
 from srt.config import Config, load_config, read_yaml
 from srt.config.models import JobSize
+from support import ROOT
+from support.dag import MICRO, jobs, snakemake
 
 H200 = 141e9
 # one step of the paper on Qwen2.5-Math-7B

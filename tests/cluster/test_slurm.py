@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
-from slurm_cluster import Cluster, missing, processes_of, sweep
-from test_workflow import copy_of_the_tree, jobs, results
+
+from support import ROOT
+from support.dag import copy_of_the_tree, jobs, results
+from support.slurm_cluster import Cluster, missing, processes_of, sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 FAST = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
@@ -59,7 +60,7 @@ def test_ready_in_30_seconds_and_gone_without_a_trace():
 
 def test_without_slurm_it_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("slurm_cluster.SBIN", str(tmp_path))
+    monkeypatch.setattr("support.slurm_cluster.SBIN", str(tmp_path))
     assert "slurmctld, slurmd, munged, sbatch, srun not found): apt-get install" in str(missing())
     with pytest.raises(RuntimeError, match="no SLURM here"):
         Cluster()
@@ -73,7 +74,7 @@ def test_a_killed_owner_leaves_nothing_after_the_next_start(user, tmp_path):
         if os.geteuid() != 0:
             pytest.skip("is one already")
         options = {"user": "nobody", "group": "nogroup"}
-    module = shutil.copy(ROOT / "tests" / "slurm_cluster.py", f"/tmp/slurm_cluster_{os.getpid()}.py")
+    module = shutil.copy(ROOT / "tests/support/slurm_cluster.py", f"/tmp/slurm_cluster_{os.getpid()}.py")
     os.chmod(module, 0o644)
     code = (
         "import sys, time; sys.path.insert(0, '/tmp'); m = __import__(sys.argv[1]); c = m.Cluster(); c.start();"
@@ -209,7 +210,7 @@ def test_the_whole_smoke_dag_is_byte_for_byte_that_of_a_local_run(tmp_path):
     """67 jobs: what benchmarks/slurm_smoke.py measures; the micro DAG above is its kin in every test run."""
     if not os.environ.get("SRT_SLOW"):
         pytest.skip("left out to save ten minutes: SRT_SLOW=1 runs it, and so does benchmarks/slurm_smoke.py")
-    from slurm_smoke import compare, problems
+    from support.slurm_smoke import compare, problems
 
     with Cluster() as own:
         found = compare(own, tmp_path)

@@ -7,8 +7,9 @@ import shutil
 import time
 
 import pytest
-from slurm_cluster import Cluster, can_limit_memory, missing
-from slurm_faults import FAULTS, STEPS, TARGET, execute, local, outputs, prepare
+
+from support.slurm_cluster import Cluster, can_limit_memory, missing
+from support.slurm_faults import FAULTS, STEPS, TARGET, execute, local, outputs, prepare
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 

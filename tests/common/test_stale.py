@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, train_spec
 
 from srt.common import io
 from srt.common.lock import folder_lock
 from srt.distributed.state import clear_up
+from support import ROOT
+from support.specs import train_spec
 
 WRITER = """import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -116,7 +117,7 @@ def test_nobody_elses_files_are_touched(tmp_path):
 
 def test_a_segment_begins_by_clearing_up(tiny_base, sums, tmp_path):
     """What a killed attempt on another node left beside the outputs, and its torn state."""
-    from test_resume import train
+    from support.training import train
 
     out = tmp_path / "step-1"
     out.mkdir()

@@ -13,7 +13,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from config_files import FILES
 from pydantic import BaseModel
 
 from srt.answers.extract import EXTRACTORS
@@ -25,6 +24,7 @@ from srt.config.document.schema import main_schema
 from srt.config.evaluation import ScoringConfig
 from srt.config.figures import OPTIONS, DynamicsOptions, Figure
 from srt.config.runs import Run
+from support.config_files import FILES
 
 
 def models() -> list[type[BaseModel]]:

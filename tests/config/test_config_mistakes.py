@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from config_files import FILES, change, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srt.common.errors import SrtError
 from srt.config import load_config, read_yaml
+from support.config_files import FILES, change, write
 
 MAIN = "main.yaml"
 

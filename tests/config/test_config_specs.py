@@ -7,28 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_files import change, write
-from conftest import ROOT
 
-from srt.artefacts.specs import data_spec, model_spec, sample_spec, train_spec
+from srt.artefacts.specs import train_spec
 from srt.config import Config, load_config, read_yaml
 from srt.config.runs import PRESETS, Run, Train
+from support import ROOT
+from support.config_files import change, load, specs, write
 
 MAIN, MODELS, DATASETS, RUNS, FIGURES = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml", "figures.yaml"
-
-
-def load(folder: Path) -> Config:
-    return load_config(read_yaml(folder / MAIN), folder, MAIN, [folder / MAIN])
-
-
-def specs(config: Config) -> dict[str, str]:
-    """Every spec of a configuration by what it is of; run `srt` has two seeds."""
-    return {
-        **{f"data {name}": data_spec(config, name) for name in config.datasets},
-        **{f"model {name}": model_spec(config, name) for name in config.models},
-        **{f"sample {name}": sample_spec(config, name) for name in config.models},
-        **{f"train {i}": train_spec(config, i) for run in config.runs for i in config.instances(run)},
-    }
 
 
 def changed(folder: Path, file: str, old: str, new: str) -> set[str]:

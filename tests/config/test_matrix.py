@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from config_files import change, write
-from conftest import ROOT
 
 from srt.artefacts.evaluations import evaluation_spec, evaluations, expand_evaluations
 from srt.artefacts.specs import data_spec, model_spec, sample_spec, train_spec
 from srt.common.errors import SrtError
-from srt.config import Config, load_config, read_yaml
+from srt.config import Config
 from srt.config.lookups import lineage
 from srt.data.rows import select_rows
 from srt.figures.resolve import resolve_figure
 from srt.plan.jobs import build
 from srt.plan.price import Pricing
+from support.config_files import change, full, load, write
 
 MAIN, MODELS, DATASETS, RUNS = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml"
-
-
-def full(**overrides: Any) -> Config:
-    raw = read_yaml(ROOT / "config/config.yaml") | overrides
-    return load_config(raw, ROOT, configfiles=["config/config.yaml"])
-
-
-def load(folder: Path) -> Config:
-    return load_config(read_yaml(folder / MAIN), folder, MAIN, [folder / MAIN])
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from claims_tables import STEPS, Tables, groups, values
-from config_files import change, write
-from test_config_specs import load, specs
-from test_workflow import MICRO, jobs, snakemake
 
 from srt.artefacts.evaluations import evaluations
 from srt.artefacts.specs import sample_spec
@@ -21,6 +17,9 @@ from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet, write_parquet
 from srt.figures.resolve import resolve_figure
 from srt.plan.jobs import build
+from support.claims_tables import STEPS, Tables, groups, values
+from support.config_files import change, load, specs, write
+from support.dag import MICRO, jobs, snakemake
 
 MAIN, RUNS, FIGURES = "main.yaml", "runs.yaml", "figures.yaml"
 COLD = "other: {datasets: [more_test], temperature: 0.0}\n  warm: {datasets: [more_test], temperature: 0.5}"

@@ -15,8 +15,8 @@ import pytest
 
 from srt.common import io
 from srt.data import read_problems
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = str(ROOT / "scripts/make_data.py")
 SUMS = {"source": "reasoning_gym", "name": "chain_sum", "size": 60, "split": "test", "level": "easy"}
 

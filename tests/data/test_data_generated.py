@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +23,8 @@ from srt.data.arithmetic import exact_value
 from srt.data.family import relationship
 from srt.data.generated import HASH_SEED_DEPENDENT, UNSEEDED, check_name
 from srt.data.keys import TEST_SHARE, generated_split, hash_share, holdout_part
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 FAMILIES: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2},
     "basic_arithmetic": {},

@@ -2,127 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import io as stdio
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from srt.data import read_problems
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-OLD, NEW, ABSENT = "a" * 40, "b" * 40, "c" * 40
-CARD = """---
-configs:
-- config_name: main
-  data_files:
-  - split: train
-    path: main/train-*.parquet
-  - split: test
-    path: main/test-*.parquet
-- config_name: plain
-  data_files:
-  - split: train
-    path: plain/train.parquet
----
-# Sums
-"""
-
-
-def _parquet(rows: list[tuple[str, str]]) -> bytes:
-    sink = stdio.BytesIO()
-    pq.write_table(pa.table({"question": [q for q, _ in rows], "answer": [a for _, a in rows]}), sink)
-    return sink.getvalue()
-
-
-def _files(offset: int) -> dict[str, bytes]:
-    """A repository at one commit: two shards of a train split, a test split, a second configuration, a script."""
-    rows = [(f"What is {i} + {offset}?", f"{i} + {offset} = <<>>\n#### {1000 + i + offset:,}") for i in range(30)]
-    return {
-        "README.md": CARD.encode(),
-        "main/train-00000-of-00002.parquet": _parquet(rows[:12]),
-        "main/train-00001-of-00002.parquet": _parquet(rows[12:25]),
-        "main/test-00000-of-00001.parquet": _parquet(rows[25:]),
-        "plain/train.parquet": _parquet([(f"Add {i} and {offset}", str(i + offset)) for i in range(5)]),
-        "sums.py": b"import os, pathlib\npathlib.Path(os.environ['SENTINEL']).write_text('run')\n",
-    }
-
-
-REPOSITORIES = {"lab/sums": {OLD: _files(1), NEW: _files(7)}}
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """The two endpoints that a download needs: the tree of a commit, and a file at a commit."""
-
-    requests: list[str]
-
-    def _find(self) -> tuple[int, dict[str, str], bytes]:
-        self.requests.append(self.path)
-        parts = urlsplit(self.path).path.strip("/").split("/")
-        api = parts[0] == "api"
-        if len(parts) < 5:  # the client also asks for things that are no data set's
-            return 404, {}, b"{}"
-        parts = parts[2:] if api else parts[1:]
-        repo, verb, revision, path = "/".join(parts[:2]), parts[2], parts[3], "/".join(parts[4:])
-        if repo not in REPOSITORIES:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        if revision not in REPOSITORIES[repo]:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-        files = REPOSITORIES[repo][revision]
-        if api and verb == "tree":
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
-            ]
-            return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
-        if api:  # repo_info, which `hf download` asks for
-            info = {"id": repo, "sha": revision, "siblings": [{"rfilename": name} for name in files]}
-            return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
-        if path not in files:
-            return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
-        etag = f'"{hashlib.sha1(files[path]).hexdigest()}"'
-        return 200, {"X-Repo-Commit": revision, "ETag": etag}, files[path]
-
-    def _answer(self, body: bool) -> None:
-        status, headers, data = self._find()
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def do_GET(self) -> None:
-        self._answer(True)
-
-    def do_HEAD(self) -> None:
-        self._answer(False)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet; `requests` is the log."""
+from support import ROOT
+from support.hub_server import ABSENT, NEW, OLD, REPOSITORIES, serve
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[tuple[str, list[str]]]:
-    requests: list[str] = []
-    handler = type("Hub", (_Hub,), {"requests": requests})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", requests
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serve() as server:
+        yield server
 
 
 def _environment(endpoint: str, home: Path, offline: bool = False) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ import pytest
 from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import Loaded, load_with_report, question_key
+from support import ROOT
 
-SHARED = Path(__file__).resolve().parent.parent.parent.parent / "shared" / "data"
+SHARED = ROOT.parent / "shared" / "data"
 
 
 def made(path: str, **changes: Any) -> Loaded:

@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, train_spec
 from safetensors.torch import load_file
 
-from srt.cluster import launch
 from srt.common.errors import SrtError
 from srt.common.io import read_json, read_parquet, sha256_file
 from srt.distributed.deepspeed_engine import DeepSpeedEngine
 from srt.distributed.world import World, init_world, shutdown
 from srt.training.trainer import Segment, run_segment
 from srt.training.training_set import read_training_set
+from support import ROOT
+from support.specs import train_spec
+from support.training import torchrun
 
 # A name, the changes to the spec, and the checkpoints of the chain (their last step is 3).
 RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
@@ -54,17 +55,6 @@ def train_all(folder: Path, base: Path, problems: Path) -> None:
                         place / str(stop) / "state", place / str(stop) / "metrics.parquet", save_every=1),
                 data, truth,
             )  # fmt: skip
-
-
-def torchrun(*args: str, timeout: float = 150) -> subprocess.CompletedProcess:
-    """Run a script as the train rule does, as two processes on this machine over gloo."""
-    path = os.pathsep.join(
-        str(ROOT / part) for part in ("src", "scripts", "tests", "tests/distributed", "tests/training")
-    )
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = launch.torchrun(1, 2, "", "", list(args))  # what scripts/launch.py becomes where torch sees two GPUs
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, train_spec
 
 from srt.common.errors import SrtError, describe_os_error
 from srt.common.io import read_json, sha256_file
@@ -31,6 +30,8 @@ from srt.distributed.state import check_state, states
 from srt.distributed.world import World, gather, init_world, shutdown
 from srt.training.trainer import Segment, run_segment
 from srt.training.training_set import read_training_set
+from support import ROOT
+from support.specs import train_spec
 
 SPEC: dict[str, Any] = {"run": "toy"}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")} | {

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT
-from test_workflow import copy_of_the_tree, snakemake
 
 from srt.config import load_config, read_yaml
+from support import ROOT
+from support.dag import copy_of_the_tree, snakemake
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [c for c in re.findall(r"\| `(snakemake [^`]*)` \|", README) if "--report" not in c]

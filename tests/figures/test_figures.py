@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from test_figures_data import World, examples_spec, spec_of
 
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
@@ -23,8 +22,9 @@ from srt.figures.dynamics import running_mean
 from srt.figures.examples import wrapped
 from srt.figures.spec import parse_spec, read_spec
 from srt.figures.style import METHODS, look, looks
+from support import ROOT
+from support.figure_world import World, examples_spec, spec_of
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TESTS = ["aime24", "aime25", "amc23"]
 PNG = b"\x89PNG\r\n\x1a\n"
 

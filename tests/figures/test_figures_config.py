@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from figure_files import write_inputs
-from test_workflow import copy_of_the_tree, jobs, snakemake
 
 from srt.artefacts.evaluations import evaluation_spec
 from srt.common.errors import SrtError
@@ -26,8 +24,10 @@ from srt.figures.style import METHODS, look, looks
 from srt.metrics.alarm import collapse_alarm
 from srt.metrics.early_stopping import early_stopping
 from srt.metrics.intervals import mean_interval, ratio_interval
+from support import ROOT
+from support.dag import copy_of_the_tree, jobs, snakemake
+from support.figure_files import write_inputs
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = ("config/config.yaml", "config/smoke.yaml")
 
 

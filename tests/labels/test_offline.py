@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, train_spec
-from test_cli import run
-from test_trainer import segment
 
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet, sha256_file, write_parquet
@@ -22,6 +19,10 @@ from srt.evaluation.scoring import score_file
 from srt.labels.preferences import make_preferences
 from srt.training.trainer import Trainer, run_segment, trainer_of
 from srt.training.training_set import METRICS, PAIRED, join_metrics, read_training_set
+from support import ROOT
+from support.scripts import run
+from support.specs import train_spec
+from support.training import whole_run
 
 PAIRS = {"beta": 0.1, "nll": 1.0}
 SAMPLE = {
@@ -55,7 +56,7 @@ def stored(tiny_base: Path, sums: Path, tmp_path_factory: pytest.TempPathFactory
 def train(folder: Path, base: Path, sums: Path, stored: Path, reward: str, **more: Any) -> None:
     given = spec(reward)
     data, truth = read_training_set(sums, reward, preferences=stored)
-    run_segment(segment(folder, base, given, **more), data, truth)
+    run_segment(whole_run(folder, base, given, **more), data, truth)
 
 
 @pytest.mark.parametrize("reward", ["sft", "dpo", "scpo"])
@@ -90,9 +91,9 @@ def test_three_steps_by_the_script(tmp_path, tiny_base, sums, stored, reward):
 
 def test_the_first_step_of_sft_is_the_base_models_cross_entropy(tmp_path, tiny_base, sums, stored):
     data, truth = read_training_set(sums, "sft", preferences=stored["sft"])
-    given = segment(tmp_path, tiny_base, spec("sft"))
+    given = whole_run(tmp_path, tiny_base, spec("sft"))
     trainer = trainer_of("sft")(given, data, init_world(), truth)
-    from test_logprobs import one_by_one
+    from support.tiny_models import one_by_one
 
     total, tokens = 0.0, 0
     for i in trainer.batch(0):
@@ -109,7 +110,7 @@ def test_the_first_step_of_sft_is_the_base_models_cross_entropy(tmp_path, tiny_b
 
 def test_chosen_responses_become_likelier_and_rejected_ones_less(tmp_path, tiny_base, sums, stored):
     data, truth = read_training_set(sums, "dpo", preferences=stored["dpo"])
-    trainer = trainer_of("dpo")(segment(tmp_path, tiny_base, spec("dpo")), data, init_world(), truth)
+    trainer = trainer_of("dpo")(whole_run(tmp_path, tiny_base, spec("dpo")), data, init_world(), truth)
     first, *_, last = [trainer.step(0) for _ in range(5)]
     assert first["pair_margin"] == pytest.approx(0, abs=1e-5) and last["pair_margin"] > 0.05
     assert last["loss"] < first["loss"] - 0.01 and last["pair_accuracy"] == 1.0
@@ -136,7 +137,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path, tiny_base, sums, stored, reward, mo
     train(tmp_path / "whole", tiny_base, sums, stored[reward], reward, stop=4)
     cut = tmp_path / "cut"
     data, truth = read_training_set(sums, reward, preferences=stored[reward])
-    given = segment(cut, tiny_base, spec(reward), stop=4)
+    given = whole_run(cut, tiny_base, spec(reward), stop=4)
     from dataclasses import replace
 
     kind = trainer_of(reward)
@@ -160,7 +161,7 @@ def test_no_engine_is_started_and_other_rewards_keep_their_trainer(tmp_path, tin
     """With vLLM named, which is not on every machine: nothing draws rollouts."""
     data, truth = read_training_set(sums, "sft", preferences=stored["sft"])
     given = spec("sft", rollout_engine="vllm")
-    trainer = trainer_of("sft")(segment(tmp_path, tiny_base, given), data, init_world(), truth)
+    trainer = trainer_of("sft")(whole_run(tmp_path, tiny_base, given), data, init_world(), truth)
     trainer.rollouts.generate = None  # type: ignore[method-assign, assignment]
     assert trainer.step(0)["step"] == 1
     assert trainer_of("majority") is Trainer and trainer_of("offline_labels") is Trainer
@@ -170,7 +171,7 @@ def test_another_table_starts_anew(tmp_path, tiny_base, sums, stored):
     """States are tied to the responses: what an attempt on others left is not gone on with."""
     from srt.training.segment import inputs_of
 
-    given = segment(tmp_path, tiny_base, spec("dpo"))
+    given = whole_run(tmp_path, tiny_base, spec("dpo"))
     data, truth = read_training_set(sums, "dpo", preferences=stored["dpo"])
     table = read_parquet(stored["dpo"])
     from srt.common.io import parquet_metadata
@@ -184,9 +185,8 @@ def test_another_table_starts_anew(tmp_path, tiny_base, sums, stored):
 
 
 def configuration(folder: Path, *entries: str):
-    from config_files import write
-
     from srt.config import load_config, read_yaml
+    from support.config_files import write
 
     folder.mkdir(exist_ok=True)
     write(folder)
@@ -267,10 +267,9 @@ def test_the_files_of_the_workflow_are_the_plans(tmp_path):
 
 def test_the_plan_of_the_tables_is_the_dry_run(tmp_path):
     """Rules and plan agree on the paper's comparison, in the full configuration."""
-    from test_workflow import copy_of_the_tree, jobs, snakemake
-
     from srt.config import load_config, read_yaml
     from srt.plan.jobs import build
+    from support.dag import copy_of_the_tree, jobs, snakemake
 
     folder = copy_of_the_tree(tmp_path)
     planned = jobs(snakemake(folder, "-n", "v2_table1", "v2_table2", "--config", "seeds=1"))

@@ -190,7 +190,7 @@ def test_only_problems_with_responses_are_trained_on(tmp_path, sums):
 
 
 def test_the_script(tmp_path):
-    from test_cli import run
+    from support.scripts import run
 
     samples, scores = tables(tmp_path)
     done = run("preferences.py", samples=samples, scores=scores, spec=json.dumps(PAIRS), out=tmp_path / "o.parquet")

@@ -7,22 +7,20 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import test_data_hub
-from conftest import ROOT
 
 from srt.common.errors import SrtError
 from srt.common.io import canonical_json
 from srt.config.models import Example
 from srt.models.checkpoint import fingerprint
 from srt.models.sources import _with_examples, make
+from support import ROOT
+from support.hub_server import ABSENT, OLD, REPOSITORIES, Hub, serve
 
 
-class _ModelHub(test_data_hub._Hub):
+class ModelHub(Hub):
     """The data hub's server with the paths of model repositories, which have no prefix."""
 
     def _find(self) -> tuple[int, dict[str, str], bytes]:
@@ -35,12 +33,9 @@ class _ModelHub(test_data_hub._Hub):
 def hub(tiny_base, monkeypatch):
     files = {p.name: p.read_bytes() for p in tiny_base.iterdir()}
     files |= {"modeling_evil.py": b"raise SystemExit('run')\n", "pytorch_model.bin": b"pickled"}
-    monkeypatch.setitem(test_data_hub.REPOSITORIES, "lab/tiny", {test_data_hub.OLD: files})
-    handler = type("Hub", (_ModelHub,), {"requests": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
+    monkeypatch.setitem(REPOSITORIES, "lab/tiny", {OLD: files})
+    with serve(ModelHub) as (url, _):
+        yield url
 
 
 def make_from_hub(url: str, home: Path, out: Path, revision: str) -> subprocess.CompletedProcess:
@@ -56,7 +51,7 @@ def make_from_hub(url: str, home: Path, out: Path, revision: str) -> subprocess.
 
 
 def test_a_pinned_hub_revision_is_fetched_without_code_or_pickles(hub, tmp_path, tiny_base):
-    done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", test_data_hub.OLD)
+    done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", OLD)
     assert done.returncode == 0, done.stderr
     names = {p.name for p in (tmp_path / "m").iterdir()}
     assert "modeling_evil.py" not in names and "pytorch_model.bin" not in names
@@ -66,7 +61,7 @@ def test_a_pinned_hub_revision_is_fetched_without_code_or_pickles(hub, tmp_path,
 
 
 def test_a_revision_that_the_hub_lacks_is_one_sentence(hub, tmp_path):
-    done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", test_data_hub.ABSENT)
+    done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", ABSENT)
     assert done.returncode == 2 and not (tmp_path / "m").exists()
     assert "error: models: m: lab/tiny@cccccccc cannot be fetched" in done.stderr and "Traceback" not in done.stderr
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
-from test_objective import BETA, GROUP, LENGTHS, MASK, OLD, REF, REWARD, near, padded
 
 from srt.config.explain import first_problem
 from srt.config.runs import PRESETS, Train
 from srt.objective.advantages import BATCH_ESTIMATORS, advantages
 from srt.objective.kl import kl_per_token, masked_sum
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
+from support.golden_batch import BETA, GROUP, LENGTHS, MASK, OLD, REF, REWARD, near, padded
 
 
 def token_gradient(**keys: object) -> torch.Tensor:

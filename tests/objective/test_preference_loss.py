@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_logprobs import one_by_one
-from test_update import ALONE, Plain, hyperparameters, policy_and_reference
 
 from srt.objective.preference_loss import margins, pair_gradient, pair_loss
 from srt.training.preference_trainer import PreferenceUpdate
 from srt.training.update import Batch
+from support.plain_update import ALONE, Plain, hyperparameters, policy_and_reference
+from support.tiny_models import one_by_one
 
 # -- golden numbers: worked by hand in docs/trainer.md ----------------------------------------------------------------
 # Two pairs, beta 0.1: S+ - R+ = (2, -1), S- - R- = (-1, 3), so m = (0.3, -0.4); S+ = (-6, -10), T+ = (4, 5).

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_update import ALONE, Plain, hyperparameters
 
 from srt.models.checkpoint import load_model
 from srt.training.preference_trainer import PreferenceUpdate
 from srt.training.update import Batch
+from support.plain_update import ALONE, Plain, hyperparameters
 
 pytest.importorskip("trl", reason="TRL is not installed: make setup-trl")
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from test_logprobs import double_norm
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from srt.packing.fused_layers import _Norm, fused, rotated
+from support.tiny_models import double_norm
 
 SHAPE = {
     "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

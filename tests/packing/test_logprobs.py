@@ -5,32 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srt.packing import attention, logprobs
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.logprobs import head_logprobs, packed, response_logprobs
 from srt.packing.pack import Pack, pack
-
-VOCABULARY = 30
-FAMILIES = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
-
-
-def make_model(tied: bool = True, dtype: str = "float32", family: str = "qwen2"):
-    torch.manual_seed(0)
-    make, build = FAMILIES[family]
-    config = make(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=4, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3,
-        bos_token_id=None, eos_token_id=3, pad_token_id=0, dtype="float32",
-    )  # fmt: skip
-    return build(config).eval().to(getattr(torch, dtype))
-
+from support.tiny_models import FAMILIES, VOCABULARY, double_norm, make_model, one_by_one
 
 # Two groups of very unequal responses and one alone: a response of one token, one of token 0, which also pads.
 SHAPES = [(5, [9, 1, 20, 4]), (12, [1, 1, 13]), (1, [6])]
@@ -52,12 +33,6 @@ def make_rows(seed: int = 0) -> tuple[list[list[int]], list[np.ndarray], list[in
 def run(model, p: Pack, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     with packed(model):
         return response_logprobs(model, p, temperature)
-
-
-def one_by_one(model, prompt: list[int], response: np.ndarray, temperature: float) -> torch.Tensor:
-    """The distributions that predict each response token: log-probs [T, V] of an unpadded pass with a full head."""
-    ids = torch.tensor([[*prompt, *response.tolist()]])
-    return (model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
 
 
 @pytest.fixture(autouse=True)
@@ -148,11 +123,6 @@ def gradients(model, packs: list[list[int]]) -> dict[str, torch.Tensor]:
             ]
             sum(parts).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters()}
-
-
-def double_norm(self, hidden: torch.Tensor) -> torch.Tensor:
-    """Transformers' norm computes in float32 whatever the model's type, which would hide what is looked for here."""
-    return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_workflow import copy_of_the_tree, jobs, snakemake
 
 from srt.config import Config, load_config, read_yaml
 from srt.plan.eta import Eta, Left
 from srt.plan.jobs import build
 from srt.plan.price import Measured, Pricing
 from srt.plan.schedule import schedule
+from support import ROOT
+from support.dag import copy_of_the_tree, jobs, snakemake
 
 # The phenomena of the paper that `make mini` is for, and claims that test each.
 PHENOMENA = {

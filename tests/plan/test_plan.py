@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
-from test_workflow import copy_of_the_tree, jobs, snakemake
 
 from srt.common.io import write_parquet
 from srt.config import Config, load_config, read_yaml
@@ -21,6 +19,8 @@ from srt.plan.price import Price, Pricing, Variant, measure
 from srt.plan.report import by_figure, by_group, make_plan, savings, to_json, to_text
 from srt.plan.schedule import critical_path, schedule
 from srt.plan.spent import COLUMNS, spent
+from support import ROOT
+from support.dag import copy_of_the_tree, jobs, snakemake
 
 
 def configuration(file: str, **changes: object) -> Config:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
 
 from srt.common.errors import SrtError
 from srt.common.io import write_csv, write_parquet
 from srt.config import Config, load_config, read_yaml
 from srt.report.miniature_page import MARK, fill
 from srt.report.miniature_tables import alarm_table, collect
+from support import ROOT
 
 PAGE = ROOT / "docs/miniature"
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rollout_cases import (
+
+from srt.rollout import LENGTH, STOP, Sampling, tensor_checksum
+from support.rollout_cases import (
     EOS,
     KEYS,
     PROMPTS,
@@ -21,8 +23,6 @@ from rollout_cases import (
     perturbed,
     worst,
 )
-
-from srt.rollout import LENGTH, STOP, Sampling, tensor_checksum
 
 
 @pytest.fixture(

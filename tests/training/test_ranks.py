@@ -11,13 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, train_spec
-from test_resume import command, weights
 
 from srt.cluster import launch
 from srt.cluster.torchrun import exit_code
 from srt.common.io import read_json
 from srt.common.lock import folder_lock
+from support import ROOT
+from support.specs import train_spec
+from support.training import command, weights
 
 STOP = 12
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # of a process group of the tests' own

@@ -14,9 +14,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import ROOT, train_spec
-from test_distributed import torchrun
-from test_resume import command, segment, start, weights
 
 from srt.common.errors import Interrupted, SrtError
 from srt.common.io import read_json, read_parquet, write_parquet
@@ -27,6 +24,9 @@ from srt.plan.jobs import build
 from srt.training.alarm_action import action_of
 from srt.training.trainer import Trainer, run_segment
 from srt.training.training_set import METRICS, join_metrics, read_training_set
+from support import ROOT
+from support.specs import train_spec
+from support.training import command, segment, start, torchrun, weights
 
 RINGS = 3
 AT_ONCE = AlarmRule(agreement_rise=-1.0, drift=0.0, patience=1, baseline=RINGS - 1)
@@ -257,7 +257,7 @@ def micro(on_alarm: str) -> str:
 
 def test_the_labels_are_an_input_of_such_a_run_only(tmp_path):
     """In the rules, and the same in the plan."""
-    from test_workflow import copy_of_the_tree, jobs, snakemake
+    from support.dag import copy_of_the_tree, jobs, snakemake
 
     folder = copy_of_the_tree(tmp_path)
     (folder / "tests/micro/figures.yaml").write_text("{}\n")

@@ -12,11 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import train_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_distributed import torchrun
-from test_resume import command, killed_then_finished, segment, train, weights
 
 from srt.common.errors import Interrupted
 from srt.common.io import read_json, read_parquet, write_parquet
@@ -26,6 +23,8 @@ from srt.training.batches import fill, label_threshold
 from srt.training.trainer import Trainer, run_segment
 from srt.training.training_set import METRICS, REFILL, read_training_set
 from srt.training.update import Update
+from support.specs import train_spec
+from support.training import command, killed_then_finished, segment, torchrun, train, weights
 
 # 24 prompts, 4 a step: about half of the tiny model's prompts reach 0.25, so batches take several rounds.
 RULE = {"majority": 0.25, "rounds": 3}

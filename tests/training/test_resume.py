@@ -6,15 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, train_spec
 from safetensors.torch import load_file
 
 from srt.common.errors import Interrupted, SrtError
@@ -22,28 +19,10 @@ from srt.common.io import read_json, read_parquet, sha256_file
 from srt.common.lock import folder_lock
 from srt.distributed.state import check_state
 from srt.training.sync_check import TOLERANCE
-from srt.training.trainer import Segment, run_segment
+from srt.training.trainer import run_segment
 from srt.training.training_set import TrainingSet, join_metrics, read_training_set
-
-
-def segment(folder: Path, base: Path, spec: dict, start: int, stop: int, **more: object) -> Segment:
-    place = folder / f"step-{stop}"
-    resume = folder / f"step-{start}" / "state" if start else None
-    values = {"save_every": 1, **more}
-    return Segment(spec, base, resume, start, stop, folder / "work" / f"step-{stop}", place / "model", place / "state",
-                   place / "metrics.parquet", **values)  # fmt: skip
-
-
-def train(folder: Path, base: Path, sums: Path, spec: dict, *cuts: int, **more: object) -> Path:
-    """Train through the checkpoints `cuts`, each in a segment of its own; return the last one's folder."""
-    data, truth = read_training_set(sums, spec["reward"])
-    for start, stop in zip((0, *cuts), cuts, strict=False):
-        run_segment(segment(folder, base, spec, start, stop, **more), data, truth)
-    return folder / f"step-{cuts[-1]}"
-
-
-def weights(step: Path) -> str:
-    return sha256_file(step / "model" / "model.safetensors")
+from support.specs import train_spec
+from support.training import command, killed_then_finished, segment, start, train, wait_for_state, weights
 
 
 @pytest.fixture(scope="module")
@@ -93,42 +72,6 @@ def test_another_seed_gives_another_run(whole, tmp_path, tiny_base, sums):
     other = train(tmp_path, tiny_base, sums, train_spec(seed=2), 1)
     first = read_parquet(whole / "metrics.parquet").to_pandas().iloc[:1]
     assert not read_parquet(other / "metrics.parquet").to_pandas().equals(first)
-
-
-def command(folder: Path, base: Path, sums: Path, spec: dict, stop: int, *more: str) -> list[str]:
-    place = folder / f"step-{stop}"
-    return [
-        sys.executable, str(ROOT / "scripts" / "train.py"), "--spec", json.dumps(spec), "--base", str(base),
-        "--problems", str(sums), "--start", "0", "--stop", str(stop), "--work", str(folder / "work" / f"step-{stop}"),
-        "--model-out", str(place / "model"), "--state-out", str(place / "state"),
-        "--metrics-out", str(place / "metrics.parquet"), "--save-every", "1", *more,
-    ]  # fmt: skip
-
-
-def wait_for_state(work: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not any((work / f"state-{n}").is_dir() for n in range(step, 9)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def start(args: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(args, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-def killed_then_finished(args: list[str], work: Path, moments: tuple[tuple[int, float], ...]) -> None:
-    """SIGKILL so many seconds after each of these steps' states is there, then the same command to its end."""
-    for step, delay in moments:
-        process = start(args)
-        wait_for_state(work, step, process)
-        time.sleep(delay)
-        process.kill()
-        process.communicate()
-    process = start(args)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert "resuming at step" in stderr
 
 
 def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):

@@ -160,7 +160,7 @@ def running(child: int) -> bool:
 
 @pytest.fixture(scope="module")
 def worker(tiny_base, sums) -> Iterator[Worker]:
-    from conftest import train_spec
+    from support.specs import train_spec
 
     made = Worker(tiny_base, sums, train_spec())
     yield made

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model, needs_vllm
 
 from srt.common.errors import SrtError
 from srt.rollout import Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
 from srt.training.sync_check import TOLERANCE, check, check_weights, differing
+from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model, needs_vllm
 
 FAULTS = [
     "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",

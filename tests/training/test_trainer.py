@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import train_spec
 from deepspeed.utils import safe_get_full_grad
 
 from srt.answers import Grader
@@ -24,9 +23,11 @@ from srt.rollout import LENGTH, STOP, Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
 from srt.training.batches import rank_share
 from srt.training.rewards import training_rewards
-from srt.training.trainer import Segment, Trainer, make_batch, run_segment
+from srt.training.trainer import Trainer, make_batch, run_segment
 from srt.training.training_set import METRICS, TrainingSet, join_metrics, read_training_set
 from srt.training.update import PHASES
+from support.specs import train_spec
+from support.training import whole_run
 
 # Four responses a group: a majority of "7", a tie, no answer at all, all agree.
 GROUPS = [
@@ -39,16 +40,11 @@ TRUTH = ["7", "3", "9", "6"]
 PARSED = [True, True, False, True]
 
 
-def segment(folder: Path, base: Path, spec: dict, stop: int = 2) -> Segment:
-    return Segment(spec, base, None, 0, stop, folder / "work", folder / "model", folder / "state",
-                   folder / "metrics.parquet", save_every=100)  # fmt: skip
-
-
 def make_trainer(folder: Path, base: Path, sums: Path, **changes: Any) -> Trainer:
     """A real trainer whose reference differs from its policy, so that the KL is not 0."""
     spec = train_spec(prompts_per_step=4, rollouts_per_prompt=4, kl_coefficient=0.05, **changes)
     data, truth = read_training_set(sums, spec["reward"])
-    trainer = Trainer(segment(folder, base, spec), data, init_world(), truth)
+    trainer = Trainer(whole_run(folder, base, spec), data, init_world(), truth)
     trainer.updates.guard = None  # the rollouts are hand-made
     torch.manual_seed(5)
     with torch.no_grad():
@@ -226,7 +222,7 @@ def test_a_run_that_never_answers_counts_its_steps(tmp_path, tiny_base, sums):
     """max_new_tokens = 1: no response has a box, every group is dropped, two steps are written all the same."""
     spec = train_spec(max_new_tokens=1)
     data, truth = read_training_set(sums, "majority")
-    run_segment(segment(tmp_path, tiny_base, spec), data, truth)
+    run_segment(whole_run(tmp_path, tiny_base, spec), data, truth)
     frame = read_parquet(tmp_path / "metrics.parquet").to_pandas()
     assert frame["step"].tolist() == [1, 2]
     assert (frame[["reward", "parsed_rate", "kept_rate", "loss", "grad_norm", "true_accuracy"]] == 0).all(axis=None)
@@ -238,7 +234,7 @@ def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
     """The engine samples from a copy in which one layer is stale: one sentence names run, step and layer."""
     spec = train_spec()
     data, truth = read_training_set(sums, "majority")
-    trainer = Trainer(segment(tmp_path, tiny_base, spec), data, init_world(), truth)
+    trainer = Trainer(whole_run(tmp_path, tiny_base, spec), data, init_world(), truth)
     row, timing = trainer.timed_step(0)
     assert row["mismatch_mean"] < 1e-5 and row["mismatch_max"] < 1e-4
     assert timing["seconds_rollout"] > 0 and set(PHASES) <= {k.removeprefix("seconds_") for k in timing}
@@ -283,7 +279,7 @@ def test_label_free_training_never_sees_the_answers(tmp_path, tiny_base, sums, r
     for number, file in enumerate([sums, without_answers(sums, tmp_path / "none.parquet"), tmp_path / "wrong.parquet"]):
         folder = tmp_path / str(number)
         data, truth = read_training_set(file, reward, labels=labels)
-        run_segment(segment(folder, tiny_base, train_spec(reward=reward)), data, truth)
+        run_segment(whole_run(folder, tiny_base, train_spec(reward=reward)), data, truth)
         frames.append(read_parquet(folder / "metrics.parquet").to_pandas())
         weights.append(sha256_file(folder / "model" / "model.safetensors"))
     assert weights[0] == weights[1] == weights[2] != sha256_file(tiny_base / "model.safetensors")
@@ -297,7 +293,7 @@ def test_metrics_columns_and_seed(tmp_path, tiny_base, sums):
     """Documented columns, in order; the spec travels with them."""
     spec = train_spec()
     data, truth = read_training_set(sums, "majority")
-    run_segment(segment(tmp_path, tiny_base, spec, 1), data, truth)
+    run_segment(whole_run(tmp_path, tiny_base, spec, 1), data, truth)
     table = read_parquet(tmp_path / "metrics.parquet")
     assert tuple(table.column_names) == METRICS
     frame, metadata = join_metrics([tmp_path / "metrics.parquet"])
@@ -310,7 +306,7 @@ def test_metrics_columns_and_seed(tmp_path, tiny_base, sums):
 
 def order_of(folder: Path, base: Path, data: TrainingSet, steps: int, **changes: Any) -> list[list[int]]:
     spec = train_spec(**changes)
-    trainer = Trainer(segment(folder, base, spec), data, init_world(), {})
+    trainer = Trainer(whole_run(folder, base, spec), data, init_world(), {})
     return [trainer.batch(step) for step in range(steps)]
 
 
@@ -394,7 +390,7 @@ def test_more_ranks_than_prompts_is_a_sentence(tmp_path, tiny_base, sums):
     data, _ = read_training_set(sums, "majority")
     world = replace(init_world(), size=5)
     with pytest.raises(SrtError, match="5 processes for prompts_per_step=4"):
-        Trainer(segment(tmp_path, tiny_base, train_spec()), data, world, {})
+        Trainer(whole_run(tmp_path, tiny_base, train_spec()), data, world, {})
 
 
 def test_votes_of_the_naive_computation():

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from support import ROOT
+
 pytest.importorskip("trl", reason="TRL is not installed: make setup-trl")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import measure  # noqa: E402
-import peers  # noqa: E402
+import measure
+import peers
 
 TOLERANCE = 1e-5
 # Of the change of the weights: Adam's first step is lr g / (|g| + 1e-8), which turns the rounding of a gradient that is

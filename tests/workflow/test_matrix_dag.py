@@ -12,28 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yte
-from conftest import ROOT
-from test_matrix import full
-from test_workflow import copy_of_the_tree
 
 from srt.artefacts.evaluations import evaluations
 from srt.figures.resolve import resolve_figure
+from support import ROOT
+from support.config_files import full
+from support.dag import copy_of_the_tree, jobs, snakemake, trained
 
 # -- on the DAG -------------------------------------------------------------------------------------------------------
-
-
-def snakemake(folder: Path, *args: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, text=True, timeout=600
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == code, output[-4000:]
-    return output
-
-
-def jobs(output: str) -> dict[str, int]:
-    table = output.split("Job stats:")[-1] if "Job stats:" in output else ""
-    return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
 
 
 def test_the_full_matrix_is_planned_fast_and_no_job_twice() -> None:
@@ -137,10 +123,6 @@ def planned(climbed: Path, tmp_path: Path, old: str, new: str) -> tuple[dict[str
     file.write_text(text.replace(old, new, 1))
     output = snakemake(folder, *CLIMB, "-n", *TARGETS)
     return jobs(output), output
-
-
-def trained(output: str) -> set[str]:
-    return set(re.findall(r"Job \d+: Train (\S+) to step", output))
 
 
 def test_nothing_is_left_to_do(climbed: Path) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import snakemake_executor_plugin_slurm as plugin
-from conftest import ROOT
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 from srt.cluster.slurm import job_prefix
 from srt.workflow import out_of_memory
 from srt.workflow.patches import PATCHES, StatusQuery, apply_patches
+from support import ROOT
 
 HEADER = f"""
 import sys

@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_matrix_dag import trained
-from test_workflow import MICRO, copy_of_the_tree, jobs, snakemake
 
 from srt.artefacts.specs import data_content
 from srt.common.io import sha256_file
 from srt.config import load_config, read_yaml
+from support.dag import MICRO, copy_of_the_tree, jobs, snakemake, trained
 
 MAIN = "tests/micro/config.yaml"
 TARGETS = ("taught_s1", "claims", "provenance")

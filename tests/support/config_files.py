@@ -1,8 +1,15 @@
-"""A small, complete configuration as files, for the tests of the configuration: text, so that mistakes can be typed."""
+"""A small, complete configuration as files (text, so that mistakes can be typed), and the shipped full one."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from srt.artefacts.specs import data_spec, model_spec, sample_spec, train_spec
+from srt.config import Config, load_config, read_yaml
+from support import ROOT
+
+MAIN, MODELS, DATASETS, RUNS, FIGURES = "main.yaml", "models.yaml", "datasets.yaml", "runs.yaml", "figures.yaml"
 
 FILES = {
     "main.yaml": """\
@@ -111,3 +118,24 @@ def change(folder: Path, file: str, old: str, new: str) -> None:
     text = (folder / file).read_text(encoding="utf-8")
     assert old in text, f"{old!r} is not in {file}"
     (folder / file).write_text(text.replace(old, new, 1) if old else new, encoding="utf-8")
+
+
+def load(folder: Path) -> Config:
+    """The configuration in `folder`."""
+    return load_config(read_yaml(folder / MAIN), folder, MAIN, [folder / MAIN])
+
+
+def specs(config: Config) -> dict[str, str]:
+    """Every spec of a configuration by what it is of; run `srt` has two seeds."""
+    return {
+        **{f"data {name}": data_spec(config, name) for name in config.datasets},
+        **{f"model {name}": model_spec(config, name) for name in config.models},
+        **{f"sample {name}": sample_spec(config, name) for name in config.models},
+        **{f"train {i}": train_spec(config, i) for run in config.runs for i in config.instances(run)},
+    }
+
+
+def full(**overrides: Any) -> Config:
+    """The full configuration of the paper, `config/config.yaml`."""
+    raw = read_yaml(ROOT / "config/config.yaml") | overrides
+    return load_config(raw, ROOT, configfiles=["config/config.yaml"])

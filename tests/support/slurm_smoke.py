@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from slurm_cluster import Cluster
-from test_workflow import copy_of_the_tree
+
+from support.dag import copy_of_the_tree
+from support.slurm_cluster import Cluster
 
 RESULTS = "results/smoke"
 # Not results: records of one run (times, hosts, attempts, versions), and the configuration, which names the GPUs.

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from slurm_cluster import Cluster, can_limit_memory
-from test_workflow import copy_of_the_tree
+from support.dag import copy_of_the_tree
+from support.slurm_cluster import Cluster, can_limit_memory
 
 CONFIG = ["--configfile", "tests/cluster/faults.yaml"]
 STEP = "results/faults/runs/gt-s1/step-14"

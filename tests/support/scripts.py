@@ -1,0 +1,27 @@
+"""The scripts of the rules as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from support import ROOT
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def command(script: str, **options: Any) -> list[str]:
+    """A command line; lists become several words, dicts JSON."""
+    words = [sys.executable, str(ROOT / "scripts" / script)]
+    for name, value in options.items():
+        words.append("--" + name.replace("_", "-"))
+        values = value if isinstance(value, list) and name != "spec" else [value]
+        words += [json.dumps(v) if isinstance(v, dict | list) else str(v) for v in values]
+    return words
+
+
+def run(script: str, **options: Any) -> subprocess.CompletedProcess:
+    return subprocess.run(command(script, **options), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
