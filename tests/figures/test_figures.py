@@ -17,6 +17,7 @@ import pytest
 
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
+from srt.config.figures import OPTIONS
 from srt.figures import KINDS, render
 from srt.figures.dynamics import running_mean
 from srt.figures.examples import wrapped
@@ -204,7 +205,7 @@ def test_examples_show_named_problems_in_their_order(
     specs: dict, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def named(*ids: str) -> list[str]:
-        table = draw(specs["table1"], tmp_path, lambda s: s["options"].update(problems=list(ids)))
+        table = draw(specs["table1"], tmp_path, lambda s: _named(s, list(ids)))
         return table.problem_id.iloc[::2].tolist()
 
     most = draw(specs["table1"], tmp_path).problem_id.tolist()
@@ -216,7 +217,7 @@ def test_examples_show_named_problems_in_their_order(
     assert shown[::2] == [rest[1], rest[0]] and shown[1] in most
     told = f"problem 'amc23-000' of options.problems is not among the samples: problem '{shown[1]}', whose pass rate"
     assert told in capfd.readouterr().err
-    assert "must be a list of ids" in error(specs["table1"], tmp_path / "e", lambda s: s["options"].update(problems=3))
+    assert "problems: must be a list" in error(specs["table1"], tmp_path / "e", lambda s: _named(s, 3))
 
 
 def test_wrapped_text_keeps_its_end() -> None:
@@ -229,26 +230,31 @@ def test_wrapped_text_keeps_its_end() -> None:
 MISTAKES = {
     "kind": (lambda s: s.update(kind="curve"), "kind 'curve' is unknown (did you mean 'curves'?)"),
     "key": (lambda s: s.update(dataset=[]), "unknown key 'dataset' (did you mean 'datasets'?)"),
-    "metric": (lambda s: s.update(metric="pass"), "metric 'pass' is unknown; write 'avg' or 'maj'"),
-    "option": (lambda s: s.update(options={"mark": []}), "kind 'curves' has no option 'mark' (did you mean 'marks'?)"),
-    "no panels": (lambda s: s.update(panels=[]), "no panels; name at least one panel"),
-    "no series": (lambda s: s["panels"][0].update(series=[]), "panel 'DAPO' has no series"),
-    "no data sets": (lambda s: s.update(datasets=[]), "'datasets' is empty"),
-    "no points": (lambda s: _run(s).update(points=[]), "series 'SRT' (run 'srt-s1') in panel 'DAPO' has no points"),
-    "no groups": (lambda s: _run(s)["points"][0].update(groups=[]), "step 0 names no groups file"),
-    "two steps": (lambda s: _run(s)["points"][1].update(step=0), "run 'srt-s1': step 0 appears twice"),
-    "text step": (lambda s: _run(s)["points"][0].update(step="0"), "must be a whole number, not '0'"),
+    "metric": (lambda s: s.update(metric="pass"), "metric: unknown value 'pass' (known: avg, maj)"),
+    "option": (lambda s: s.update(options={"mark": []}), "kind curves has no option 'mark' (did you mean 'marks'?)"),
+    "no panels": (lambda s: s.update(panels=[]), "no panels: name at least one panel"),
+    "no series": (lambda s: s["panels"][0].update(series=[]), "panels: item 1: series: is empty: give at least 1"),
+    "no data sets": (lambda s: s.update(datasets=[]), "datasets: is empty: give at least 1"),
+    "no points": (lambda s: _run(s).update(points=[]), "series: item 1: points: is empty: give at least 1"),
+    "no groups": (lambda s: _run(s)["points"][0].update(groups=[]), "points: item 1: groups: is empty"),
+    "two steps": (lambda s: _run(s)["points"][1].update(step=0), "points: step 0 appears twice"),
+    "text step": (lambda s: _run(s)["points"][0].update(step="first"), "step: must be a whole number, not 'first'"),
     "method": (lambda s: [r.update(method="srtt") for r in s["panels"][0]["series"]], "(did you mean 'srt'?)"),
     "mixed": (lambda s: _run(s).update(method="base"), "series 'SRT' mixes methods (base, srt)"),
     "seeds": (lambda s: _run(s)["points"].pop(), "only one of them is evaluated at step 1000"),
     "data set": (lambda s: s.update(datasets=["aime2"]), "which has aime24, aime25, amc23, dapo_val (did you"),
     "missing": (lambda s: _run(s)["points"][0].update(groups=["no.parquet"]), "no.parquet does not exist"),
-    "mark": (lambda s: s.update(options={"marks": [{"step": 1}]}), "each of options.marks needs 'step' and 'label'"),
+    "mark": (lambda s: s.update(options={"marks": [{"step": 1}]}), "options: marks: item 1: label: is missing"),
     "validation": (
         lambda s: s.update(options={"validation_dataset": "amc23", "validation_series": "SR"}),
-        "no series is called 'SR' (options.validation_series) (did you mean 'SRT'?)",
+        "options.validation_series: no series is called 'SR' (did you mean 'SRT'?)",
     ),
 }  # fmt: skip
+
+
+def _named(spec: dict, problems: object) -> None:
+    del spec["options"]["rows"]
+    spec["options"]["problems"] = problems
 
 
 def _run(spec: dict) -> dict:
@@ -278,7 +284,7 @@ def test_mistakes_of_the_other_kinds(specs: dict, tmp_path: Path) -> None:
     many = _run(specs["fig2"])["points"]
     assert "name one" in error(specs["fig9"], out, run_of("points", many))
     assert "share no problem" in error(specs["table1"], out, _other_groups(specs))
-    assert "options.rows must be" in error(specs["table1"], out, lambda s: s["options"].update(rows=0))
+    assert "options: rows: must be at least 1" in error(specs["table1"], out, lambda s: s["options"].update(rows=0))
 
 
 def _other_groups(specs: dict) -> Callable[[dict], None]:
@@ -309,7 +315,7 @@ def test_a_wrong_spec_on_the_command_line() -> None:
     for text in ("{", "[]", "@nowhere.json"):
         with pytest.raises(SrtError):
             read_spec(text)
-    with pytest.raises(SrtError, match="needs the text key 'kind'"):
+    with pytest.raises(SrtError, match="kind '' is unknown"):
         parse_spec({"figure": "fig2"})
 
 
@@ -344,5 +350,6 @@ def test_captions_render_as_the_report_renders_them(root: Path) -> None:
 def test_kinds_have_modules_that_say_their_options() -> None:
     for kind, what in KINDS.items():
         assert what
-        text = (ROOT / "src" / "srt" / "figures" / f"{kind}.py").read_text(encoding="utf-8")
-        assert "\nOptions\n" in text
+        text = (ROOT / "src" / "srt" / "figures" / f"{kind}.py").read_text(encoding="utf-8").partition("\nOptions\n")[2]
+        for option in OPTIONS[kind].model_fields:
+            assert f"\n    {option} " in f"\n{text}", f"{kind}: {option}"

@@ -167,7 +167,7 @@ def examples_spec(world: World, dataset: str = "aime24", rows: int = 3) -> dict:
         {"label": "After training", "samples": world.samples("after", after),
          "groups": world.groups("after", "srt", 1.0, sets=(dataset,))},
     ]  # fmt: skip
-    options = {"samples": sources, "tables": world.problems(dataset), "rows": rows}
+    options = {"samples": sources, "tables": [world.problems(dataset)], "rows": rows}
     return {"figure": "table1", "kind": "examples", "title": "Table 1", "datasets": [dataset], "options": options}
 
 

@@ -1,7 +1,7 @@
 """The entries of `figures.yaml`: which runs a figure shows, and the options of each kind of figure.
 
-The options' names and values repeat what `srt.figures` accepts, so that a wrong one is refused before a run and not
-after it; a test keeps the two in step. matplotlib is not imported here: rules are parsed in every job.
+`srt.figures` draws from the same options, so a wrong one is refused before a run. matplotlib is not imported here:
+every job parses the rules.
 """
 
 from __future__ import annotations
@@ -172,6 +172,17 @@ OPTIONS: dict[str, type[Options]] = {
 }
 
 
+def parse_options(kind: str, model: type[Options], value: Any) -> Options:
+    """The options of a kind, checked; raises ValueError with one sentence."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problem = first_problem(model, error)
+        if not problem.path and problem.message.startswith("unknown key"):
+            problem.message = problem.message.replace("unknown key", f"kind {kind} has no option", 1)
+        raise ValueError(str(problem)) from None
+
+
 class Panel(Strict):
     """One panel of a figure: the runs (all their seeds) that are drawn together."""
 
@@ -224,13 +235,7 @@ class Figure(Strict):
         kind = info.data.get("kind")
         if kind is None:  # is refused by itself
             return value
-        try:
-            return OPTIONS[kind].model_validate(value).model_dump(mode="json", exclude_unset=True, exclude_none=True)
-        except ValidationError as error:
-            problem = first_problem(OPTIONS[kind], error)
-            if not problem.path and problem.message.startswith("unknown key"):
-                problem.message = problem.message.replace("unknown key", f"kind {kind} has no option", 1)
-            raise ValueError(str(problem)) from None
+        return parse_options(kind, OPTIONS[kind], value).model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Figure:

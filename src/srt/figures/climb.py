@@ -1,6 +1,6 @@
 """Climbing levels (v2: Fig. 5): chains of runs, each from the last checkpoint of the one before.
 
-One panel a chain; several metrics are rows, many chains of one metric are wrapped. The x axis adds up the steps from
+One panel per chain; several metrics are rows, many chains of one metric are wrapped. The x axis adds up the steps from
 the base model on. Each run is drawn on its own level's test set in the look of its method, so where a level begins the
 line starts anew: the last model of one level, tested on the next. Levels stand at the top where there are several,
 thin lines between runs. Bands, triangles and grey lines as in `srt.figures.curves`.
@@ -17,62 +17,62 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from srt.config.figures import ClimbOptions
 from srt.figures import style
-from srt.figures.annotations import check_paper_statements, draw_alarms, draw_paper_statements
+from srt.figures.annotations import Cell, draw_alarms, draw_paper_statements
 from srt.figures.figure_data import FigureData, identify
-from srt.figures.spec import Panel, Spec, check_options, check_panels, curve_metrics
+from srt.figures.spec import Panel, Series, Spec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPTIONS = ("metrics", "marks")
 STEP_LABEL = "RL step from the base model"
 
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and its table, whose `step` counts from the base model and `step_of_run` from the run's start."""
-    check_options(spec, OPTIONS)
-    check_panels(spec)
-    check_paper_statements(spec)
-    metrics = curve_metrics(spec)
+    options: ClimbOptions = spec.options
+    metrics = options.metrics or [spec.metric]
     data = FigureData(spec)
-    cells = [(metric, panel) for metric in metrics for panel in spec.panels]
-    look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
-    columns = len(spec.panels) if len(metrics) > 1 or len(spec.panels) <= 4 else style.even_columns(len(cells))
-    figure, axes = style.grid(len(cells), columns=columns, sharey=True)
-    levels = {tuple(series.datasets) for panel in spec.panels for series in panel.series}
+    places = [(metric, panel) for metric in metrics for panel in spec.panels]
+    looks = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
+    columns = len(spec.panels) if len(metrics) > 1 or len(spec.panels) <= 4 else style.even_columns(len(places))
+    figure, axes = style.grid(len(places), columns=columns, sharey=True)
+    levels = {series.datasets for panel in spec.panels for series in panel.series}
 
     rows: list[pd.DataFrame] = []
-    for place, (axis, (metric, panel)) in enumerate(zip(axes, cells, strict=True)):
-        label_of_metric = ""
+    for place, (axis, (metric, panel)) in enumerate(zip(axes, places, strict=True)):
+        is_first, label = metric == metrics[0], ""
         for seeds in panel.stages():
             first = seeds[0]
-            curve = data.curve(seeds, first.datasets, metric)
-            style.draw_curve(axis, curve, look[first.label], first.label, first.stage, offset=first.offset)
-            label_of_metric = data.metric_label(first.datasets, metric)
-            placed = curve.assign(step_of_run=curve.step, step=curve.step + first.offset)
-            rows.append(
-                identify(placed, panel=panel.title, seeds=seeds, dataset="+".join(first.datasets),
-                         quantity=label_of_metric)
-            )  # fmt: skip
-            alarms = draw_alarms(axis, data, panel, {first.label: seeds}, look)
-            rows += alarms if metric == metrics[0] else []
-            stated, _ = draw_paper_statements(
-                axis, spec, panel.title, first.datasets, metric, {first.label: curve}, metric == metrics[0],
-                extent=(first.offset, first.offset + first.points[-1].step),
-            )  # fmt: skip
-            rows += stated
-        named = metric == metrics[0] and len(levels) > 1
+            cell = Cell(axis, data, panel, first.datasets, metric, is_first, {first.label: seeds}, looks)
+            rows += _draw_run(cell, seeds)
+            label = data.metric_label(first.datasets, metric)
+        named = is_first and len(levels) > 1
         _levels(axis, spec, panel, named)
-        if metric == metrics[0]:
+        if is_first:
             axis.set_title(panel.title, pad=16 if named else 8)  # over the alarm's triangle
         style.step_axis(axis)
-        axis.set_xlabel(STEP_LABEL if place + columns >= len(cells) else "")
-        axis.set_ylabel(label_of_metric if place % columns == 0 else "")
+        axis.set_xlabel(STEP_LABEL if place + columns >= len(places) else "")
+        axis.set_ylabel(label if place % columns == 0 else "")
     style.fraction_axis(axes, 1.0)
     style.legend(figure, axes)
     return figure, pd.concat(rows, ignore_index=True)
+
+
+def _draw_run(cell: Cell, seeds: list[Series]) -> list[pd.DataFrame]:
+    """One run of a chain, moved by the steps before it, with its marks; returns their rows."""
+    first = seeds[0]
+    curve = cell.data.curve(seeds, cell.datasets, cell.quantity)
+    style.draw_curve(cell.axis, curve, cell.looks[first.label], first.label, first.stage, offset=first.offset)
+    placed = curve.assign(step_of_run=curve.step, step=curve.step + first.offset)
+    name, dataset = cell.data.metric_label(cell.datasets, cell.quantity), "+".join(cell.datasets)
+    rows = [identify(placed, panel=cell.panel.title, seeds=seeds, dataset=dataset, quantity=name)]
+    alarms = draw_alarms(cell)
+    rows += alarms if cell.is_first else []
+    extent = (first.offset, first.offset + first.points[-1].step)
+    return rows + draw_paper_statements(cell, {first.label: curve}, extent)[0]
 
 
 def _levels(axis: Axes, spec: Spec, panel: Panel, named: bool) -> None:

@@ -1,7 +1,7 @@
 """Training dynamics: held-out accuracy, training reward and KL penalty of the same runs (Figs. 3, 5, 16).
 
-One row a panel of the spec, one column a quantity. Accuracy is the mean over data sets with the band of
-`srt.figures.curves`. Training quantities are one number a step: the line is a centred running mean of the seeds'
+One row per panel of the spec, one column per quantity. Accuracy is the mean over data sets with the band of
+`srt.figures.curves`. Training quantities have one number per step: the line is a centred running mean of the seeds'
 mean, the band the range of the seeds (none for one seed), and the unsmoothed mean stays behind the line, thin.
 Triangles mark where the collapse alarm rings, rings where early stopping would stop.
 
@@ -22,17 +22,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from srt.common.errors import SrtError, nearest
+from srt.common.errors import SrtError
+from srt.config.figures import DynamicsOptions
 from srt.figures import style
-from srt.figures.annotations import check_paper_statements, draw_alarms, draw_paper_statements, draw_stops
+from srt.figures.annotations import Cell, draw_alarms, draw_paper_statements, draw_stops
 from srt.figures.figure_data import FigureData, identify
-from srt.figures.spec import Series, Spec, check_options, check_panels
+from srt.figures.spec import Series, Spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPTIONS = ("quantities", "smooth", "marks")
-DEFAULT = ("accuracy", "reward", "kl")
 # Column of the training metrics -> axis label.
 QUANTITIES = {
     "reward": "training (pseudo-)reward",
@@ -54,51 +53,24 @@ _FRACTIONS = {
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and the table of all that it shows."""
-    check_options(spec, OPTIONS)
-    check_panels(spec)
-    check_paper_statements(spec)
-    quantities = _quantities(spec)
-    columns = [name for name in quantities if name != "accuracy"]
+    options: DynamicsOptions = spec.options
+    quantities = options.quantities
     data = FigureData(spec)
-    look = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
+    looks = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
     figure, axes = style.grid(len(spec.panels) * len(quantities), columns=len(quantities), sharex="row")
 
-    rows = []
+    rows: list[pd.DataFrame] = []
     tops, lows = dict.fromkeys(quantities, 0.0), dict.fromkeys(quantities, 0.0)
     for index, axis in enumerate(axes):
         panel, quantity = spec.panels[index // len(quantities)], quantities[index % len(quantities)]
-        groups = panel.groups_of_seeds()
-        curves = {}
-        for rank, (label, seeds) in enumerate(groups.items()):
-            line = look[label]
-            if quantity == "accuracy":
-                curve = data.curve(seeds, panel.datasets)
-                name, dataset = data.metric_label(panel.datasets), "+".join(panel.datasets)
-            else:
-                curve = _training(data, seeds, columns, quantity, spec)
-                name, dataset, line = quantity, "", replace(line, marker="none")  # a point a step needs no markers
-                if not np.array_equal(curve["raw"], curve["value"], equal_nan=True):
-                    axis.plot(curve.step, curve.raw, color=line.color, linewidth=0.5, alpha=0.35)
-            if quantity == "accuracy":
-                style.draw_curve(axis, curve, line, label, rank)
-            else:
-                style.draw_line(axis, curve.step, curve.value, curve.lo, curve.hi, line, label, rank)
-            curves[label] = curve
-            lows[quantity] = min(lows[quantity], np.nanmin(curve["value"], initial=0.0))
-            tops[quantity] = max(tops[quantity], np.nanmax(curve[["value", "hi"]].to_numpy(), initial=0.0))
-            rows.append(identify(curve, panel=panel.title, seeds=seeds, dataset=dataset, quantity=name))
-        if quantity == "accuracy":
-            rows += draw_stops(axis, data, panel, groups, look, panel.datasets, spec.metric)
-        alarms = draw_alarms(axis, data, panel, groups, look)
-        rows += alarms if quantity == quantities[0] else []  # listed once a panel
-        stated, height = draw_paper_statements(
-            axis, spec, panel.title, panel.datasets, quantity, curves, quantity == quantities[0]
-        )  # fmt: skip
-        rows += stated
-        tops[quantity] = max(tops[quantity], height)
+        is_first = quantity == quantities[0]
+        cell = Cell(axis, data, panel, panel.datasets, quantity, is_first, panel.groups_of_seeds(), looks)
+        drawn, low, top = _draw_cell(cell)
+        rows += drawn
+        lows[quantity], tops[quantity] = min(lows[quantity], low), max(tops[quantity], top)
         axis.set_ylabel(_label(data, quantity, panel.datasets))
         style.step_axis(axis)
-        if len(spec.panels) > 1 and index % len(quantities) == 0:
+        if len(spec.panels) > 1 and is_first:
             axis.set_title(panel.title, loc="left")
     for index, axis in enumerate(axes):
         quantity = quantities[index % len(quantities)]
@@ -112,15 +84,37 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     return figure, pd.concat(rows, ignore_index=True)
 
 
-def _quantities(spec: Spec) -> list[str]:
-    quantities = list(spec.options.get("quantities", DEFAULT))
-    known = ["accuracy", *QUANTITIES]
-    for name in quantities:
-        if name not in known:
-            raise SrtError(f"{spec.where()}: options.quantities has the unknown '{name}'{nearest(name, known)}")
-    if not quantities or len(set(quantities)) != len(quantities):
-        raise SrtError(f"{spec.where()}: options.quantities must name at least one quantity, each once")
-    return quantities
+def _draw_cell(cell: Cell) -> tuple[list[pd.DataFrame], float, float]:
+    """Curves and marks of one pair of axes: their rows, and the lowest and highest value that they reach."""
+    rows, low, top = [], 0.0, 0.0
+    curves = {}
+    for rank, (label, seeds) in enumerate(cell.groups.items()):
+        curve, name, dataset = _draw_line(cell, label, seeds, rank)
+        curves[label] = curve
+        low = min(low, np.nanmin(curve["value"], initial=0.0))
+        top = max(top, np.nanmax(curve[["value", "hi"]].to_numpy(), initial=0.0))
+        rows.append(identify(curve, panel=cell.panel.title, seeds=seeds, dataset=dataset, quantity=name))
+    if cell.quantity == "accuracy":
+        rows += draw_stops(cell, cell.data.spec.metric)
+    alarms = draw_alarms(cell)
+    rows += alarms if cell.is_first else []  # listed once per panel
+    stated, height = draw_paper_statements(cell, curves)
+    return rows + stated, low, max(top, height)
+
+
+def _draw_line(cell: Cell, label: str, seeds: Sequence[Series], rank: int) -> tuple[pd.DataFrame, str, str]:
+    """One line: its curve, and the quantity and the data sets that its rows name."""
+    look = cell.looks[label]
+    if cell.quantity == "accuracy":
+        curve = cell.data.curve(seeds, cell.datasets)
+        style.draw_curve(cell.axis, curve, look, label, rank)
+        return curve, cell.data.metric_label(cell.datasets), "+".join(cell.datasets)
+    curve = _training(cell.data, seeds, cell.quantity)
+    if not np.array_equal(curve["raw"], curve["value"], equal_nan=True):
+        cell.axis.plot(curve.step, curve.raw, color=look.color, linewidth=0.5, alpha=0.35)
+    look = replace(look, marker="none")  # one point per step needs no markers
+    style.draw_line(cell.axis, curve.step, curve.value, curve.lo, curve.hi, look, label, rank)
+    return curve, cell.quantity, ""
 
 
 def _label(data: FigureData, quantity: str, datasets: tuple[str, ...]) -> str:
@@ -130,13 +124,14 @@ def _label(data: FigureData, quantity: str, datasets: tuple[str, ...]) -> str:
     return f"{label} ({len(datasets)} sets)" if len(datasets) > 1 else label
 
 
-def _training(data: FigureData, seeds: Sequence[Series], columns: list[str], name: str, spec: Spec) -> pd.DataFrame:
+def _training(data: FigureData, seeds: Sequence[Series], name: str) -> pd.DataFrame:
     """One training quantity over the seeds: step, value (smoothed mean), lo, hi (range of seeds), n_seeds, raw.
 
     Seeds that are still in training, or that their alarm ended (`on_alarm`), cut all to the steps that they share: a
     mean over fewer seeds would jump there.
     """
-    frames = [data.training(run, columns).set_index("step")[name] for run in seeds]
+    spec = data.spec
+    frames = [data.training(run, [name]).set_index("step")[name] for run in seeds]
     wide = pd.concat(frames, axis=1, join="inner").sort_index()
     if wide.empty:
         label = seeds[0].label
@@ -147,7 +142,7 @@ def _training(data: FigureData, seeds: Sequence[Series], columns: list[str], nam
             raise SrtError(
                 f"{spec.where()}: {run.metrics} has no value of '{name}' at any step; take it out of options.quantities"
             )
-    window = _window(spec, len(values))
+    window = spec.options.smooth or (1 if len(values) <= 100 else len(values) // 50 | 1)
     smooth = np.column_stack([running_mean(values[:, i], window) for i in range(values.shape[1])])
     several = smooth.shape[1] > 1
     nothing = np.full(len(smooth), np.nan)
@@ -161,13 +156,6 @@ def _training(data: FigureData, seeds: Sequence[Series], columns: list[str], nam
             "raw": values.mean(axis=1),
         }
     )
-
-
-def _window(spec: Spec, steps: int) -> int:
-    window = spec.options.get("smooth", 1 if steps <= 100 else steps // 50 | 1)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise SrtError(f"{spec.where()}: options.smooth must be an odd whole number of at least 1, not {window!r}")
-    return window
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -6,7 +6,7 @@ picture shortens long texts in the middle, so that the end with its boxed answer
 
 Options
     samples     [{"label": "before", "samples": path, "groups": path}, ...], two or more, in the order of columns
-    tables      path of the problem table, or a list of paths
+    tables      paths of the problem tables
     rows        how many prompts; default 3
     problems    ids of the prompts, in this order, instead of `rows`; one that is not sampled gives way to the prompt
                 whose pass rate moved most
@@ -27,13 +27,11 @@ from srt.common.errors import SrtError, nearest
 from srt.common.io import open_parquet, read_parquet
 from srt.common.progress import log
 from srt.figures import style
-from srt.figures.spec import Spec, check_options
+from srt.figures.spec import ExamplesSpecOptions, Spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPTIONS = ("samples", "tables", "rows", "problems", "lines")
-_SAMPLE_KEYS = ("label", "samples", "groups")
 _GROUP_COLUMNS = [
     "dataset", "problem_id", "reference", "n", "majority", "majority_count", "majority_correct", "pass_rate",
 ]  # fmt: skip
@@ -46,18 +44,15 @@ _MARGIN = 0.06  # inches
 
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
-    """The table as a figure, and all of its text as a frame, one row a prompt and label."""
-    check_options(spec, OPTIONS)
-    sources = _sources(spec)
-    rows = _positive(spec, "rows", 3)
-    lines = _positive(spec, "lines", 14)
-    groups = [_groups(source["groups"], spec) for source in sources]
-    chosen = _choose(groups, sources, rows, spec)
+    """The table as a figure, and all of its text as a frame, one row per prompt and label."""
+    options: ExamplesSpecOptions = spec.options
+    groups = [_groups(source.groups, spec) for source in options.samples]
+    chosen = _choose(groups, spec)
     texts = _texts(spec, chosen)
     records = []
-    responses = [_first_responses(source["samples"], chosen) for source in sources]
+    responses = [_first_responses(source.samples, chosen) for source in options.samples]
     for dataset, problem_id in chosen:
-        for source, table, response in zip(sources, groups, responses, strict=True):
+        for source, table, response in zip(options.samples, groups, responses, strict=True):
             group = table.loc[(dataset, problem_id)]
             records.append(
                 {
@@ -65,7 +60,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
                     "problem_id": problem_id,
                     "problem": texts[problem_id],
                     "reference": group["reference"],
-                    "series": source["label"],
+                    "series": source.label,
                     "sample": 0,
                     "response": response[(dataset, problem_id)],
                     "majority": group["majority"],
@@ -76,30 +71,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
                 }
             )
     table = pd.DataFrame(records)
-    return _render(table, [source["label"] for source in sources], lines, spec), table
-
-
-def _sources(spec: Spec) -> list[dict[str, str]]:
-    sources = spec.options.get("samples")
-    if not isinstance(sources, list) or len(sources) < 2:
-        raise SrtError(f"{spec.where()}: options.samples must list two or more sets of samples (before, after)")
-    for source in sources:
-        if not isinstance(source, dict) or any(not isinstance(source.get(key), str) for key in _SAMPLE_KEYS):
-            raise SrtError(f"{spec.where()}: options.samples needs the texts label, samples and groups, not {source!r}")
-        for key in source:
-            if key not in _SAMPLE_KEYS:
-                raise SrtError(f"{spec.where()}: options.samples has no key '{key}'{nearest(key, _SAMPLE_KEYS)}")
-    labels = [source["label"] for source in sources]
-    if len(set(labels)) != len(labels):
-        raise SrtError(f"{spec.where()}: options.samples repeats a label ({', '.join(labels)}); give each its own")
-    return sources
-
-
-def _positive(spec: Spec, key: str, default: int) -> int:
-    value = spec.options.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SrtError(f"{spec.where()}: options.{key} must be a whole number of at least 1, not {value!r}")
-    return value
+    return _render(table, spec), table
 
 
 def _groups(path: str, spec: Spec) -> pd.DataFrame:
@@ -120,30 +92,24 @@ def _groups(path: str, spec: Spec) -> pd.DataFrame:
     return table.set_index(["dataset", "problem_id"])
 
 
-def _choose(groups: list[pd.DataFrame], sources: list[dict[str, str]], rows: int, spec: Spec) -> list[tuple[str, str]]:
+def _choose(groups: list[pd.DataFrame], spec: Spec) -> list[tuple[str, str]]:
     """The (data set, problem id) pairs to show: named ones in their order, else that of the first groups file."""
+    options: ExamplesSpecOptions = spec.options
     first, last = groups[0], groups[-1]
     common = first.index
     for table in groups[1:]:
         common = common[common.isin(table.index)]
     if not len(common):
         raise SrtError(
-            f"{spec.where()}: {sources[0]['groups']} and {sources[-1]['groups']} share no problem; sample the same "
-            "data from both models"
+            f"{spec.where()}: {options.samples[0].groups} and {options.samples[-1].groups} share no problem; sample "
+            "the same data from both models"
         )
     change = (last["pass_rate"].loc[common] - first["pass_rate"].loc[common]).abs()
     # Rounded, so that equal changes tie whatever the last bit says; the stable sort keeps the file's order then.
     ranked = change.round(9).sort_values(ascending=False, kind="stable").index
-    if wanted := _named(spec):
-        return _by_id(wanted, [(str(dataset), str(problem)) for dataset, problem in ranked], spec)
-    return [(str(dataset), str(problem)) for dataset, problem in common[common.isin(ranked[:rows])]]
-
-
-def _named(spec: Spec) -> list[str]:
-    wanted = spec.options.get("problems") or []
-    if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
-        raise SrtError(f"{spec.where()}: options.problems must be a list of ids, not {wanted!r}")
-    return wanted
+    if options.problems:
+        return _by_id(options.problems, [(str(dataset), str(problem)) for dataset, problem in ranked], spec)
+    return [(str(dataset), str(problem)) for dataset, problem in common[common.isin(ranked[: options.rows])]]
 
 
 def _by_id(wanted: list[str], ranked: list[tuple[str, str]], spec: Spec) -> list[tuple[str, str]]:
@@ -161,12 +127,8 @@ def _by_id(wanted: list[str], ranked: list[tuple[str, str]], spec: Spec) -> list
 
 
 def _texts(spec: Spec, chosen: list[tuple[str, str]]) -> dict[str, str]:
-    paths = spec.options.get("tables")
-    paths = [paths] if isinstance(paths, str) else paths
-    if not isinstance(paths, list) or not paths:
-        raise SrtError(f"{spec.where()}: options.tables must be the path of the problem table, or a list of paths")
     texts: dict[str, str] = {}
-    for path in paths:
+    for path in spec.options.tables:
         table = read_parquet(path, ["id", "problem"])
         for problem_id, text in zip(table["id"].to_pylist(), table["problem"].to_pylist(), strict=True):
             if texts.setdefault(problem_id, text) != text:
@@ -176,7 +138,9 @@ def _texts(spec: Spec, chosen: list[tuple[str, str]]) -> dict[str, str]:
                 )
     for _, problem_id in chosen:
         if problem_id not in texts:
-            raise SrtError(f"{spec.where()}: problem '{problem_id}' is not in {', '.join(paths)}; name its table too")
+            raise SrtError(
+                f"{spec.where()}: problem '{problem_id}' is not in {', '.join(spec.options.tables)}; name its table too"
+            )
     return texts
 
 
@@ -239,11 +203,12 @@ def _status(record: Any) -> str:
     return f"majority {answer} ({record['majority_count']}/{record['n']}), {verdict}"
 
 
-def _render(table: pd.DataFrame, labels: list[str], lines: int, spec: Spec) -> Figure:
+def _render(table: pd.DataFrame, spec: Spec) -> Figure:
     """Rules above, below and under the head; one column for the prompt and one for each label."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    labels, lines = [source.label for source in spec.options.samples], spec.options.lines
     inner = style.WIDTH - 2 * _MARGIN - _GUTTER * len(labels)
     widths = [inner * _PROMPT_SHARE] + [inner * (1 - _PROMPT_SHARE) / len(labels)] * len(labels)
     lefts = [_MARGIN + sum(widths[:i]) + _GUTTER * i for i in range(len(widths))]

@@ -1,9 +1,9 @@
 """The generation-verification gap of a model against the consistency threshold (Fig. 9).
 
-One panel a data set (one row a series, if there are several). At threshold x only problems stay whose majority holds
-at least a share x of the parsed answers; drawn are the mean per-prompt accuracy over parsed responses, the accuracy
-of the majority vote, each with a 95 % bootstrap band over problems, and behind them the share of prompts. A line ends
-where no prompt is left.
+One panel per data set (one row per series, if there are several). At threshold x the problems count whose majority
+answer has at least the share x of the parsed answers. Drawn are the mean per-prompt accuracy over parsed responses and
+the accuracy of the majority vote, each with a 95 % bootstrap band over problems, and behind them the share of prompts.
+A line ends where no prompt is left.
 
 Options
     names    {data set: name in the figure}
@@ -20,30 +20,27 @@ import numpy as np
 import pandas as pd
 
 from srt.common.errors import SrtError
+from srt.config.figures import GapOptions
 from srt.figures import style
 from srt.figures.figure_data import FigureData, identify
-from srt.figures.spec import Series, Spec, check_options, check_panels
+from srt.figures.spec import Series, Spec
 from srt.metrics.intervals import kept_mean_intervals
 from srt.metrics.statistics import gap_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPTIONS = ("step", "share")
 # Two quantities of one model, not two methods: colours (Tol's muted set) that no method has.
 _PROMPT = style.Look("#999933", (0, (4.5, 1.4)), "o")
 _MAJORITY = style.Look("#332288", "-", "s")
-
-
 _LINES = (("majority", "majority-vote accuracy", _MAJORITY), ("prompt", "per-prompt accuracy", _PROMPT))
 
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The figure and the table of all that it shows."""
-    check_options(spec, OPTIONS)
-    check_panels(spec)
+    options: GapOptions = spec.options
     data = FigureData(spec)
-    thresholds = _thresholds(spec)
+    thresholds = np.append(np.round(np.arange(0, 1 - 1e-9, options.step), 6), 1.0)
     cells = [(panel.title, run, dataset) for panel in spec.panels for run in panel.series for dataset in run.datasets]
     models = list(dict.fromkeys((title, run.label) for title, run, _ in cells))
     columns = len(cells[0][1].datasets) if len(models) > 1 else None
@@ -51,7 +48,7 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
 
     rows = []
     for axis, (title, run, dataset) in zip(axes, cells, strict=True):
-        curve = _curve(data, run, dataset, thresholds, spec)
+        curve = _curve(data, run, dataset, thresholds)
         axis.fill_between(curve.threshold, 0, curve.share, color=style.LIGHT, alpha=0.55, linewidth=0,
                           label="share of prompts")  # fmt: skip
         for rank, (name, label, look) in enumerate(_LINES):
@@ -74,23 +71,14 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     return figure, pd.concat(rows, ignore_index=True)
 
 
-def _thresholds(spec: Spec) -> np.ndarray:
-    step = spec.options.get("step", 0.05)
-    if isinstance(step, bool) or not isinstance(step, int | float) or not 0.001 <= step <= 0.5:
-        raise SrtError(f"{spec.where()}: options.step must lie between 0.001 and 0.5, not {step!r}")
-    return np.append(np.round(np.arange(0, 1 - 1e-9, step), 6), 1.0)
-
-
-def _curve(data: FigureData, run: Series, dataset: str, thresholds: np.ndarray, spec: Spec) -> pd.DataFrame:
+def _curve(data: FigureData, run: Series, dataset: str, thresholds: np.ndarray) -> pd.DataFrame:
     """threshold, share, prompt, prompt_lo, prompt_hi, majority, majority_lo, majority_hi, n_problems (kept), step."""
+    spec = data.spec
     if len(run.points) != 1:
         raise SrtError(
             f"{spec.where()}: series '{run.label}' (run '{run.run}') has {len(run.points)} points; the gap is that of "
             "one checkpoint, so name one"
         )
-    share = spec.options.get("share", "all")
-    if share not in ("all", "parsed"):
-        raise SrtError(f"{spec.where()}: options.share must be 'all' or 'parsed', not {share!r}")
     part = data.groups(run.points[0].groups, dataset)
     parsed, n = part["parsed"].to_numpy(np.float64), part["n"].to_numpy(np.float64)
     consistency = part["consistency"].to_numpy(np.float64)
@@ -100,7 +88,7 @@ def _curve(data: FigureData, run: Series, dataset: str, thresholds: np.ndarray, 
     correct = part["pass_rate"].to_numpy(np.float64) * n
     accuracy = np.minimum(np.divide(correct, parsed, out=np.zeros(len(part)), where=parsed > 0), 1.0)
     curve = gap_curve(consistency, accuracy, majority, thresholds)
-    drawn = part["consistency_all"].to_numpy(np.float64) if share == "all" else consistency
+    drawn = part["consistency_all"].to_numpy(np.float64) if spec.options.share == "all" else consistency
     keep = consistency[:, None] >= thresholds[None, :] - 1e-9
     prompt_lo, prompt_hi = kept_mean_intervals(accuracy, keep)
     majority_lo, majority_hi = kept_mean_intervals(majority, keep)

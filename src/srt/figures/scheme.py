@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from srt.figures import style
-from srt.figures.spec import Spec, check_options
+from srt.figures.spec import Spec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPTIONS: tuple[str, ...] = ()
 _ROWS = (
     ("ground_truth", "RL with verifiable rewards", "True answer\nof the problem", "is the answer\nthe true one?"),
     ("srt", "Self-rewarded training", "Majority vote\nof the n answers", "is the answer\nthe majority's?"),
@@ -30,7 +29,6 @@ _W, _H, _PAD = 0.15, 0.10, 0.008  # of a box, in figure units
 
 def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     """The diagram, and its arrows as rows."""
-    check_options(spec, OPTIONS)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(style.WIDTH, 3.3))

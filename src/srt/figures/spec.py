@@ -1,102 +1,180 @@
-"""The spec of a figure: what to draw from which files, already resolved, checked before any file is opened.
+"""The spec of a figure: what to draw from which files, with every path in it, checked before any file is opened.
 
-A spec is plain JSON (see `parse_spec`), so that the workflow can hash it, a person can type it, and the same figure
-code serves tiny, mini and full runs. This module knows nothing of matplotlib and reads no data.
+A spec is plain JSON (see `parse_spec`): the workflow can hash it, a person can type it, and the same code draws tiny,
+mini and full runs. This module needs no matplotlib and reads no data.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from srt.common.errors import SrtError, nearest
 from srt.config.alarm import AlarmRule
+from srt.config.base import Strict
+from srt.config.explain import first_problem
+from srt.config.figures import OPTIONS, ExamplesOptions, Options, parse_options
 
-METRICS = ("avg", "maj")
-# What curves can show; the last two are shares of responses (with an answer; correct ones among those).
-CURVE_METRICS = (*METRICS, "parsed", "correct_parsed")
-_SPEC_KEYS = ("figure", "kind", "title", "metric", "datasets", "average", "panels", "options", "alarm")
-_PANEL_KEYS = ("title", "series", "datasets", "suite")
-_SERIES_KEYS = ("run", "label", "method", "seed", "points", "metrics", "datasets", "validation", "stage", "offset")
-_POINT_KEYS = ("step", "groups")
+WITHOUT_PANELS = ("examples", "scheme")
 
 
-@dataclass(frozen=True)
-class Point:
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is there twice: remove one")
+    return names
+
+
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
+
+
+class Point(Strict):
     """One evaluated checkpoint: its RL step and the groups files that hold its evaluation."""
 
     step: int
-    groups: tuple[str, ...]
+    groups: Names = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class Series:
+def _in_order(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    points = tuple(sorted(points, key=lambda point: point.step))
+    for left, right in itertools.pairwise(points):
+        if left.step == right.step:
+            raise ValueError(f"step {left.step} appears twice: join its groups in one point")
+    return points
+
+
+class Validation(Strict):
+    """The held-out set that early stopping watches, and its metric."""
+
+    dataset: Name
+    metric: Literal["avg", "maj"]
+
+
+class Series(Strict):
     """One run: several runs of one `label` in a panel are seeds of one line.
 
-    `validation` is (data set, metric) of early stopping, if the groups files hold that set. In a climb, `stage` is the
-    place of the run in its chain and `offset` the steps before it; elsewhere both are 0.
+    In a climb, `stage` is the place of the run in its chain and `offset` the number of steps before it; elsewhere both
+    are 0.
     """
 
-    run: str
-    label: str
-    method: str
-    seed: int
-    points: tuple[Point, ...]
-    metrics: str | None
-    datasets: tuple[str, ...]
-    validation: tuple[str, str] | None = None
+    run: Name
+    label: Name
+    method: Name
+    seed: int = 0
+    points: Annotated[tuple[Point, ...], AfterValidator(_in_order)] = Field(min_length=1)
+    metrics: str | None = None
+    datasets: Names = Field((), min_length=1, validate_default=True)
+    validation: Validation | None = None
     stage: int = 0
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class Panel:
+def _by_seed(runs: Sequence[Series]) -> list[Series]:
+    return sorted(runs, key=lambda run: (run.seed, run.run))
+
+
+def _with_datasets(raw: Any, children: str) -> Any:
+    """A raw panel or figure, with its `datasets` given to those of its `children` that name none."""
+    if not isinstance(raw, dict) or not isinstance(raw.get(children), list) or not raw.get("datasets"):
+        return raw
+    own = [
+        {**child, "datasets": child.get("datasets") or raw["datasets"]} if isinstance(child, dict) else child
+        for child in raw[children]
+    ]
+    return {**raw, children: own}
+
+
+class Panel(Strict):
     """One train set (or one row) of a figure.
 
     `suite`: what its samples are, where they are not those of the other panels (another temperature, another n).
     """
 
-    title: str
-    series: tuple[Series, ...]
-    datasets: tuple[str, ...]
+    title: str = ""
+    series: tuple[Series, ...] = Field(min_length=1)
+    datasets: Names = ()
     suite: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _series_inherit(cls, raw: Any) -> Any:
+        return _with_datasets(raw, "series")
+
+    @model_validator(mode="after")
+    def _one_method_per_label(self) -> Panel:
+        for label, group in self.groups_of_seeds().items():
+            if len({series.method for series in group}) > 1:
+                methods = ", ".join(series.method for series in group)
+                raise ValueError(f"series '{label}' mixes methods ({methods}): give it one")
+        return self
 
     def groups_of_seeds(self) -> dict[str, list[Series]]:
         """The series by label, in the order of first appearance; seeds of one label ordered by seed, then run."""
         by_label: dict[str, list[Series]] = {}
         for series in self.series:
             by_label.setdefault(series.label, []).append(series)
-        return {label: sorted(group, key=lambda s: (s.seed, s.run)) for label, group in by_label.items()}
+        return {label: _by_seed(group) for label, group in by_label.items()}
 
     def stages(self) -> list[list[Series]]:
         """The runs of a climb by their place in the chain, each with its seeds in order."""
         by_stage: dict[int, list[Series]] = {}
         for series in self.series:
             by_stage.setdefault(series.stage, []).append(series)
-        return [sorted(by_stage[stage], key=lambda s: (s.seed, s.run)) for stage in sorted(by_stage)]
+        return [_by_seed(by_stage[stage]) for stage in sorted(by_stage)]
 
 
-@dataclass(frozen=True)
-class Spec:
+class Samples(Strict):
+    """Where the responses of one column of a table of examples are."""
+
+    label: Name
+    samples: Name
+    groups: Name
+
+
+class ExamplesSpecOptions(ExamplesOptions):
+    """Options of kind `examples`, with the files that the workflow adds."""
+
+    samples: list[Samples] = Field(min_length=2, description="Two or more sets of samples, such as before and after.")
+    tables: list[Name] = Field(min_length=1, description="Problem tables.")
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> ExamplesSpecOptions:
+        _distinct(tuple(source.label for source in self.samples))
+        return self
+
+
+class Spec(Strict):
     """A whole figure. `datasets` of a panel or a series, where given, replace those of the figure."""
 
-    figure: str
-    kind: str
+    figure: Name
+    kind: Name
     title: str
-    metric: str
-    datasets: tuple[str, ...]
-    average: bool
-    panels: tuple[Panel, ...]
-    options: dict[str, Any] = field(default_factory=dict)
-    alarm: AlarmRule = field(default_factory=AlarmRule)
+    metric: Literal["avg", "maj"] = "avg"
+    datasets: Names = ()
+    average: bool = True
+    panels: tuple[Panel, ...] = ()
+    options: Any  # the model of the kind, a subclass of `srt.config.figures.Options`
+    alarm: AlarmRule = Field(default_factory=AlarmRule)
+
+    @model_validator(mode="after")
+    def _has_what_it_draws(self) -> Spec:
+        if not self.panels and self.kind not in WITHOUT_PANELS:
+            raise ValueError("no panels: name at least one panel with one series")
+        titles = [panel.title for panel in self.panels]
+        for mark in getattr(self.options, "marks", []):
+            if mark.panel is not None and mark.panel not in titles:
+                raise ValueError(f"options: marks: unknown panel '{mark.panel}'{nearest(mark.panel, titles)}")
+        return self
 
     def name(self, dataset: str) -> str:
         """How a data set is called in the figure: `options.names`, else its own name."""
-        return str(self.options.get("names", {}).get(dataset, dataset))
+        return self.options.names.get(dataset, dataset)
 
     def where(self) -> str:
         """How errors name this figure."""
@@ -125,171 +203,19 @@ def parse_spec(raw: Mapping[str, Any]) -> Spec:
     """Check a raw spec and give it types; the first fault is a `SrtError` that names figure, key and fix.
 
     Keys: figure, kind, title, metric ("avg" | "maj"), datasets, average (bool: one curve of the mean of the data
-    sets' means, or one panel a data set), panels [{title, datasets?, suite?, series [{run, label, method, seed,
-    metrics, datasets?, points [{step, groups}]}]}], options (of the kind), alarm (keys of
-    the collapse alarm's rule that are not at their default).
+    sets' means, or one panel per data set), panels [{title, datasets?, suite?, series [{run, label, method, seed,
+    metrics, datasets?, points [{step, groups}]}]}], options (of the kind), alarm (keys of the collapse alarm's rule
+    that are not at their default).
     """
-    where = f"figure '{raw.get('figure', '?')}'"
-    _only(raw, _SPEC_KEYS, where)
-    for key in ("figure", "kind"):
-        if not isinstance(raw.get(key), str) or not raw[key]:
-            raise SrtError(f"{where}: the spec needs the text key '{key}'")
-    metric = raw.get("metric", "avg")
-    if metric not in METRICS:
-        raise SrtError(f"{where}: metric '{metric}' is unknown; write 'avg' or 'maj'")
-    average = raw.get("average", True)
-    if not isinstance(average, bool):
-        raise SrtError(f"{where}: 'average' must be true or false, not {average!r}")
-    options = raw.get("options") or {}
-    if not isinstance(options, Mapping):
-        raise SrtError(f"{where}: 'options' must be an object, not {options!r}")
-    datasets = _names(raw.get("datasets", ()), f"{where}: 'datasets'")
-    panels = tuple(_panel(panel, datasets, where) for panel in _list(raw.get("panels", ()), f"{where}: 'panels'"))
-    return Spec(
-        figure=raw["figure"],
-        kind=raw["kind"],
-        title=str(raw.get("title") or raw["figure"]),
-        metric=metric,
-        datasets=datasets,
-        average=average,
-        panels=panels,
-        options=dict(options),
-        alarm=AlarmRule.model_validate(raw.get("alarm") or {}),
-    )
-
-
-def check_options(spec: Spec, known: Iterable[str]) -> None:
-    """Refuse an option that the kind does not have."""
-    known = sorted({*known, "names"})
-    for key in spec.options:
-        if key not in known:
-            raise SrtError(f"{spec.where()}: kind '{spec.kind}' has no option '{key}'{nearest(key, known)}")
-
-
-def curve_metrics(spec: Spec) -> tuple[str, ...]:
-    """The rows of panels: `options.metrics`, else the figure's metric."""
-    metrics = spec.options.get("metrics") or [spec.metric]
-    if not isinstance(metrics, list):
-        raise SrtError(f"{spec.where()}: options.metrics must be a list, not {metrics!r}")
-    for metric in metrics:
-        if metric not in CURVE_METRICS:
-            raise SrtError(
-                f"{spec.where()}: options.metrics has the unknown '{metric}'{nearest(str(metric), CURVE_METRICS)}"
-            )
-    if len(set(metrics)) != len(metrics):
-        raise SrtError(f"{spec.where()}: options.metrics must name each metric once")
-    return tuple(metrics)
-
-
-def check_panels(spec: Spec) -> None:
-    """Refuse a figure with nothing to draw: no panel, no series, no point, no data set."""
-    if not spec.panels:
-        raise SrtError(f"{spec.where()}: no panels; name at least one panel with one series")
-    for panel in spec.panels:
-        if not panel.series:
-            raise SrtError(f"{spec.where()}: panel '{panel.title}' has no series; name at least one run")
-        for series in panel.series:
-            if not series.datasets:
-                raise SrtError(f"{spec.where()}: 'datasets' is empty; name the test sets to draw")
-            if not series.points:
-                raise SrtError(
-                    f"{spec.where()}: series '{series.label}' (run '{series.run}') in panel '{panel.title}' has no "
-                    "points; evaluate at least one of its checkpoints"
-                )
-
-
-def _panel(raw: Any, datasets: tuple[str, ...], where: str) -> Panel:
-    _object(raw, f"{where}: a panel")
-    _only(raw, _PANEL_KEYS, f"{where}, panel '{raw.get('title', '?')}'")
-    title = str(raw.get("title", ""))
-    where = f"{where}, panel '{title}'"
-    datasets = _names(raw["datasets"], f"{where}: 'datasets'") if raw.get("datasets") else datasets
-    rows = _list(raw.get("series", ()), f"{where}: 'series'")
-    panel = Panel(title, tuple(_series(row, datasets, where) for row in rows), datasets, str(raw.get("suite", "")))
-    for label, group in panel.groups_of_seeds().items():
-        if len({series.method for series in group}) > 1:
-            raise SrtError(f"{where}: series '{label}' mixes methods ({', '.join(s.method for s in group)}); one each")
-    return panel
-
-
-def _series(raw: Any, datasets: tuple[str, ...], where: str) -> Series:
-    _object(raw, f"{where}: a series")
-    run = str(raw.get("run", "?"))
-    where = f"{where}, run '{run}'"
-    _only(raw, _SERIES_KEYS, where)
-    for key in ("run", "label", "method"):
-        if not isinstance(raw.get(key), str) or not raw[key]:
-            raise SrtError(f"{where}: the series needs the text key '{key}'")
-    metrics = raw.get("metrics")
-    if metrics is not None and not isinstance(metrics, str):
-        raise SrtError(f"{where}: 'metrics' must be a path or null, not {metrics!r}")
-    points = [_point(point, where) for point in _list(raw.get("points", ()), f"{where}: 'points'")]
-    points.sort(key=lambda point: point.step)
-    for left, right in itertools.pairwise(points):
-        if left.step == right.step:
-            raise SrtError(f"{where}: step {left.step} appears twice in 'points'; join their groups in one point")
-    return Series(
-        run=run,
-        label=raw["label"],
-        method=raw["method"],
-        seed=_integer(raw.get("seed", 0), f"{where}: 'seed'"),
-        points=tuple(points),
-        metrics=metrics,
-        datasets=_names(raw["datasets"], f"{where}: 'datasets'") if raw.get("datasets") else datasets,
-        validation=_validation(raw.get("validation"), where),
-        stage=_integer(raw.get("stage", 0), f"{where}: 'stage'"),
-        offset=_integer(raw.get("offset", 0), f"{where}: 'offset'"),
-    )
-
-
-def _validation(raw: Any, where: str) -> tuple[str, str] | None:
-    if raw is None:
-        return None
-    _object(raw, f"{where}: 'validation'")
-    _only(raw, ("dataset", "metric"), f"{where}, validation")
-    if not isinstance(raw.get("dataset"), str) or raw.get("metric") not in METRICS:
-        raise SrtError(f"{where}: 'validation' needs the text 'dataset' and a 'metric', 'avg' or 'maj', not {raw!r}")
-    return raw["dataset"], raw["metric"]
-
-
-def _point(raw: Any, where: str) -> Point:
-    _object(raw, f"{where}: a point")
-    _only(raw, _POINT_KEYS, f"{where}, a point")
-    step = _integer(raw.get("step"), f"{where}: 'step' of a point")
-    groups = raw.get("groups")
-    groups = _names([groups] if isinstance(groups, str) else groups, f"{where}: 'groups' of step {step}")
-    if not groups:
-        raise SrtError(f"{where}: step {step} names no groups file")
-    return Point(step, groups)
-
-
-def _only(raw: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in raw:
-        if key not in known:
-            raise SrtError(f"{where}: unknown key '{key}'{nearest(key, known)}")
-
-
-def _object(raw: Any, what: str) -> None:
-    if not isinstance(raw, Mapping):
-        raise SrtError(f"{what} must be an object, not {raw!r}")
-
-
-def _list(raw: Any, what: str) -> list[Any]:
-    if not isinstance(raw, list | tuple):
-        raise SrtError(f"{what} must be a list, not {raw!r}")
-    return list(raw)
-
-
-def _names(raw: Any, what: str) -> tuple[str, ...]:
-    names = _list(raw, what)
-    if not all(isinstance(name, str) and name for name in names):
-        raise SrtError(f"{what} must be a list of texts, not {raw!r}")
-    if len(set(names)) != len(names):
-        raise SrtError(f"{what} names {next(n for n in names if names.count(n) > 1)!r} twice; once is enough")
-    return tuple(names)
-
-
-def _integer(raw: Any, what: str) -> int:
-    if isinstance(raw, bool) or not isinstance(raw, int):
-        raise SrtError(f"{what} must be a whole number, not {raw!r}")
-    return raw
+    where, kind = f"figure '{raw.get('figure', '?')}'", str(raw.get("kind", ""))
+    if kind not in OPTIONS:
+        raise SrtError(f"{where}: kind '{kind}' is unknown{nearest(kind, OPTIONS)}")
+    model: type[Options] = ExamplesSpecOptions if kind == "examples" else OPTIONS[kind]
+    try:
+        options = parse_options(kind, model, raw.get("options") or {})
+        titled = {**raw, "title": raw.get("title") or raw.get("figure"), "options": options}
+        return Spec.model_validate(_with_datasets(titled, "panels"))
+    except ValidationError as error:
+        raise SrtError(f"{where}: {first_problem(Spec, error)}") from None
+    except ValueError as error:
+        raise SrtError(f"{where}: options: {error}") from None
