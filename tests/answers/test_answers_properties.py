@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from srt.answers import Grader, canonical, extract
 from srt.answers.canonical import parse
 from srt.answers.extract import EXTRACTORS
-from srt.answers.numeric import evaluate
+from srt.answers.formula_value import evaluate
 
 FEW = settings(deadline=None, derandomize=True, max_examples=60)
 MANY = settings(deadline=None, derandomize=True, max_examples=400)

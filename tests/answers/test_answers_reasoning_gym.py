@@ -101,4 +101,4 @@ def test_grader_votes_per_task():
             [True, True, False],
             [True, True],
         ]
-        assert grader.counters["workers_started"] == 0
+        assert grader.counters["processes_started"] == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from srt.answers import Grader
-from srt.answers.labels_from_votes import reaches, soft_shares
+from srt.answers.votes import reaches, soft_shares
 from srt.training.rewards import Monitor, training_rewards
 
 

@@ -1,7 +1,7 @@
-"""The parent's side of the worker processes: start them when first needed, spread jobs, replace the dead.
+"""A pool of comparison processes: starts them when first needed, distributes jobs and replaces dead processes.
 
-No threads, no pickle, no fork of the parent (which may hold CUDA): workers are fresh interpreters that speak JSON
-lines over pipes (`worker`).
+There are no threads, no pickle and no fork of the calling process (which may hold CUDA): the processes are fresh
+interpreters that exchange JSON lines over pipes (`comparison_process`).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _CHUNK_CHARS = 1 << 20
 KILLED = {"timeout": "timeouts", "memory": "memory_kills", "crash": "crashes", "error": "errors"}
 
 
-class Pool:
-    """`workers` processes with `timeout_s` CPU seconds and `memory_mb` MiB a job. Results keep the jobs' order."""
+class ComparisonPool:
+    """At most `size` comparison processes with `timeout_s` CPU seconds and `memory_mb` MiB per job."""
 
-    def __init__(self, workers: int, timeout_s: float, memory_mb: int) -> None:
-        self.size, self.timeout_s, self.memory_mb = workers, timeout_s, memory_mb
+    def __init__(self, size: int, timeout_s: float, memory_mb: int) -> None:
+        self.size, self.timeout_s, self.memory_mb = size, timeout_s, memory_mb
         self.processes: list[subprocess.Popen[bytes]] = []
         self.counters: Counter[str] = Counter()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         source = str(Path(__file__).resolve().parents[2])
         paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-        # Hash seed fixed: sympy orders some arguments by hash, and equal jobs must give equal verdicts.
+        # Fixed hash seed: sympy orders some arguments by hash, and equal jobs must give equal verdicts.
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1",
         }
-        self.counters["workers_started"] += 1
+        self.counters["processes_started"] += 1
         return subprocess.Popen(
             [sys.executable, "-m", "srt.answers.comparison_process", str(self.timeout_s), str(self.memory_mb)],
             stdin=subprocess.PIPE,
@@ -52,7 +52,7 @@ class Pool:
         )
 
     def run(self, jobs: Sequence[list[Any]]) -> list[bool | str | None]:
-        """Answers of `worker`, one a job: true, false, null, "timeout", "memory", "crash" or "error"."""
+        """One result per job, in order: true, false, null, "timeout", "memory", "crash" or "error"."""
         chunks = self._chunks(jobs)
         results: list[bool | str | None] = [None] * len(jobs)
         while len(self.processes) < min(self.size, len(chunks)):
@@ -96,14 +96,14 @@ class Pool:
                         self._replace(index, chunk, chunks, failures)
                     send(index)
         except BaseException:
-            self.close()  # replies may be under way: a later call must not read them as its own
+            self.close()  # a later call must not take replies that are still to come for its own
             raise
         finally:
             selector.close()
         return results
 
     def _chunks(self, jobs: Sequence[list[Any]]) -> list[range]:
-        # Small enough that every worker gets a share, large enough that pipes do not dominate.
+        # Small enough that every process gets a share, large enough that the pipes do not dominate.
         most = max(1, min(_CHUNK_JOBS, len(jobs) // (2 * self.size) or 1))
         chunks, start, chars = [], 0, 0
         for i, job in enumerate(jobs):
@@ -116,8 +116,8 @@ class Pool:
         return chunks
 
     def _replace(self, index: int, chunk: range, chunks: list[range], failures: Counter[range]) -> None:
-        """A keeper died (it runs no model text, so the machine killed it): start another, do its chunk again."""
-        self.counters["worker_restarts"] += 1
+        """Replace a process that died and redo its chunk. It runs no model text itself, so the machine killed it."""
+        self.counters["process_restarts"] += 1
         failures[chunk] += 1
         process = self.processes[index]
         process.kill()
@@ -125,16 +125,16 @@ class Pool:
         _close_pipes(process)
         if failures[chunk] > 2:
             raise SrtError(
-                f"the grading worker died three times on one batch (exit code {code}): see its messages, and check "
+                f"a comparison process died three times on one batch (exit code {code}): see its messages, and check "
                 "that math-verify is installed and that memory_mb fits the machine"
             )
         self.processes[index] = self._spawn()
         chunks.append(chunk)
 
     def close(self) -> None:
-        """End the workers; a later `run` starts new ones."""
+        """End the processes; a later `run` starts new ones."""
         for process in self.processes:
-            process.kill()  # a keeper holds nothing; its child sees the pipe close or its CPU timer end
+            process.kill()  # it has no state to save, and its child ends with it
             process.wait()
             _close_pipes(process)
         self.processes = []

@@ -1,15 +1,14 @@
-"""The process that runs Math-Verify and sympy on text that a model wrote. `python -m srt.answers.comparison_process`
-is private.
+"""A process that runs Math-Verify and sympy on text written by a model; started by `comparison_pool` only.
 
-Two processes a worker. The *keeper* imports sympy once, reads jobs on stdin and never looks inside a job. It forks a
-*child* that does the work and is killed, by the keeper or by its own CPU timer, when a job takes too long or too much
-memory; a fresh child is a fork away (milliseconds, where a fresh interpreter would cost a second). What a model wrote
-can thus hurt only a child. docs/security.md says how the child is confined.
+It is two processes. The *supervisor* imports sympy once, reads jobs from stdin and never parses their texts. It forks a
+*child* that does the work. If a job takes too long or too much memory, the child is killed, by the supervisor or by its
+own CPU timer, and the supervisor forks another within milliseconds; a fresh interpreter would take a second. So a
+model's text can harm only a child. docs/security.md describes how the child is confined.
 
-Protocol: one JSON line in, a list of jobs [op, a, b]; one JSON line out, a list of answers. Ops: "equal" (two
-canonical answers by `equivalence.decide`), "metric" (Math-Verify's math_metric: a whole response against a label, the
-`authors` reward), "text" (the same with options [match types, precision, allow_set_relation_comp] for the tests).
-An answer is true, false, null (the gold does not parse), or one of "timeout", "memory", "crash", "error".
+Protocol: one JSON line in, a list of jobs [op, a, b]; one JSON line out, a list of results. Ops: "equal" (two canonical
+answers, by `equivalence.decide`), "metric" (Math-Verify's math_metric: a whole response against a label, the `authors`
+reward) and "text" (the same with options [match types, precision, allow_set_relation_comp], for the tests). A result is
+true, false, null (the gold answer does not parse), "timeout", "memory", "crash" or "error".
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ from functools import lru_cache
 from typing import Any
 
 TIMEOUT, MEMORY, CRASH, ERROR = "timeout", "memory", "crash", "error"
-_SAMPLE_SECONDS = 0.02  # how often the child's memory is looked at
-_HEADROOM = 512 << 20  # address space beyond the memory limit: a backstop, the keeper counts resident memory
+_SAMPLE_SECONDS = 0.02  # between two looks at the child's memory
+_HEADROOM = 512 << 20  # address space beyond the memory limit: a backstop, since the supervisor limits resident memory
 _PR_SET_PDEATHSIG = 1
-_REMEMBERED = 4096  # answers known to be too heavy on their own
-_PROBE = "\\sqrt{2}+q"  # a harmless formula: what cannot be compared even with it is itself the culprit
+_REMEMBERED = 4096  # most answers remembered as too costly on their own
+_PROBE = "\\sqrt{2}+q"  # a harmless formula: an answer that cannot be compared even with it is too costly itself
 
 
 def confine_parsers() -> None:
     """Close every path from text to `eval`.
 
-    sympy's `parse_expr` ends in eval; Math-Verify calls it on plain arithmetic, and sympy itself for each numeral
-    (`Number("2")`, a unit's name). Both get `parse_arithmetic` and plain symbols; what lies behind it refuses.
+    sympy's `parse_expr` ends in eval. Math-Verify calls it on plain arithmetic, and sympy on each numeral
+    (`Number("2")`) and a unit's name. It is replaced by `parse_arithmetic` and plain symbols, and `eval_expr` refuses.
     """
     import math_verify.parser
     import sympy
     import sympy.parsing
     import sympy.parsing.sympy_parser as sympy_parser
 
-    from srt.answers.arithmetic import parse_arithmetic
+    from srt.answers.sympy_arithmetic import parse_arithmetic
 
     constants = {name: getattr(sympy, name) for name in ("pi", "E", "I", "oo", "zoo", "nan")}
 
@@ -66,7 +65,7 @@ def confine_parsers() -> None:
 
 @lru_cache(maxsize=4096)
 def _parsed(latex: str) -> tuple[Any, ...]:
-    """Math-Verify's reading of a formula; units stay, because `canonical` has dealt with them (2t is not 2)."""
+    """A formula parsed by Math-Verify, which keeps units: `canonical` has removed real ones, and 2t is not 2."""
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
@@ -79,11 +78,12 @@ def _parsed(latex: str) -> tuple[Any, ...]:
 
 
 def equal(a: str, b: str) -> bool:
-    """Whether two answers are equal, formulas by Math-Verify in both directions (it is not symmetric by itself)."""
+    """Whether two answers are equal; formulas are compared in both directions, since Math-Verify is not symmetric."""
     from math_verify import verify
 
-    from srt.answers.canonical import Form, parse
+    from srt.answers.canonical import parse
     from srt.answers.equivalence import decide, latex_of
+    from srt.answers.form import Form
 
     def leaf(x: Form, y: Form) -> bool:
         first, second = sorted((latex_of(x, y), latex_of(y, x)))
@@ -96,7 +96,7 @@ def equal(a: str, b: str) -> bool:
 def text_equal(
     pred: str, gold: str, pred_types: list[str], gold_types: list[str], precision: int = 6, relation: bool = False
 ) -> bool | None:
-    """Math-Verify on two whole texts; None when nothing can be read from the gold."""
+    """Math-Verify on two whole texts; None if nothing can be parsed from the gold text."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     targets = {"latex": LatexExtractionConfig(), "expr": ExprExtractionConfig()}
@@ -110,7 +110,7 @@ def text_equal(
 def _run(op: str, a: str, b: str, options: list[Any]) -> bool | None:
     if op == "equal":
         return equal(a, b)
-    if op == "metric":  # math_metric(gold=(Latex,), pred=(Expr, Latex)); a gold that does not parse gives 0
+    if op == "metric":  # math_metric(gold=(Latex,), pred=(Expr, Latex)); 0 if the gold answer does not parse
         return bool(text_equal(a, f"\\boxed{{{b}}}", ["expr", "latex"], ["latex"]))
     types, precision, relation = options
     return text_equal(a, b, types, types, precision, relation)
@@ -118,10 +118,10 @@ def _run(op: str, a: str, b: str, options: list[Any]) -> bool | None:
 
 def child_main(jobs: int, answers: int, timeout_s: float, memory_bytes: int) -> None:
     """Do jobs until the pipe closes."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action of the CPU timer is to kill, inside C code too
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the CPU timer's default action kills, even inside C code
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # does not outlive its keeper
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # does not outlive its supervisor
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:
         handle.write("1000")  # if the machine runs out of memory, this process goes first
     limit = memory_bytes + _HEADROOM
@@ -136,7 +136,7 @@ def child_main(jobs: int, answers: int, timeout_s: float, memory_bytes: int) -> 
                 result: bool | str | None = _run(op, a, b, options)
             except MemoryError:
                 result = MEMORY
-            except Exception:  # what the libraries cannot compare is not equal, and is counted
+            except Exception:  # answers that the libraries cannot compare are not equal, and are counted
                 result = ERROR
             signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(answers, json.dumps(result).encode() + b"\n")
@@ -144,14 +144,14 @@ def child_main(jobs: int, answers: int, timeout_s: float, memory_bytes: int) -> 
                 return
 
 
-class Keeper:
+class Supervisor:
     """Forks, feeds, watches and kills the child."""
 
     def __init__(self, timeout_s: float, memory_mb: int) -> None:
         self.timeout_s, self.memory_bytes = timeout_s, memory_mb << 20
         self.page = os.sysconf("SC_PAGE_SIZE")
         self.pid = 0
-        self.heavy: dict[str, None] = {}
+        self.too_costly: dict[str, None] = {}
 
     def fork(self) -> None:
         jobs_read, self.jobs = os.pipe()
@@ -195,7 +195,7 @@ class Keeper:
         except BrokenPipeError:
             self.reap(kill=True)
             return CRASH
-        # The child's own timer counts CPU time, so that a busy machine changes no verdict; this one is the backstop.
+        # The child's own timer counts CPU time, so that a busy machine changes no verdict. This one is a backstop.
         deadline = time.monotonic() + 3 * self.timeout_s + 2
         reply = b""
         while not reply.endswith(b"\n"):
@@ -217,38 +217,38 @@ class Keeper:
         return answer
 
     def do(self, job: list[Any]) -> bool | str | None:
-        """`ask`, without paying twice for an answer that is too heavy whatever it is compared with."""
+        """`ask`, but an answer that is too costly whatever it is compared with is tried only once."""
         op, a, b = job[:3]
-        if op == "equal" and (a in self.heavy or b in self.heavy):
+        if op == "equal" and (a in self.too_costly or b in self.too_costly):
             return TIMEOUT
         answer = self.ask(job)
         if op == "equal" and answer in (TIMEOUT, MEMORY, CRASH):
             for text in (a, b):
                 if self.ask(["equal", text, _PROBE]) in (TIMEOUT, MEMORY, CRASH):
-                    self.heavy[text] = None
-            while len(self.heavy) > _REMEMBERED:
-                del self.heavy[next(iter(self.heavy))]
+                    self.too_costly[text] = None
+            while len(self.too_costly) > _REMEMBERED:
+                del self.too_costly[next(iter(self.too_costly))]
         return answer
 
 
 def main() -> None:
-    """Keeper: serve job lines from stdin until it closes."""
+    """Supervise: serve job lines from stdin until it closes."""
     timeout_s, memory_mb = float(sys.argv[1]), int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the parent, which closes stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes stdin
     out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints goes to stderr, never into the protocol
+    os.dup2(2, 1)  # what a library prints goes to stderr, not into the protocol
     import logging
 
-    logging.disable(logging.CRITICAL)  # Math-Verify logs each unreadable answer; the counters report them
+    logging.disable(logging.CRITICAL)  # Math-Verify logs each answer that it cannot parse; the counters report them
     confine_parsers()
-    equal("\\sin(2x)", "2\\sin(x)\\cos(x)")  # load what is lazy before the first fork
+    equal("\\sin(2x)", "2\\sin(x)\\cos(x)")  # run lazy imports before the first fork
     text_equal("\\boxed{1}", "\\boxed{2}", ["expr", "latex"], ["latex"])
-    keeper = Keeper(timeout_s, memory_mb)
+    supervisor = Supervisor(timeout_s, memory_mb)
     for line in sys.stdin.buffer:
-        replies = [keeper.do(job) for job in json.loads(line)]
+        replies = [supervisor.do(job) for job in json.loads(line)]
         out.write(json.dumps(replies).encode() + b"\n")
-    if keeper.pid:
-        keeper.reap(kill=True)
+    if supervisor.pid:
+        supervisor.reap(kill=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Whether two canonical answers are the same: decided here where it is cheap, by a prover where it is not.
+"""Whether two canonical answers are the same: True, False, or None if only sympy can tell.
 
-`decide` is three-valued: True, False, or None for "only sympy can tell". `prove` settles the rest with Math-Verify;
-it is called in a worker process only (`worker`), because what it does with a model's text is unbounded.
+What `decide` leaves open goes to Math-Verify in a comparison process (`comparison_process`), because the work that it
+does on a model's text is unbounded.
 """
 
 from __future__ import annotations
@@ -9,19 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from srt.answers import numeric
-from srt.answers.canonical import (
-    EQUATION,
-    FORMULA,
-    LIST,
-    NUMBER,
-    OPAQUE,
-    PLACES,
-    TUPLE,
-    UNION,
-    WORDS,
-    Form,
-)
+from srt.answers import formula_value
+from srt.answers.form import EQUATION, FORMULA, LIST, NUMBER, OPAQUE, PLACES, TUPLE, UNION, WORDS, Form
 
 Leaf = Callable[[Form, Form], bool | None]
 
@@ -31,32 +20,32 @@ def _unknown(a: Form, b: Form) -> bool | None:
 
 
 def _same_number(a: Form, b: Form) -> bool:
-    """Exact values must be equal; an approximation must be the other's rounding to six decimals."""
+    """Exact values must be equal; an approximation must equal the other value rounded to six decimals."""
     x, y = a.value or Fraction(0), b.value or Fraction(0)
     if not (a.approximate or b.approximate):
         return x == y
-    # Six decimals say nothing of values below 0.001, so there six significant digits are asked for.
+    # Six decimals are too coarse for values below 0.001, so the relative error must be small as well.
     close = abs(x - y) <= Fraction(1, 10**5) * max(abs(x), abs(y))
     return close and round(x, PLACES) == round(y, PLACES)
 
 
 def value_of(form: Form) -> complex | None:
-    """The value of a number or formula at the fixed generic point, None if uncertain."""
+    """The value of a number or formula at the fixed generic point (`formula_value`); None if uncertain."""
     if form.kind == NUMBER:
         try:
             return complex(float(form.value or 0))
         except OverflowError:
             return None
-    return numeric.evaluate(form.text) if form.kind == FORMULA else None
+    return formula_value.evaluate(form.text) if form.kind == FORMULA else None
 
 
 def _formulas(a: Form, b: Form, leaf: Leaf) -> bool | None:
     x, y = value_of(a), value_of(b)
     if x is not None and y is not None:
-        if numeric.differ(x, y):
+        if formula_value.differ(x, y):
             return False
-        exact = all(not f.approximate and (f.kind == NUMBER or numeric.is_decisive(f.text)) for f in (a, b))
-        if exact and numeric.agree(x, y):
+        exact = all(not f.approximate and (f.kind == NUMBER or formula_value.is_decisive(f.text)) for f in (a, b))
+        if exact and formula_value.agree(x, y):
             return True
     return leaf(a, b)
 
@@ -70,10 +59,10 @@ def _any(verdicts: list[bool | None]) -> bool | None:
 
 
 def decide(a: Form, b: Form, leaf: Leaf = _unknown) -> bool | None:
-    """Whether two forms are the same answer; `leaf` settles pairs of formulas (by default it says None).
+    """Whether two forms are the same answer; `leaf` settles pairs of formulas (the default returns None).
 
-    Symmetric. Kinds do not mix: an ordered pair is not a set, a half-open interval not an open one, words are no
-    formula. That is what keeps the relation transitive (docs/answers.md).
+    Symmetric. Kinds do not mix: an ordered pair is not a set, a half-open interval is not an open one, words are not a
+    formula. This keeps the relation transitive (docs/answers.md).
     """
     if a.text == b.text and a.kind == b.kind:
         return True
@@ -83,7 +72,7 @@ def decide(a: Form, b: Form, leaf: Leaf = _unknown) -> bool | None:
     if kinds == {NUMBER}:
         return _same_number(a, b)
     if WORDS in kinds:
-        # `abc` may have been read as a product on one side and as a word on the other.
+        # `abc` may have been parsed as a product on one side and as a word on the other.
         return kinds <= {WORDS, FORMULA} and a.text.replace(" ", "").lower() == b.text.replace(" ", "").lower()
     if kinds == {TUPLE}:
         if a.brackets != b.brackets or len(a.items) != len(b.items):
@@ -97,7 +86,7 @@ def decide(a: Form, b: Form, leaf: Leaf = _unknown) -> bool | None:
         return _formulas(a, b, leaf)
     if EQUATION in kinds:
         other = b if a.kind == EQUATION else a
-        # y = 2x + 1 was read as the formula 2x + 1; against y - 2x = 1 it is an equation again.
+        # y = 2x + 1 was parsed as the formula 2x + 1; compared with y - 2x = 1 it is an equation again.
         return leaf(a, b) if kinds == {EQUATION} or (other.kind == FORMULA and other.name) else False
     if FORMULA in kinds and not kinds & {NUMBER}:
         return leaf(a, b)  # a matrix against a tuple, x \ne 1 against a union
@@ -105,5 +94,5 @@ def decide(a: Form, b: Form, leaf: Leaf = _unknown) -> bool | None:
 
 
 def latex_of(form: Form, other: Form) -> str:
-    """The LaTeX that stands for a form in a comparison with `other`."""
+    """The LaTeX of a form for a comparison with `other`."""
     return f"{form.name}={form.text}" if form.name and other.kind == EQUATION else form.text

@@ -1,8 +1,8 @@
-r"""Find the answer in a response: one extractor a task family, each returning an answer or the reason for none.
+r"""Find the answer in a response: one extractor per task family, which returns an answer or the reason for none.
 
-All extractors are linear in the length of the response and never raise: a response is whatever a model wrote. They
-return the text as written (stripped); what it means is `canonical`'s business. `boxed_authors` repeats the authors'
-code (paper_and_authors_code §2.1) and serves the `authors` preset only.
+A response can be any text, so extractors never raise and take time linear in its length. They return the text as
+written (stripped); `canonical` decides what it means. `boxed_authors` repeats the authors' code and is used by the
+`authors` preset only.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ OK = "ok"
 NO_BOX, UNCLOSED_BOX, EMPTY_BOX, TOO_LONG = "no_box", "unclosed_box", "empty_box", "too_long"
 NO_NUMBER, NO_TAG, EMPTY_TAG, NO_HASH, EMPTY_HASH = "no_number", "no_tag", "empty_tag", "no_hash", "empty_hash"
 
-# Longest answer that takes part in anything, in characters: the longest reference in the paper's data sets has 159.
+# Longest answer that is graded, in characters; the longest reference in the paper's data sets has 159.
 MAX_ANSWER_CHARS = 2000
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """`answer` (never empty) with reason "ok", or None with why there is none."""
+    """`answer` (never empty) with reason "ok", or None with the reason why there is none."""
 
     answer: str | None
     reason: str
@@ -36,11 +36,11 @@ def _found(answer: str, empty: str) -> Extraction:
     return Extraction(answer, OK)
 
 
-# A command ends at the first non-letter: \boxedness is another command.
+# A command ends at the first non-letter: \boxedness is a different command.
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t\r\n]*", re.ASCII)
 # Braces and escaped characters; `\{` and `\}` are printed braces and do not nest.
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-# What `\boxed 5` boxes: a number with its fraction, else the text up to where the formula or sentence must end.
+# What `\boxed 5` boxes: a number with its fraction, else the text to the end of the formula or sentence.
 _BARE_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?![\d\w])", re.ASCII)
 _BARE_END = re.compile(r"[$\n}]|\\[)\]]|\.(?=\s|$)|\\(?:end|text|quad)\b")
 
@@ -108,7 +108,7 @@ _FRAC = re.compile(r"-?\\[dt]?frac\{-?\d{1,20}\}\{-?\d{1,20}\}", re.ASCII)
 
 def last_number(text: str) -> Extraction:
     r"""The last number of the text (`1,234.5`, `3/4`, `\frac{3}{4}`), for models that do not box."""
-    # Nearly always the tail is enough; a hit close to where the tail begins may be the end of a longer number.
+    # The tail is nearly always enough, but a match near its start may be the end of a longer number.
     start = max(0, len(text) - _TAIL)
     last = _last(_NUMBER, text, start)
     if start and (last is None or last.start() < start + 256):
@@ -127,8 +127,8 @@ def _last(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | No
 
 
 def boxed_or_last_number(text: str) -> Extraction:
-    """`boxed`, and where there is no box at all `last_number`. An unclosed or empty box stays what it is: the model
-    did begin an answer, so a number before it is not one."""
+    """`boxed`, or `last_number` if there is no box. An unclosed or empty box stays one: the model had begun its answer,
+    so a number before it is not the answer."""
     result = boxed(text)
     return last_number(text) if result.reason == NO_BOX else result
 
@@ -163,15 +163,16 @@ EXTRACTORS: dict[str, Callable[[str], Extraction]] = {
 
 
 def extract(text: str, extractor: str = "boxed") -> Extraction:
-    """The answer in a response by the named extractor (a key of `EXTRACTORS`; another name is a KeyError)."""
+    """The answer in a response by the named extractor, a key of `EXTRACTORS`."""
     return EXTRACTORS[extractor](text)
 
 
 def boxed_authors(text: str) -> Extraction:
-    r"""The authors' extraction (verl `last_boxed_only_string`, `remove_boxed`), quirks included.
+    r"""The authors' extraction (verl `last_boxed_only_string`, `remove_boxed`) with its quirks.
 
-    Every brace counts, escaped or not; `\fbox` gives nothing; a `\boxed ` with a space anywhere takes what follows the
-    last one up to `$`; the content is not stripped and may be empty (an empty box votes on their `main` branch).
+    Every brace counts, even an escaped one; `\fbox` is not a box; if the text contains `\boxed ` with a space, the
+    answer is what follows the last one, up to `$`. The content is not stripped and may be empty (an empty box votes on
+    their `main` branch).
     """
     if "\\boxed " in text:
         return Extraction(text.rsplit("\\boxed ", 1)[1].split("$", 1)[0], OK)
@@ -185,6 +186,6 @@ def boxed_authors(text: str) -> Extraction:
             if text[start : start + 7] != "\\boxed{":
                 return Extraction(None, NO_BOX)
             return Extraction(text[start + 7 : token.start()], OK)
-        if depth < 0:  # their loop would go on; no `\boxed{` can start with a closing brace, so it never matches
+        if depth < 0:  # their loop continues, but then the text after `\boxed` started with "}": never a match
             break
     return Extraction(None, UNCLOSED_BOX)

@@ -1,9 +1,10 @@
 r"""The numeric value of a formula, by a small recursive-descent parser: no sympy, no eval, bounded work.
 
-Serves to decide most pairs of formulas without sympy: two closed forms whose values differ are different answers. A
-variable gets a fixed value by its name, so formulas in variables are compared at one generic point (Schwartz-Zippel:
-different polynomials agree there with probability near 0; a difference is a proof, an agreement is not). Whatever
-this grammar does not cover, or where conventions differ (a bare `\log`, real against principal roots), is None.
+Decides most pairs of formulas without sympy: two closed forms with different values are different answers. A variable
+gets a fixed value that depends on its name, so formulas in variables are compared at one generic point
+(Schwartz-Zippel: different polynomials agree there with probability near 0; a difference is a proof, agreement is
+not). The value is None for anything outside this grammar and where conventions differ (a bare `\log`, real or
+principal roots).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MAX_CHARS, _MAX_DEPTH, _MAX_MAGNITUDE = 400, 24, 1e100
 
 
 class _Unknown(Exception):
-    """The text is outside the grammar, or its value outside what doubles can tell apart."""
+    """The text is outside the grammar, or its value outside the range in which doubles are precise enough."""
 
 
 def _variable(name: str) -> complex:
@@ -91,14 +92,14 @@ class _Parser:
                 value *= self.signed_power()
             elif text in ("/", "\\div"):
                 if in_function:
-                    raise _Unknown  # \sin x/2 is read both ways
+                    raise _Unknown  # \sin x/2 is ambiguous
                 self.take()
                 value /= self.signed_power()
                 if self.starts_factor():
-                    raise _Unknown  # 1/2x is read both ways
+                    raise _Unknown  # 1/2x is ambiguous
             elif self.starts_factor() and not (in_function and (text in _FUNCTIONS or text == "\\log")):
                 if kind == "number" or (text == "\\frac" and self.tokens[self.i - 1][0] == "number"):
-                    raise _Unknown  # 2 3, or 2\frac12, which is a mixed number to some
+                    raise _Unknown  # 2 3, or 2\frac12, which may be a mixed number
                 value *= self.power()
             else:
                 break
@@ -132,7 +133,7 @@ class _Parser:
             return value
         if kind == "number":
             if len(text) > 1:
-                raise _Unknown  # x^23 is x^2 3 in TeX and x^23 to its writer
+                raise _Unknown  # x^23 is x^2 3 in TeX but may be meant as x^{23}
             return complex(float(text))
         self.i -= 1
         return self.atom()
@@ -247,7 +248,7 @@ def _log(value: complex) -> complex:
 
 @lru_cache(maxsize=1 << 15)
 def evaluate(text: str) -> complex | None:
-    """The value of a canonical formula at the fixed point, or None where it is not certain."""
+    """The value of a canonical formula at the fixed point, or None if it is uncertain."""
     if len(text) > _MAX_CHARS or "inf" in text:
         return None
     try:
@@ -262,21 +263,21 @@ def evaluate(text: str) -> complex | None:
 
 
 def differ(a: complex, b: complex) -> bool:
-    """Whether two values are certainly different answers: further apart than any rounding that is tolerated."""
+    """Whether two values are certainly different answers: further apart than any tolerated rounding."""
     return abs(a - b) > 2e-6 + 1e-9 * max(abs(a), abs(b))
 
 
 def agree(a: complex, b: complex) -> bool:
-    """Whether two values of closed forms agree to all digits that doubles carry through a formula."""
+    """Whether two values of closed forms agree to all digits that doubles preserve through a formula."""
     return abs(a - b) <= 1e-12 * max(abs(a), abs(b), 1e-3)
 
 
 def is_decisive(text: str) -> bool:
-    r"""Whether `agree` at the generic point decides that this formula equals another such one.
+    r"""Whether `agree` at the generic point is enough to call this formula equal to another one.
 
-    So for closed forms (no variable but \pi, e, i), and for rational functions of variables: two different ones agree
-    to twelve digits at a point that nobody chose with negligible probability. With roots or functions of variables it
-    does not (\sqrt{x^2} is x at a positive point): those are left to sympy.
+    It is for closed forms (no variables besides \pi, e, i) and for rational functions of variables: the probability
+    that two different ones agree to twelve digits at a generic point is negligible. It is not for roots and functions
+    of variables (\sqrt{x^2} is x at a positive point), which are left to sympy.
     """
     bare = re.sub(r"\\(?:frac|cdot|times|div)(?![A-Za-z])", " ", text)
     if not re.search(r"[\\!]|\^[^0-9]", bare):

@@ -1,12 +1,12 @@
-r"""Votes and verdicts: what the trainer and the scorer ask of this package.
+r"""Votes and verdicts: what the trainer and the scorer ask of this room.
 
-Presets. `clean` (the paper's text): answers fall into equivalence classes, votes are counted a class, a response is
-right when its answer and the label are equivalent. `authors` (their code, paper_and_authors_code §2): votes by raw
-string, first seen wins a tie, a response is right when Math-Verify on the *whole response* says so.
+Presets. `clean` (the paper's text): answers fall into equivalence classes, votes are counted per class, and a response
+is correct if its answer and the label are equivalent. `authors` (their code): votes are counted per raw string, the
+first seen wins a tie, and a response is correct if Math-Verify says so of the *whole response*.
 
-Costs: an answer is extracted and put into canonical form here; only formulas that stay distinct go to worker
-processes, started at the first such pair. Verdicts are cached by meaning, so 32 samples cost what their distinct
-answers cost. Nothing depends on the order of responses or groups, but for the authors' tie rule, which does.
+Costs: answers are extracted and put into canonical form in this process. Only formulas with different canonical texts
+go to comparison processes, which start with the first such pair. Verdicts are cached by meaning, so 32 samples cost as
+much as their distinct answers. Nothing depends on the order of responses or groups, except the authors' tie rule.
 """
 
 from __future__ import annotations
@@ -17,31 +17,42 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from srt.answers import reasoning_gym
-from srt.answers.canonical import NUMBER, OPAQUE, Form, parse
-from srt.answers.comparison_pool import Pool
+from srt.answers.canonical import parse
+from srt.answers.comparison_pool import ComparisonPool
 from srt.answers.equivalence import decide
-from srt.answers.extract import EXTRACTORS, NO_BOX, OK, Extraction, boxed_authors, extract
-from srt.answers.voting import Vote, authors_vote, clean_vote
+from srt.answers.extract import EXTRACTORS, OK, Extraction, boxed_authors, extract
+from srt.answers.form import NUMBER, OPAQUE, Form
+from srt.answers.votes import Vote, authors_vote, clean_vote
 from srt.common.errors import SrtError, nearest
 
 Preset = Literal["authors", "clean"]
 NO_LABEL, NO_ANSWER, TIMEOUT = "no label", "no answer", "timeout"
 
-_CACHE_ENTRIES = 1 << 18  # verdicts kept; about 100 MB at most
+Outcome = bool | str  # of a comparison: equal, not equal, or TIMEOUT
+
+_CACHE_ENTRIES = 1 << 18  # most outcomes kept; about 100 MB
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a response is right; `reason` is "ok", an extraction's reason, "timeout" or "no label"."""
+    """Whether a response is correct; `reason` is "ok", an extraction's reason, "timeout" or "no label"."""
 
     correct: bool
     reason: str
 
 
-# Where the authors' whole-response verdict needs no Math-Verify: the only anchored answer is one boxed integer.
+class _Question(NamedTuple):
+    """A pair to compare for some responses of a group: an answer with a reference, or a whole text with the label."""
+
+    group: int
+    responses: list[int]
+    pair: tuple[Any, Any]  # of `Form`s, or of texts
+
+
+# The authors' whole-response verdict needs no Math-Verify if one boxed integer is the only anchored answer.
 _ONE_BOX = re.compile(r"\\boxed\{(-?\d{1,300})\}(?!\s*(?:\$+|\\\]|\\\))?\s*(?:\\?%|[Pp]ercent|[Pp]ct))", re.ASCII)
 _PLAIN_INTEGER = re.compile(r"-?\d{1,300}", re.ASCII)
 # An AIME key with two accepted answers ("080 or 081", 2022 II 8): three digits each, as only AIME writes them.
@@ -49,16 +60,17 @@ _AIME_KEYS = re.compile(r"\d{3}(?: or \d{3})+", re.ASCII)
 
 
 def alternatives(label: str) -> tuple[str, ...]:
-    """The answers that a reference accepts: itself, or each key of an AIME answer such as "080 or 081"."""
+    """The answers that a reference accepts: itself, and each key of an AIME answer such as "080 or 081"."""
     return (label, *label.split(" or ")) if _AIME_KEYS.fullmatch(label.strip()) else (label,)
 
 
 class Grader:
-    """Grades groups of responses; a context manager that owns its worker processes.
+    """Grades groups of responses; a context manager that owns its comparison processes.
 
-    `timeout_s` CPU seconds and `memory_mb` MiB bound one comparison. `counters` holds what happened so far:
-    `compared` (pairs sent to workers), `cache_hits`, `timeouts`, `memory_kills`, `crashes` (killed, all reported as
-    "timeout"), `errors` (the libraries raised: not equal), `workers_started`, `worker_restarts`.
+    Args:
+        preset, extractor, task: see docs/answers.md; `task` is "math" or a covered task of Reasoning Gym.
+        timeout_s, memory_mb: CPU seconds and MiB of one comparison.
+        workers: number of comparison processes.
     """
 
     def __init__(
@@ -81,8 +93,8 @@ class Grader:
             )
         self.preset, self.extractor, self.task = preset, extractor, task
         self._check_task(task)
-        self._pool = Pool(workers, timeout_s, memory_mb)
-        self._verdicts: dict[tuple[str, ...], bool | str | None] = {}
+        self._pool = ComparisonPool(workers, timeout_s, memory_mb)
+        self._outcomes: dict[tuple[str, ...], Outcome] = {}
         self._counts: Counter[str] = Counter()
         self._extracted: tuple[list[tuple[str, ...]], list[list[Extraction]]] = ([], [])
 
@@ -93,13 +105,19 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes; the grader may be used again and starts new ones."""
+        """End the comparison processes; the grader stays usable and starts new ones."""
         self._pool.close()
 
     @property
     def counters(self) -> dict[str, int]:
+        """Counts so far.
+
+        `compared`: pairs sent to a comparison process; `cache_hits`; `timeouts`, `memory_kills` and `crashes`: killed
+        comparisons, all reported as "timeout"; `errors`: the libraries raised, so the pair is not equal;
+        `processes_started`, `process_restarts`.
+        """
         names = ("compared", "cache_hits", "timeouts", "memory_kills", "crashes", "errors")
-        names += ("workers_started", "worker_restarts")
+        names += ("processes_started", "process_restarts")
         return {name: self._counts[name] + self._pool.counters[name] for name in names}
 
     # ---- votes
@@ -107,24 +125,22 @@ class Grader:
     def vote(
         self, groups: Sequence[Sequence[str]], *, tasks: Sequence[str] | None = None, evaluation: bool = False
     ) -> list[Vote]:
-        """The vote of each group (the n responses of one prompt). `tasks`, one a group, overrides `task`.
+        """The vote of each group (the n responses of one prompt). `tasks`, one per group, overrides `task`.
 
-        `evaluation` matters for `authors` only: their training counts an empty box as a vote, their maj@32 drops it.
+        `evaluation` matters for `authors` only: an empty box counts as a vote in their training, but not in maj@32.
         """
         kinds = self._tasks(groups, tasks)
-        if self.preset == "authors":
-            return [authors_vote(items, evaluation) for items in self._extract_all(groups)]
         extracted = self._extract_all(groups)
+        if self.preset == "authors":
+            return [authors_vote(items, evaluation) for items in extracted]
         forms = [
-            [None if item.answer is None else self._form(item.answer, kind) for item in group]
-            for group, kind in zip(extracted, kinds, strict=True)
+            [self._form(item.answer, kind) for item in group] for group, kind in zip(extracted, kinds, strict=True)
         ]
-        # All undecided pairs of all groups go to the workers as one batch.
-        distinct = [list({f.text: f for f in group if f}.values()) for group in forms]
-        pairs = [_candidate_pairs(members) for members in distinct]
-        equal = self._equal_forms([pair for group in pairs for pair in group])
+        # All undecided pairs of all groups go to the comparison processes as one batch.
+        pairs = [_candidate_pairs(list({f.text: f for f in group if f}.values())) for group in forms]
+        outcomes = iter(self._equal([pair for group in pairs for pair in group]))
         return [
-            clean_vote(items, found, [p for p in group_pairs if equal[_pair_key(*p)] is True])
+            clean_vote(items, found, [pair for pair in group_pairs if next(outcomes) is True])
             for items, found, group_pairs in zip(extracted, forms, pairs, strict=True)
         ]
 
@@ -137,9 +153,9 @@ class Grader:
         *,
         tasks: Sequence[str] | None = None,
     ) -> list[list[Verdict]]:
-        """Each response of a group against the group's label: the truth, the majority or an offline label.
+        """Grade each response of a group against the group's label: the truth, the majority or an offline label.
 
-        A None or empty label makes every response of its group incorrect with the reason "no label".
+        With a None or empty label, every response of the group is incorrect with the reason "no label".
         """
         kinds = self._tasks(groups, tasks)
         if len(labels) != len(groups):
@@ -153,47 +169,47 @@ class Grader:
         labels: Sequence[str | None],
         kinds: Sequence[str],
     ) -> list[list[Verdict]]:
-        whole_text = [self.preset == "authors" and kind == "math" for kind in kinds]
-        answers: list[list[bool | str]] = [[False] * len(group) for group in groups]
-        forms: list[list[Form | None]] = [[] for _ in groups]
-        questions: list[tuple[int, Form, Form]] = []
-        metrics: list[tuple[int, int, str, str]] = []
-        for g, (group, label, kind) in enumerate(zip(groups, labels, kinds, strict=True)):
+        outcomes: list[list[Outcome]] = [[False] * len(group) for group in groups]
+        by_answer: list[_Question] = []
+        by_text: list[_Question] = []
+        for g, (texts, items, label, kind) in enumerate(zip(groups, extracted, labels, kinds, strict=True)):
             if label is None or not label.strip():
                 continue
-            if whole_text[g]:
-                for r, text in enumerate(group):
-                    shortcut = _boxed_integer_verdict(text, label)
-                    if shortcut is None:
-                        metrics.append((g, r, text, label))
-                    else:
-                        answers[g][r] = shortcut
+            if self.preset != "authors" or kind != "math":
+                by_answer += self._answer_questions(g, items, label, kind)
                 continue
-            references = [self._form(option, kind) for option in (alternatives(label) if kind == "math" else (label,))]
-            forms[g] = [None if item.answer is None else self._form(item.answer, kind) for item in extracted[g]]
-            distinct = {form.text: form for form in forms[g] if form is not None}
-            questions.extend((g, form, ref) for form in distinct.values() for ref in references if ref is not None)
-        equal = self._equal_forms([(form, ref) for _, form, ref in questions])
-        found: list[dict[str, bool | str]] = [{} for _ in groups]
-        for g, form, ref in questions:  # True by any reference outranks a timeout, which outranks False
-            verdict = equal[_pair_key(form, ref)]
-            if verdict is not False and found[g].get(form.text) is not True:
-                found[g][form.text] = verdict
-        for g, group_forms in enumerate(forms):
-            for r, form in enumerate(group_forms):
-                if form is not None:
-                    answers[g][r] = found[g].get(form.text, False)
-        for (g, r, _, _), verdict in zip(metrics, self._metric([(t, la) for _, _, t, la in metrics]), strict=True):
-            answers[g][r] = verdict
+            for r, text in enumerate(texts):
+                known = _boxed_integer_verdict(text, label)
+                if known is None:
+                    by_text.append(_Question(g, [r], (text, label)))
+                else:
+                    outcomes[g][r] = known
+        found = self._equal([q.pair for q in by_answer]) + self._whole_text_equal([q.pair for q in by_text])
+        for question, outcome in zip(by_answer + by_text, found, strict=True):
+            for r in question.responses:  # with several references, "equal" outranks a timeout, which outranks False
+                if outcome is not False and outcomes[question.group][r] is not True:
+                    outcomes[question.group][r] = outcome
         return [
-            [_verdict(answer, item, label) for answer, item in zip(group_answers, group_items, strict=True)]
-            for group_answers, group_items, label in zip(answers, extracted, labels, strict=True)
+            [_verdict(outcome, item, label) for outcome, item in zip(group, items, strict=True)]
+            for group, items, label in zip(outcomes, extracted, labels, strict=True)
         ]
+
+    def _answer_questions(self, group: int, items: Sequence[Extraction], label: str, kind: str) -> list[_Question]:
+        """Each distinct answer of a group with each reference that the label accepts."""
+        options = alternatives(label) if kind == "math" else (label,)
+        references = [form for option in options if (form := self._form(option, kind))]
+        forms: dict[str, Form] = {}
+        responses: dict[str, list[int]] = {}
+        for r, item in enumerate(items):
+            if form := self._form(item.answer, kind):
+                forms[form.text] = form
+                responses.setdefault(form.text, []).append(r)
+        return [_Question(group, responses[text], (forms[text], ref)) for text in forms for ref in references]
 
     def verify_answers(
         self, answers: Sequence[str | None], labels: Sequence[str | None], *, tasks: Sequence[str] | None = None
     ) -> list[Verdict]:
-        """Answers (a majority, an offline label) instead of responses, one a label; a missing answer is "no answer".
+        """Grade answers (a majority, an offline label) instead of responses, one per label; None is "no answer".
 
         In `authors` the answer is boxed again and goes through Math-Verify, as in their maj@32.
         """
@@ -206,12 +222,9 @@ class Grader:
 
     def equal(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
         """Whether two answers (not responses) are equivalent in the grader's task; None equals nothing."""
-        forms = [
-            (None, None) if a is None or b is None else (self._form(a, self.task), self._form(b, self.task))
-            for a, b in pairs
-        ]
-        equal = self._equal_forms([(a, b) for a, b in forms if a and b])
-        return [bool(a and b) and equal[_pair_key(a, b)] is True for a, b in forms]
+        forms = [(self._form(a, self.task), self._form(b, self.task)) for a, b in pairs]
+        outcomes = iter(self._equal([(a, b) for a, b in forms if a and b]))
+        return [bool(a and b) and next(outcomes) is True for a, b in forms]
 
     # ---- inside
 
@@ -229,7 +242,7 @@ class Grader:
         return tasks
 
     def _extract_all(self, groups: Sequence[Sequence[str]]) -> list[list[Extraction]]:
-        """Extractions of all groups; those of the previous call are used again for the very same texts."""
+        """Extractions of all groups; those of the previous call are reused for identical text objects."""
         old_texts, old_items = self._extracted
         texts = [tuple(group) for group in groups]
         items = []
@@ -247,74 +260,63 @@ class Grader:
             return boxed_authors(text)
         return extract(text, self.extractor)
 
-    def _form(self, answer: str, task: str) -> Form | None:
-        """The canonical form; of a Reasoning Gym answer its key as an opaque text, None if it has none."""
+    def _form(self, answer: str | None, task: str) -> Form | None:
+        """The canonical form of an answer, for Reasoning Gym its key as an opaque text; None if it has none."""
+        if answer is None:
+            return None
         if task == "math":
             form = parse(answer)
             return form if form.text else None
         key = reasoning_gym.key(reasoning_gym.plain(answer), task)
         return None if key is None else Form(OPAQUE, f"{task}:{key}")
 
-    def _equal_forms(self, pairs: Sequence[tuple[Form, Form]]) -> dict[tuple[str, str], bool | str]:
-        """Verdicts by pair key: True, False or "timeout"."""
-        verdicts: dict[tuple[str, str], bool | str] = {}
-        pending: dict[tuple[str, str], list[Any]] = {}
-        for a, b in pairs:
-            key = _pair_key(a, b)
-            if key in verdicts or key in pending:
+    def _equal(self, pairs: Sequence[tuple[Form, Form]]) -> list[Outcome]:
+        """Whether the forms of each pair are equal."""
+        keys = [_pair_key(a, b) for a, b in pairs]
+        outcomes: dict[tuple[str, ...], Outcome] = {}
+        jobs: dict[tuple[str, ...], list[Any]] = {}
+        for key, (a, b) in zip(keys, pairs, strict=True):
+            if key in outcomes or key in jobs:
                 continue
             decided = decide(a, b)
-            if decided is not None:
-                verdicts[key] = decided
-            elif key in self._verdicts:
-                self._counts["cache_hits"] += 1
-                verdicts[key] = bool(self._verdicts[key]) if self._verdicts[key] != TIMEOUT else TIMEOUT
+            if decided is None:
+                jobs[key] = ["equal", _source(key[0]), _source(key[1])]
             else:
-                pending[key] = ["equal", _source(key[0]), _source(key[1])]
-        for key, answer in zip(pending, self._ask(list(pending.values())), strict=True):
-            verdicts[key] = self._remember(key, answer)
-        return verdicts
+                outcomes[key] = decided
+        outcomes |= self._compare(jobs)
+        return [outcomes[key] for key in keys]
 
-    def _metric(self, items: Sequence[tuple[str, str]]) -> list[bool | str]:
-        """Math-Verify on (whole response, label), each distinct pair once."""
-        keys = [
-            ("metric", hashlib.blake2b(text.encode("utf-8", "surrogatepass")).hexdigest(), la) for text, la in items
-        ]
-        pending: dict[tuple[str, ...], list[Any]] = {}
-        known: dict[tuple[str, ...], bool | str] = {}
-        for key, (text, label) in zip(keys, items, strict=True):
-            if key in self._verdicts:
-                self._counts["cache_hits"] += 1
-                found = self._verdicts[key]
-                known[key] = TIMEOUT if found == TIMEOUT else bool(found)
-            else:
-                pending[key] = ["metric", text, label]
-        for key, answer in zip(pending, self._ask(list(pending.values())), strict=True):
-            known[key] = self._remember(key, answer)
-        return [known[key] for key in keys]
+    def _whole_text_equal(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """Math-Verify's verdict on each (whole response, label)."""
+        keys = [("metric", hashlib.blake2b(t.encode("utf-8", "surrogatepass")).hexdigest(), la) for t, la in pairs]
+        outcomes = self._compare({key: ["metric", *pair] for key, pair in zip(keys, pairs, strict=True)})
+        return [outcomes[key] for key in keys]
 
-    def _ask(self, jobs: list[list[Any]]) -> list[bool | str | None]:
-        self._counts["compared"] += len(jobs)
-        return self._pool.run(jobs) if jobs else []
-
-    def _remember(self, key: tuple[str, ...], answer: bool | str | None) -> bool | str:
-        verdict: bool | str = TIMEOUT if isinstance(answer, str) and answer != "error" else answer is True
-        while len(self._verdicts) >= _CACHE_ENTRIES:
-            del self._verdicts[next(iter(self._verdicts))]
-        self._verdicts[key] = verdict
-        return verdict
+    def _compare(self, jobs: dict[tuple[str, ...], list[Any]]) -> dict[tuple[str, ...], Outcome]:
+        """Outcomes of jobs for the comparison processes by key; those in the cache are not compared again."""
+        outcomes = {key: self._outcomes[key] for key in jobs if key in self._outcomes}
+        self._counts["cache_hits"] += len(outcomes)
+        pending = [key for key in jobs if key not in outcomes]
+        self._counts["compared"] += len(pending)
+        for key, answer in zip(pending, self._pool.run([jobs[key] for key in pending]), strict=True):
+            killed = isinstance(answer, str) and answer != "error"
+            outcomes[key] = TIMEOUT if killed else answer is True
+            while len(self._outcomes) >= _CACHE_ENTRIES:
+                del self._outcomes[next(iter(self._outcomes))]
+            self._outcomes[key] = outcomes[key]
+        return outcomes
 
 
-def _verdict(answer: bool | str, item: Extraction, label: str | None) -> Verdict:
+def _verdict(outcome: Outcome, item: Extraction, label: str | None) -> Verdict:
     if label is None or not label.strip():
         return Verdict(False, NO_LABEL)
-    if answer == TIMEOUT:
+    if outcome == TIMEOUT:
         return Verdict(False, TIMEOUT)
-    return Verdict(answer is True, item.reason)
+    return Verdict(outcome is True, item.reason)
 
 
-# A form travels as text: the name of an assignment comes back as `name=text`, so that the worker parses the same form.
 def _key(form: Form) -> str:
+    """The text from which a comparison process parses the same form again: the name of an assignment is put back."""
     return f"{form.name}={form.text}" if form.name else form.text
 
 
@@ -328,7 +330,7 @@ def _source(key: str) -> str:
 
 
 def _candidate_pairs(members: list[Form]) -> list[tuple[Form, Form]]:
-    """Pairs of distinct forms that may be equal: exact numbers with different texts never are."""
+    """Pairs of distinct forms that may be equal; exact numbers with different texts never are."""
     exact = [form for form in members if form.kind == NUMBER and not form.approximate]
     others = [form for form in members if form.kind != NUMBER or form.approximate]
     pairs = [(a, b) for a in others for b in exact]
@@ -339,9 +341,8 @@ def _candidate_pairs(members: list[Form]) -> list[tuple[Form, Form]]:
 def _boxed_integer_verdict(text: str, label: str) -> bool | None:
     r"""Math-Verify's verdict on a response with one `\boxed{integer}` and no other anchor; None if it must be asked.
 
-    There Math-Verify's reading is that integer (priority 50, the only match before "answer: …" and plain numbers);
-    tests/answers/test_answers_authors.py compares with Math-Verify itself. Without any digit or formula it reads
-    nothing.
+    Math-Verify then parses that integer: its priority of 50 is before "answer: …" and plain numbers. In a response
+    without any digit or formula it finds no answer. The tests compare this function with Math-Verify itself.
     """
     if not _PLAIN_INTEGER.fullmatch(label):
         return None
@@ -352,6 +353,3 @@ def _boxed_integer_verdict(text: str, label: str) -> bool | None:
     if "\\" not in text and "$" not in text and "[" not in text and not any(char.isdigit() for char in text):
         return False
     return None
-
-
-__all__ = ["NO_BOX", "NO_LABEL", "TIMEOUT", "Grader", "Preset", "Verdict", "Vote", "alternatives"]

@@ -1,7 +1,7 @@
 r"""Rewrite the LaTeX of an answer into one plain spelling: the first half of the canonical form.
 
-Only spelling changes here (spaces, sizes, fonts, `\dfrac`, units, percent and degree signs, thousands separators);
-what the pieces mean is decided in `canonical`. Every pass is one linear regular expression, so a hostile answer of
+Only the spelling changes here (spaces, sizes, fonts, `\dfrac`, units, percent and degree signs, thousands separators);
+`canonical` decides what the pieces mean. Every pass is one linear regular expression, so even a hostile answer of
 `MAX_ANSWER_CHARS` costs microseconds.
 """
 
@@ -27,7 +27,7 @@ _DROP = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|hfill|left|right|middle|[bB]igg?[lrm]?)"
     r"(?![A-Za-z])\.?|\\!"
 )
-# A double backslash (a matrix row) is taken first and kept, so that its second half is not read as `\\ `.
+# A double backslash (a matrix row) is matched first and kept, so that its second half is not taken for `\\ `.
 _SPACES = re.compile(r"(\\\\)|(?:\\(?:[,;:> ]|q?quad(?![A-Za-z]))|~|\s)+")
 _RENAME = [
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
@@ -116,7 +116,7 @@ def _closing(text: str) -> int:
 
 
 def strip_maths(text: str) -> str:
-    r"""Without `$…$`, `\(…\)`, `\[…\]`, `**…**` around the whole, and without the full stop behind it."""
+    r"""Remove `$…$`, `\(…\)`, `\[…\]` or `**…**` around the whole text, and a full stop after it."""
     for _ in range(4):
         before = text
         text = text.strip()
@@ -136,8 +136,8 @@ def strip_maths(text: str) -> str:
 def normalise(answer: str) -> tuple[str, bool]:
     r"""One spelling of an answer's LaTeX, and whether it was text (`\text{…}` or words) rather than a formula.
 
-    Spaces survive as single blanks only where they may carry meaning (between digits, between words, after a comma);
-    `canonical` removes them once it knows.
+    Single blanks remain only where they may matter (between digits, between words, after a comma); `canonical` removes
+    those that do not.
 
     >>> normalise(r"$\dfrac12\text{ cm}^2$")
     ('\\frac{1}{2}', False)

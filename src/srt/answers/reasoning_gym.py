@@ -1,9 +1,9 @@
-"""Comparison of Reasoning Gym answers from (prediction, label) alone: binary, never the entry's metadata.
+"""Compare Reasoning Gym answers from (prediction, label) only, without the entry's metadata.
 
-The library's own scorers take the whole entry; some recompute the truth from it (bitwise_arithmetic evaluates
+The library's own scorers take the whole entry, and some recompute the truth from it (bitwise_arithmetic evaluates
 metadata["problem"]), so a "label-free" run that used them would train on ground truth. Here a task is a key function:
-two answers are the same when their keys are. At "fully correct" the verdicts equal the library's scorers
-(tests/answers/test_answers_reasoning_gym.py); partial credit does not exist. The library is not imported.
+two answers are the same if their keys are equal. A verdict is correct exactly if the library's scorer gives full credit
+(tests compare them); there is no partial credit. The library is not imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from srt.answers.normalise import strip_maths
 from srt.common.errors import SrtError, nearest
 
-# The pairs of roles that knights_knaves draws from; first and second carry no meaning here.
+# The roles that knights_knaves draws from.
 _ROLES = {
     "knight", "knave", "pioneer", "laggard", "saint", "sinner", "hero", "villain", "angel", "devil", "altruist",
     "egoist", "sage", "fool",
@@ -23,7 +23,7 @@ _ROLES = {
 
 
 def _knights_knaves(answer: str) -> str | None:
-    """The set of (name, role) pairs, in any order and wording; None without a single pair."""
+    """The set of (name, role) pairs, in any order and wording; None if there is no pair."""
     for mark in ".,()":
         answer = answer.replace(mark, " ")
     pairs, name = set(), None
@@ -52,7 +52,7 @@ def _family_relationships(answer: str) -> str | None:
 
 
 def _decimal(answer: str) -> str | None:
-    """Exact decimal value without commas: "+01,000.00" is "1000"; None for what is no finite decimal."""
+    """Exact decimal value without commas, "1e3" for "+01,000.00"; None for anything but a finite decimal."""
     try:
         sign, digits, exponent = Decimal(answer.replace(",", "")).as_tuple()
     except InvalidOperation:
@@ -74,7 +74,7 @@ _FIRST_NUMBER = re.compile(r"\b-?\d+(?:\.\d+)?\b")
 
 
 def _gsm_symbolic(answer: str) -> str | None:
-    """The first number of the answer as a float, found as the library finds it (a leading minus is not seen)."""
+    """The first number of the answer as a float, found as the library finds it (it misses a leading minus)."""
     match = _FIRST_NUMBER.search(answer)
     return repr(float(match.group())) if match else None
 
@@ -93,21 +93,21 @@ _WRAPPED = re.compile(r"\\(?:text(?:tt|bf|it|rm)?|mathrm|mathtt|mathbf|mbox)\{([
 
 
 def plain(answer: str) -> str:
-    r"""A box's content as plain text: without `$…$` and `\text{…}`, which the library's scorers do not know."""
+    r"""The content of a box as plain text, without `$…$` and `\text{…}`, which the library's scorers do not handle."""
     return _WRAPPED.sub(r"\1", strip_maths(answer)).replace("\\_", "_").replace("{,}", ",").strip()
 
 
 def check_task(task: str) -> None:
-    """Raise a `SrtError` for a task that nothing here compares."""
+    """Raise an `SrtError` for a task that is not covered here."""
     if task not in KEYS:
         raise SrtError(
             f"no comparison for the task '{task}'{nearest(task, [*KEYS, 'math'])}: "
-            "name a covered task, or add its key to srt/answers/reasoning_gym.py"
+            "name a covered task, or add its key function to srt/answers/reasoning_gym.py"
         )
 
 
 def key(answer: str, task: str) -> str | None:
-    """What an answer means in a task, None if it is not of the task's form (then it does not vote)."""
+    """What an answer means in a task; None if it does not have the task's form (then it does not vote)."""
     return KEYS[task](answer)
 
 

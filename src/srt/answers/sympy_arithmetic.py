@@ -1,8 +1,8 @@
-"""Plain arithmetic (`3*(1/2)`, `2^3`) to an unevaluated sympy expression, without `eval`.
+"""Plain arithmetic (`3*(1/2)`, `2**3`) to an unevaluated sympy expression, without `eval`.
 
-Takes the place of sympy's `parse_expr` inside the worker: Math-Verify calls that on text which its pattern limits to
-digits and operators, and `parse_expr` ends in `eval`. Same grammar (Python's precedence), nothing else; what is not
-arithmetic is a ValueError, which Math-Verify treats as unreadable.
+Replaces sympy's `parse_expr` in the comparison processes: Math-Verify calls it on text that its pattern limits to
+digits and operators, and `parse_expr` ends in `eval`. The grammar is the same (Python's precedence). Anything that is
+not arithmetic raises ValueError, which Math-Verify treats as unreadable.
 """
 
 # ruff: noqa: RUF001 - the look-alike characters are the point
@@ -17,7 +17,7 @@ _MAX_CHARS, _MAX_DEPTH = 2000, 40
 
 
 def parse_arithmetic(text: str) -> Any:
-    """The sympy expression of a text of numbers, + - * / ** and brackets, unevaluated as with evaluate=False."""
+    """Parse numbers, + - * / ** and brackets to a sympy expression, unevaluated as with evaluate=False."""
     from sympy import Add, Expr, Float, Integer, Mul, Pow
 
     tokens: list[str] = []

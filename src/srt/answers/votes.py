@@ -1,4 +1,7 @@
-"""Counting votes: classes from equal pairs, the majority, and how ties are broken, for both presets."""
+"""Votes: answer classes, the majority and its ties for both presets, and what follows from a vote.
+
+Pure functions: no extraction and no comparison of answers.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 
-from srt.answers.canonical import Form
 from srt.answers.extract import EMPTY_BOX, OK, Extraction
+from srt.answers.form import Form
 
 NOT_IN_FORM = "not_in_task_form"
 
@@ -16,8 +19,9 @@ NOT_IN_FORM = "not_in_task_form"
 class Vote:
     """The vote of one prompt's n responses.
 
-    `answers`, `reasons`, `classes` have n entries; a class of -1 does not vote, class 0 is the majority, later ones
-    have fewer votes. `majority` is None, `majority_class` -1 and `count` 0 when nothing could be read.
+    `answers`, `reasons` and `classes` have n entries. Class 0 is the majority, later classes have fewer votes, and a
+    response of class -1 does not vote. If no answer could be parsed, `majority` is None, `majority_class` -1 and
+    `count` 0.
     """
 
     answers: tuple[str | None, ...]
@@ -39,16 +43,35 @@ class Vote:
         return self.count / len(self.answers) if self.answers else 0.0
 
 
+def soft_shares(vote: Vote) -> tuple[float, ...]:
+    """Each response's reward under soft majority: its class's share of the parsed answers, 0 without an answer.
+
+    Answers ["5", "5", "6", none] give (2/3, 2/3, 1/3, 0).
+    """
+    counts = Counter(c for c in vote.classes if c >= 0)
+    return tuple(counts[c] / vote.parsed if c >= 0 else 0.0 for c in vote.classes)
+
+
+def reaches(vote: Vote, threshold: float, of_all: bool = False) -> bool:
+    """Whether a prompt gets a pseudo-label: it has a majority whose consistency is at least `threshold`.
+
+    The denominator of the consistency is the number of parsed answers, or of all responses with `of_all`. The slack of
+    1e-9 lets 24/32 reach 0.75 and admits nothing else, because counts are small integers.
+    """
+    share = vote.consistency_all if of_all else vote.consistency
+    return vote.majority is not None and share >= threshold - 1e-9
+
+
 def _tie_rank(keys: list[str], key: str) -> bytes:
-    """A rank that depends on the set of answers only, and favours no kind of answer (short, small or early)."""
+    """A rank that depends only on the set of answers and favours no kind of answer (short, small or early)."""
     digest = hashlib.blake2b("\x1f".join(keys).encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), key=digest, digest_size=16).digest()
 
 
 def clean_vote(items: list[Extraction], forms: list[Form | None], equal: list[tuple[Form, Form]]) -> Vote:
-    """Count votes a class. Classes are the connected components of the equal pairs, hence an equivalence relation.
+    """Count votes per class, the connected components of the equal pairs.
 
-    Ties are broken by `_tie_rank`; the majority's spelling is its most frequent one, then the shortest.
+    Ties are broken by `_tie_rank`. The majority is reported in its most frequent spelling, then its shortest.
     """
     parent = {form.text: form.text for form in forms if form}
 
@@ -82,7 +105,7 @@ def clean_vote(items: list[Extraction], forms: list[Form | None], equal: list[tu
 
 
 def authors_vote(items: list[Extraction], drop_empty: bool) -> Vote:
-    """Counter over raw box contents; `most_common` keeps first-seen order among equals."""
+    """Count raw box contents; among equal counts the first seen wins, as `most_common` orders them."""
     if drop_empty:
         items = [Extraction(None, EMPTY_BOX) if item.answer == "" else item for item in items]
     counts = Counter(item.answer for item in items if item.answer is not None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from srt.answers.labels_from_votes import reaches
+from srt.answers.votes import reaches
 from srt.common.io import read_json
 from srt.distributed.world import World, gather
 from srt.rollout import Rollout, Sampling

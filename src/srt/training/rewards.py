@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from srt.answers import Grader, Vote
-from srt.answers.labels_from_votes import reaches, soft_shares
+from srt.answers.votes import reaches, soft_shares
 
 VOTING = frozenset({"majority", "soft_majority"})  # the group itself is the label: labels are refused
 
