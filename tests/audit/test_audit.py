@@ -21,8 +21,8 @@ from srt.common import io
 from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import load_with_report
-from srt.data.table import make_table, write_problems
-from srt.data.text import core, normalise, shingles
+from srt.data.problem_table import make_table, write_problems
+from srt.data.question_text import core, normalise, shingles
 
 TRAIN = "Janet rolls a fair die 4 times and keeps a running total. What is the chance that it is ever equal to 3?"
 SUFFIX = " The answer can be written in the form $\\frac{m}{n}$ in lowest terms. Find $m+n$."

@@ -19,7 +19,7 @@ from srt.browser.page import render_list, render_page
 from srt.browser.resolve import shown_steps
 from srt.common import io
 from srt.common.errors import SrtError
-from srt.data.table import make_table, write_problems
+from srt.data.problem_table import make_table, write_problems
 from support.chrome import CHROMIUM, Chrome
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp;\u202e %%style%%'

@@ -12,7 +12,7 @@ from srt.artefacts.specs import data_spec, model_spec, sample_spec, train_spec
 from srt.common.errors import SrtError
 from srt.config import Config
 from srt.config.lookups import lineage
-from srt.data.rows import select_rows
+from srt.data.row_selection import select_rows
 from srt.figures.resolve import resolve_figure
 from srt.plan.jobs import build
 from srt.plan.price import Pricing

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import PROBLEM_SCHEMA, Loaded, fingerprint, load_with_report, question_key
-from srt.data.files import read_rows
-from srt.data.rows import as_text, gsm8k_answer, select_rows
+from srt.data.local_files import read_rows
+from srt.data.row_selection import as_text, gsm8k_answer, select_rows
 
 ROWS = [
     {"id": f"p{i}", "question": f"What is {i}?", "answer": i, "set": "ab"[i % 2], "odd": i % 2 == 1} for i in range(10)

@@ -20,9 +20,9 @@ from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import PROBLEM_SCHEMA, fingerprint, load, load_with_report, question_key
 from srt.data.arithmetic import exact_value
-from srt.data.family import relationship
 from srt.data.generated import HASH_SEED_DEPENDENT, UNSEEDED, check_name
 from srt.data.keys import TEST_SHARE, generated_split, hash_share, holdout_part
+from srt.data.kinship import relationship
 from support import ROOT
 
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from srt.common import io
 from srt.common.errors import SrtError
 from srt.data import PROBLEM_SCHEMA, fingerprint, read_problems, write_problems
-from srt.data.table import COLUMNS, make_table
+from srt.data.problem_table import COLUMNS, make_table
 
 
 def table(n: int = 3, **changes: list) -> pa.Table:
@@ -86,7 +86,7 @@ def test_an_edited_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_problems(path, table(), "a")
     io.write_parquet(path, table(answer=["1", "2", "4"]), io.parquet_metadata(path))
-    with pytest.raises(SrtError, match="changed after it was written"):
+    with pytest.raises(SrtError, match="changed since it was written"):
         read_problems(path)
 
 

@@ -12,8 +12,8 @@ import torch
 from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet
 from srt.config.models import BOXED_SUFFIX
+from srt.data.problem_table import make_table, write_problems
 from srt.data.prompts import render
-from srt.data.table import make_table, write_problems
 from srt.evaluation.sampling import SCHEMA, SPEC, sample
 from srt.models.checkpoint import fingerprint, load_model
 from srt.rollout import sample_key

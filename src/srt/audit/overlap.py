@@ -1,8 +1,9 @@
 """All exact and near matches between the questions of two problem tables.
 
-Exact: equal after `srt.data.text.normalise`. Near: with A, B the sets of 8-byte shingles of the normalised cores of
-the test and the training question, |A & B| / |A | B| >= `JACCARD`, or |A & B| / |A| >= `CONTAINMENT` and the first
-ratio at least `JACCARD_FLOOR` (a short test question would otherwise be "in" every long one with the same opening).
+Exact: equal after `srt.data.question_text.normalise`. Near: with A, B the sets of 8-byte shingles of the normalised
+cores of the test and the training question, |A & B| / |A | B| >= `JACCARD`, or |A & B| / |A| >= `CONTAINMENT` and the
+first ratio at least `JACCARD_FLOOR` (a short test question would otherwise be "in" every long one with the same
+opening).
 
 No sampling and no hashing: an inverted index from shingle to training rows gives |A & B| for every pair of rows, so
 what is found is all that the definition says, in any order of rows. Not found: translations and paraphrases.
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from srt.answers.canonical import canonical
 from srt.answers.grader import alternatives
-from srt.data.text import core, normalise, numbers, shingles
+from srt.data.question_text import core, normalise, numbers, shingles
 
 JACCARD = 0.6
 CONTAINMENT = 0.8

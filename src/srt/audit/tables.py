@@ -13,7 +13,7 @@ import pyarrow as pa
 from srt.audit.overlap import DEFINITION, Index, Match, index, matches, rows_of, same_answer
 from srt.common import io
 from srt.common.errors import SrtError
-from srt.data.table import read_problems
+from srt.data.problem_table import read_problems
 
 OVERLAP_COLUMNS = (
     "train", "test", "train_rows", "test_rows", "exact", "near", "contaminated", "same_answer", "share", "clean",

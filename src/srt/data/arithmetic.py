@@ -1,4 +1,4 @@
-"""The exact value of an arithmetic expression, to check labels that a generator got wrong."""
+"""The exact value of an arithmetic expression, to find labels that a generator got wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 def exact_value(expression: str) -> Fraction | None:
-    """Value of integers, + - * /, signs and parentheses under the usual precedence; None for division by zero.
+    """The value of integers, + - * /, signs and parentheses with the usual precedence; None for division by zero.
 
     Raises ValueError for anything else. '5 - 3 * 6' is -13, '7 / 2' is 7/2.
     """

@@ -1,4 +1,4 @@
-"""From a data set entry to its problem table and an account of how it was made."""
+"""Make the problem table of a data set entry, and the manifest that records how it was made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from srt.common import io
-from srt.data.table import check, fingerprint, make_table
+from srt.data.problem_table import check, fingerprint, make_table
 
 if TYPE_CHECKING:
     from srt.config.datasets import HubDataset, LocalDataset, ReasoningGymDataset
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loaded:
-    """A problem table, and what the manifest says about it."""
+    """A problem table and the facts of its manifest."""
 
     table: pa.Table
     counts: dict[str, int]
@@ -34,7 +34,7 @@ class Loaded:
     libraries: tuple[str, ...] = ("pyarrow",)
 
     def manifest(self, name: str, config: Config) -> dict[str, Any]:
-        """Name, entry, fingerprint, counts, dropped rows with reasons and ids, versions; no times, no places."""
+        """Name, entry, fingerprint, counts, dropped rows with reasons and ids, versions; no times and no paths."""
         rows = self.table.select(["level", "subject", "source", "task"]).to_pydict()
         return {
             "name": name,
@@ -60,18 +60,18 @@ def load(config: Config, name: str, local_dir: Path | None = None) -> pa.Table:
 
     Args:
         config: a validated entry (`srt.config.datasets`).
-        name: the data set's name, for errors only; no row depends on it.
-        local_dir: folder that relative paths of `local` entries start from (default: the current folder), and that
-            may hold mirrors `{owner}/{name}/{revision}` of hub repositories.
+        name: the data set's name, used in errors only; no row depends on it.
+        local_dir: folder to which paths of `local` entries are relative (default: the current folder). It may hold
+            mirrors `{owner}/{name}/{revision}` of hub repositories.
 
     Raises:
-        SrtError: wrong entry, file or row; names it and the fix.
+        SrtError: wrong entry, file or row; the message names it and the fix.
     """
     return load_with_report(config, name, local_dir).table
 
 
 def load_with_report(config: Config, name: str, local_dir: Path | None = None) -> Loaded:
-    """As `load`, with the account of the selection."""
+    """Like `load`, with the facts for the manifest."""
     local_dir = Path(local_dir) if local_dir is not None else None
     if config.source == "reasoning_gym":
         loaded = _generated(config, name)
@@ -91,8 +91,8 @@ def _generated(config: ReasoningGymDataset, name: str) -> Loaded:
 
 
 def _local(config: LocalDataset, local_dir: Path | None) -> Loaded:
-    from srt.data.files import read_rows
-    from srt.data.rows import select_rows
+    from srt.data.local_files import read_rows
+    from srt.data.row_selection import select_rows
 
     path = config.file(local_dir)
     names, rows = read_rows(path)
@@ -103,7 +103,7 @@ def _local(config: LocalDataset, local_dir: Path | None) -> Loaded:
 
 def _hub(config: HubDataset, local_dir: Path | None) -> Loaded:
     from srt.data.hub import read_hub
-    from srt.data.rows import select_rows
+    from srt.data.row_selection import select_rows
 
     names, rows, commit = read_hub(config, local_dir)
     stem = "-".join(filter(None, (config.repo.rpartition("/")[2], config.config_name, config.split)))

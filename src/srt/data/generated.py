@@ -1,10 +1,10 @@
 """Problems from Reasoning Gym: distinct, split by question text, the same on every machine.
 
-Draws come in chunks of `CHUNK` items. Reasoning Gym seeds item i of a data set with seed + i, so neighbouring seeds
-give nearly the same items; each chunk therefore gets a seed hashed from everything that defines it. What a chunk
-holds does not depend on the asked size, so a smaller data set is the head of a larger one.
+Items are drawn in chunks of `CHUNK`. Reasoning Gym seeds item i of a data set with seed + i, so neighbouring seeds give
+nearly the same items. Each chunk therefore gets a seed hashed from everything that defines it. A chunk does not depend
+on the requested size, so a smaller data set is the beginning of a larger one.
 
-Reasoning Gym's metadata is not kept: its scorers recompute the true answer from it.
+Reasoning Gym's metadata is dropped, because its scorers recompute the true answer from it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 from srt.common import io
 from srt.common.errors import SrtError, nearest
 from srt.data.arithmetic import exact_value
-from srt.data.family import relationship
 from srt.data.keys import generated_split, hash_share, question_key, short_hash
+from srt.data.kinship import relationship
 
 if TYPE_CHECKING:
     from srt.config.datasets import MixPart, ReasoningGymDataset
 
 CHUNK = 1000
-# A space is called exhausted after this many draws in a row without a new question, plus PATIENCE_EACH for each
-# question found. If one last question of n in the split is missing, it stays unseen with probability < exp(-10).
+# The questions count as exhausted after this many draws in a row without a new one, plus PATIENCE_EACH per question
+# found. The probability that the last of n questions in the split is missed is below exp(-10).
 PATIENCE, PATIENCE_EACH = 5000, 40
-# Measured on reasoning_gym 0.1.25 by generating in processes with different string hash seeds.
+# Measured with reasoning_gym 0.1.25, by generating in processes with different string hash seeds.
 HASH_SEED_DEPENDENT = frozenset(
     {
         "intermediate_integration",
@@ -44,18 +44,18 @@ UNSEEDED = frozenset({"codeio", "list_functions"})
 
 
 class _Stream:
-    """Questions of one set of parameters that are in the asked split, in a fixed order, without an end."""
+    """An endless stream, in a fixed order, of the questions of one set of parameters that are in the wanted split."""
 
     def __init__(self, config: ReasoningGymDataset, part: MixPart | ReasoningGymDataset, label: str) -> None:
         self.config, self.params, self.level, self.label = config, dict(part.params), part.level, label
         self.draws = self.other_split = self.repeated = self.wrong = 0
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """All items as (category, entry), chunk by chunk."""
+        """All items as (category, entry), chunk after chunk."""
         identity = io.canonical_json([self.config.name, self.params, self.config.seed])
         chunk = 0
         while True:
-            # 31 bits: seed + index must fit NumPy's legacy seeds of some families
+            # 31 bits: some families pass seed + index to NumPy's legacy generators
             seed = int(hash_share(f"chunk-{chunk}", identity) * 2**31)
             dataset = _create(self.config.name, self.params, seed, self.label)
             for index in range(CHUNK):
@@ -71,7 +71,7 @@ class _Stream:
             chunk += 1
 
     def rows(self, seen: set[str]) -> Iterator[dict[str, str]]:
-        """Rows with questions that are not in `seen`, which they join; a `SrtError` when there are no more."""
+        """Rows with questions that are not in `seen`, to which they are added; an `SrtError` when there are no more."""
         found, last = 0, 0
         for category, entry in self.entries():
             question, answer = str(entry["question"]), str(entry["answer"]).strip()
@@ -102,10 +102,10 @@ class _Stream:
 
 
 def generate(config: ReasoningGymDataset, name: str, progress: Any = iter) -> tuple[list[dict[str, str]], dict]:
-    """`config.size` distinct problem rows and counts of what was drawn; `progress` wraps the range of rows.
+    """`config.size` distinct problem rows, and counts of what was drawn; `progress` wraps the range of rows.
 
-    Parts of a mix are interleaved: row i goes to the part that is furthest behind weight / sum * (i + 1), so each
-    part's count is right to about one row at every length.
+    The parts of a mix are interleaved: row i goes to the part that is furthest behind weight / sum * (i + 1), so at
+    every length each part's count is right to about one row.
     """
     check_name(config.name, name)
     if config.mix:
@@ -134,18 +134,18 @@ def generate(config: ReasoningGymDataset, name: str, progress: Any = iter) -> tu
 
 
 def label_is_right(name: str, entry: dict[str, Any], params: Mapping[str, Any] = MappingProxyType({})) -> bool:
-    """False for entries of `basic_arithmetic` and `family_relationships` whose answer is not that of their question.
+    """False for entries of `basic_arithmetic` and `family_relationships` that answer their question wrongly.
 
     With reasoning_gym 0.1.25:
 
-    - `basic_arithmetic` divides with floor division, and without parentheses it works from left to right and may print
-      another operand than it used: 0.7 % of the answers of its default parameters are wrong, and 64 % with
+    - `basic_arithmetic` uses floor division. Without parentheses it evaluates from left to right and may print other
+      operands than it used. 0.7 % of the answers are wrong with its default parameters, and 64 % with
       `allow_parentheses: false`.
-    - `family_relationships` asks what A is to B and answers with what B is to A where B is a parent of A's spouse (a
-      daughter-in-law is called mother-in-law), and goes by B's sex for nieces and nephews.
+    - `family_relationships` asks what A is to B. If B is a parent of A's spouse, it answers with what B is to A (a
+      daughter-in-law is called mother-in-law). For nieces and nephews it uses B's sex.
 
     Args:
-        params: those of the generator, of which `male_names` counts.
+        params: the generator's parameters; only `male_names` is used.
     """
     if name == "basic_arithmetic":
         return exact_value(entry["metadata"]["expression"]) == Fraction(entry["answer"])
@@ -159,7 +159,7 @@ def label_is_right(name: str, entry: dict[str, Any], params: Mapping[str, Any] =
 
 
 def check_name(family: str, name: str) -> None:
-    """`SrtError` for a family that Reasoning Gym lacks or that cannot be generated twice the same."""
+    """Raise an `SrtError` for a family that Reasoning Gym lacks or that cannot be generated reproducibly."""
     from reasoning_gym.factory import DATASETS
 
     if family not in DATASETS or family == "composite":

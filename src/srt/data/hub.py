@@ -1,11 +1,11 @@
 """Tables of the Hugging Face hub at one commit.
 
-Two steps, both on exactly that commit: `huggingface_hub` brings the repository's files to a folder (its cache, or a
-mirror that the user filled), then `datasets` reads the split from that folder. `datasets` is not asked for the
-repository itself: offline it would fall back to whatever version is in its own cache.
+`huggingface_hub` downloads the repository's files at that commit to its cache, unless the user has filled a mirror, and
+`datasets` reads the split from the folder. `datasets` is not asked for the repository itself, because offline it would
+fall back to any version in its own cache.
 
-Environment variables of the two libraries hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN. No code of the
-repository is run.
+The libraries' environment variables HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN apply. No code of the repository
+is run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def mirror_folder(config: HubDataset, local_dir: Path | None) -> Path | None:
-    """`{local_dir}/{owner}/{name}/{revision}`: a copy of the repository's files at that commit."""
+    """`{local_dir}/{owner}/{name}/{revision}`, the place of a copy of the repository's files at that commit."""
     return local_dir / config.repo / config.revision if local_dir is not None else None
 
 
 def read_hub(config: HubDataset, local_dir: Path | None) -> tuple[list[str], list[dict[str, Any]], str | None]:
-    """Column names and rows of the split, and the commit, None for a mirror of a branch or tag.
+    """Column names and rows of the split, and the commit (None for a mirror of a branch or tag).
 
-    The mirror folder is used where it exists, else the hub or its cache.
+    Reads the mirror folder if it exists, else the hub or its cache.
     """
     folder = mirror_folder(config, local_dir)
     commit = config.revision if config.unpinned is None else None
@@ -83,13 +83,13 @@ def _read_split(config: HubDataset, folder: Path) -> tuple[list[str], list[dict[
     if not is_terminal():
         datasets.disable_progress_bars()
     at = f"{config.repo} at {config.revision}"
-    # A cache folder of its own: the shared one is keyed by path and time, and would keep a second copy of the data.
+    # A separate cache folder: the shared one is keyed by path and time, and would keep a second copy of the data.
     with tempfile.TemporaryDirectory(prefix="srt-datasets-") as cache:
         try:
             loaded = datasets.load_dataset(str(folder), name=config.config_name, split=config.split, cache_dir=cache)
         except OSError as error:
             if error.errno is not None and not isinstance(error, FileNotFoundError):
-                raise  # disk full, no permission: told apart by run_cli
+                raise  # disk full, no permission: run_cli explains these
             raise SrtError(f"{at}: {_cause(error)}: correct `repo`, `revision` or the mirror folder") from error
         except datasets.exceptions.DatasetGenerationError as error:
             raise SrtError(
@@ -101,7 +101,7 @@ def _read_split(config: HubDataset, folder: Path) -> tuple[list[str], list[dict[
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause on one line; `datasets` wraps errors in 'an error occurred while generating'."""
+    """The innermost cause in one line; `datasets` wraps errors in 'an error occurred while generating'."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__

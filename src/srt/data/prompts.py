@@ -1,4 +1,4 @@
-"""Prompts: the problem and a suffix as one user turn, through the model's own chat template (as the authors did)."""
+"""Prompts: the problem and a suffix as one user turn in the model's own chat template (as the authors did)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from srt.common.errors import SrtError
 
 
 def render(tokenizer: Any, problem: str, suffix: str) -> list[int]:
-    """Token ids of the prompt for one problem: chat template, one user turn, generation prompt added."""
+    """Token ids of one problem's prompt: a user turn in the chat template, followed by the generation prompt."""
     messages = [{"role": "user", "content": problem + suffix}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -18,9 +18,9 @@ def render(tokenizer: Any, problem: str, suffix: str) -> list[int]:
 def render_all(
     tokenizer: Any, ids: Sequence[str], problems: Sequence[str], suffix: str, max_prompt_tokens: int
 ) -> tuple[list[list[int]], list[str]]:
-    """Prompts of at most `max_prompt_tokens` in the order of `problems`, and the ids of those that were longer.
+    """One prompt per problem, and the ids of problems whose prompt is longer than `max_prompt_tokens`.
 
-    Over-long prompts come back as empty lists, so that positions keep their meaning; the caller drops and counts them.
+    The prompt of such a problem is an empty list, so that positions match `problems`; the caller drops and counts them.
     """
     prompts, too_long = [], []
     for problem_id, problem in zip(ids, problems, strict=True):

@@ -1,4 +1,4 @@
-"""The problem table: schema, fingerprint, and the checked way in and out of a file."""
+"""The problem table: its schema, fingerprint, and checked reading and writing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PROBLEM_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name
 
 
 def make_table(rows: Iterable[Mapping[str, str]]) -> pa.Table:
-    """A problem table from row mappings that have all of `COLUMNS`."""
+    """A problem table from rows with all of `COLUMNS`."""
     rows = list(rows)
     return pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in COLUMNS}, PROBLEM_SCHEMA)
 
 
 def fingerprint(table: pa.Table) -> str:
-    """SHA-256 (64 hex digits) over the rows' canonical JSON, one line a row, in their order."""
+    """SHA-256 (64 hex digits) over the rows' canonical JSON in their order, one line per row."""
     digest = hashlib.sha256()
     for row in table.select(COLUMNS).to_pylist():
         digest.update(io.canonical_json(row).encode() + b"\n")
@@ -30,9 +30,9 @@ def fingerprint(table: pa.Table) -> str:
 
 
 def check(table: pa.Table, where: str) -> pa.Table:
-    """`table` with exactly the problem schema, or a `SrtError` that names `where` and the column or row.
+    """`table` with exactly the problem schema; else an `SrtError` that names `where` and the column or row (from 0).
 
-    Rows are counted from 0. Further columns are dropped; `large_string` and other string types are accepted.
+    Other columns are dropped; `large_string` and other string types are accepted.
     """
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
@@ -69,7 +69,7 @@ def check(table: pa.Table, where: str) -> pa.Table:
 
 
 def write_problems(path: str | Path, table: pa.Table, name: str) -> str:
-    """Check and write a problem table atomically; returns its fingerprint, which is also in the metadata."""
+    """Check a problem table and write it atomically; return its fingerprint, which is stored in the metadata."""
     table = check(table, f"data set '{name}'")
     mark = fingerprint(table)
     io.write_parquet(path, table, {"dataset": name, "fingerprint": mark})
@@ -77,13 +77,13 @@ def write_problems(path: str | Path, table: pa.Table, name: str) -> str:
 
 
 def read_problems(path: str | Path) -> pa.Table:
-    """Read a problem table: `PROBLEM_SCHEMA`, unique ids, no empty answer; else a `SrtError` with file and row.
+    """Read a problem table and check schema, ids and answers; an `SrtError` names the file and row.
 
-    Rows that no longer fit the fingerprint in the file's metadata are an error: someone has edited the file. The
-    metadata (`dataset`, `fingerprint`) stays in the schema of the table.
+    Rows that do not match the fingerprint in the file's metadata are an error: the file has been edited. The metadata
+    (`dataset`, `fingerprint`) stays in the table's schema.
     """
     table = check(io.read_parquet(path), str(path))
     metadata = io.parquet_metadata(path)
     if "fingerprint" in metadata and metadata["fingerprint"] != fingerprint(table):
-        raise SrtError(f"{path} has been changed after it was written: delete it and rerun the rule that makes it")
+        raise SrtError(f"{path} has been changed since it was written: delete it and rerun the rule that makes it")
     return table.replace_schema_metadata({io.METADATA_KEY: io.canonical_json(metadata).encode()})

@@ -1,9 +1,9 @@
-r"""What makes two question texts the same: formatting removed, wording and numbers kept.
+r"""Which question texts count as the same: formatting is removed, wording and numbers are kept.
 
-Pure functions on strings. `normalise` is the key of exact matches, `core` the question without the sentences that
-only say how to write the answer, `shingles` the units of near matches (`srt.audit`). Coarser than
+`normalise` is the key of exact matches, `core` is the question without the sentences that only say how to write the
+answer, and `shingles` are the units of near matches (`srt.audit`). `normalise` is coarser than
 `srt.data.keys.question_key`. A change of `normalise` or `core` changes which questions are held out
-(`srt.data.keys.holdout_part`): raise REVISION["data"] with it.
+(`srt.data.keys.holdout_part`) and must raise REVISION["data"].
 
 >>> normalise(r"Find $\dfrac12 + x^{2}$.") == normalise("Find  \\( \\frac{1}{2}+x^2 \\)")
 True
@@ -18,7 +18,7 @@ import unicodedata
 
 import numpy as np
 
-SHINGLE_BYTES = 8  # exactly one uint64, so that a shingle is its own hash and no two collide
+SHINGLE_BYTES = 8  # one uint64, so that a shingle is its own hash and none collide
 
 _PICTURE = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL | re.IGNORECASE)
 _LAYOUT = re.compile(
@@ -27,7 +27,7 @@ _LAYOUT = re.compile(
     r"array|aligned?|[,;:!])(?![a-z])"
 )
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-z])")
-# One sign each for what LaTeX, Unicode and keyboards write differently
+# LaTeX, Unicode and keyboards write these signs differently
 _SIGNS = {
     "\u2212": "-", "\u2013": "-", "\u2264": "le", "\u2265": "ge", "\u2260": "ne", "\u00d7": "times", "\u22c5": "cdot",
     "\u2026": "dots", "\u22ef": "dots", "\u221a": "sqrt", "\u03c0": "pi", "\u2220": "angle", "\u25b3": "triangle",
@@ -61,7 +61,7 @@ _FORMAT = re.compile(
 
 
 def normalise(text: str) -> str:
-    """Letters, digits and operators of a question, in lower case; LaTeX layout, pictures and punctuation are gone."""
+    """Letters, digits and operators of a question in lower case, without LaTeX layout, pictures and punctuation."""
     text = unicodedata.normalize("NFKC", _PICTURE.sub(" ", text).translate(_SIGN_TABLE)).casefold()
     text = _FRACTIONS.sub(r"\\frac", _LAYOUT.sub(" ", text))
     for pattern, name in _NAMES:
@@ -70,9 +70,9 @@ def normalise(text: str) -> str:
 
 
 def core(text: str) -> str:
-    """The question without its last sentences, as long as they only say in which form the answer is wanted.
+    """The question without trailing sentences that only say in which form the answer is wanted.
 
-    The first sentence always stays. Data sets with integer answers rewrite just those sentences ("Find m + n").
+    The first sentence always stays. Data sets with integer answers rewrite these sentences ("Find m + n").
     """
     text = _PICTURE.sub(" ", text)
     ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
@@ -85,7 +85,7 @@ def core(text: str) -> str:
 def shingles(normalised: str) -> np.ndarray:
     """The distinct runs of `SHINGLE_BYTES` bytes (UTF-8) of a normalised text: sorted uint64, empty for shorter texts.
 
-    Eight letters or digits of English, between two and three characters of Chinese.
+    Eight bytes are eight letters or digits of English, or two to three characters of Chinese.
     """
     data = np.frombuffer(normalised.encode(), dtype=np.uint8)
     if len(data) < SHINGLE_BYTES:
@@ -95,5 +95,5 @@ def shingles(normalised: str) -> np.ndarray:
 
 
 def numbers(text: str) -> list[str]:
-    """The numbers in a text, sorted: what tells a variant with other numbers from a copy."""
+    """The numbers in a text, sorted; they distinguish a variant with other numbers from a copy."""
     return sorted(re.findall(r"\d+(?:\.\d+)?", text))

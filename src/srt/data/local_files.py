@@ -1,4 +1,4 @@
-"""Reading tables of unknown layout: parquet, JSON lines, JSON. No interpretation of their columns."""
+"""Read tables of unknown layout from parquet, JSON Lines and JSON files, without interpreting their columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rows = list[dict[str, Any]]
 def read_rows(path: Path) -> tuple[list[str], Rows]:
     """Column names and rows of a `.parquet`, `.jsonl` or `.json` (list of objects) file.
 
-    Columns of JSON files are the union of their rows' keys, in order of appearance; a row may lack some.
+    The columns of a JSON file are the union of its rows' keys, in order of appearance; a row may lack some.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -45,7 +45,7 @@ def _refuse_constant(text: str) -> Any:
 
 def _json_lines(path: Path) -> Rows:
     rows = []
-    # split("\n") and not splitlines(): texts may hold U+2028, which JSON allows inside strings
+    # split("\n") rather than splitlines(): JSON strings may contain U+2028
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -54,7 +54,7 @@ def _json_lines(path: Path) -> Rows:
         except (ValueError, RecursionError) as error:
             raise SrtError(f"{path} line {number} is not JSON ({error}): correct or remove the line") from None
         if not isinstance(row, dict):
-            raise SrtError(f"{path} line {number} is a JSON {type(row).__name__}, not an object: write one a line")
+            raise SrtError(f"{path} line {number} is a JSON {type(row).__name__}, not an object: write one per line")
         rows.append(row)
     return rows
 
@@ -63,7 +63,9 @@ def _json_list(path: Path) -> Rows:
     try:
         value = json.loads(_text(path), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise SrtError(f"{path} is not JSON ({error}): correct it; for one object a line name it .jsonl") from None
+        raise SrtError(
+            f"{path} is not JSON ({error}): correct it, or name a file of one object per line .jsonl"
+        ) from None
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise SrtError(f"{path} is not a JSON list of objects: write [{{...}}, ...], or one object a line as .jsonl")
+        raise SrtError(f"{path} is not a JSON list of objects: write [{{...}}, ...], or one object per line as .jsonl")
     return value

@@ -1,7 +1,7 @@
-"""From the rows of a foreign table to ours: column names, types of answers, and the selection of rows.
+"""Select rows of a source table and convert them to problem rows: column names, types of answers, filters.
 
-The order is fixed: filter, columns, empty answers, ids, holdout, conflicts, repeats, shuffle, take. Everything that is
-not kept is counted; rows that are dropped for a fault are listed with their ids.
+The order is fixed: filter, columns, empty answers, ids, holdout, conflicts, repeats, shuffle, take. All rows that are
+left out are counted, and those dropped for a fault are listed by id.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from srt.common.errors import SrtError, nearest
 from srt.data.keys import holdout_part, question_key, short_hash
-from srt.data.text import normalise
+from srt.data.question_text import normalise
 
 if TYPE_CHECKING:
     from srt.config.datasets import HubDataset, LocalDataset
@@ -31,7 +31,7 @@ DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Selection:
-    """What became of the rows of a source."""
+    """The selected rows of a source, and what happened to the others."""
 
     rows: list[dict[str, str]]
     columns: dict[str, str]
@@ -43,10 +43,10 @@ class Selection:
 def select_rows(
     config: LocalDataset | HubDataset, where: str, stem: str, names: list[str], rows: list[dict[str, Any]]
 ) -> Selection:
-    """The problem rows that `config` asks for.
+    """The problem rows that `config` selects.
 
-    `where` names the source in errors, `stem` is the prefix of numbered ids and the default of `source`. The number
-    in such an id is the row's place in the source, so it does not depend on filter, order or take.
+    `where` names the source in errors. `stem` is the prefix of numbered ids and the default of `source`; the number in
+    such an id is the row's index in the source, so it does not depend on filter, order or take.
     """
     if not rows:
         raise SrtError(f"{where} has no rows: check the file or the split")
@@ -84,7 +84,7 @@ def select_rows(
         ours.sort(key=lambda row: (short_hash(f"{config.shuffle_seed}\0{row['id']}"), row["id"]))
     if config.take is not None:
         if len(ours) < config.take:
-            raise SrtError(f"{where}: `take: {config.take}` asks for more than the {len(ours)} rows left: lower it")
+            raise SrtError(f"{where}: `take: {config.take}` is more than the {len(ours)} rows left: lower it")
         ours = ours[: config.take]
     if not ours:
         raise SrtError(f"{where}: no row is left after selection: check `filter`, `part` and the file")
@@ -93,7 +93,7 @@ def select_rows(
 
 
 def map_columns(asked: Mapping[Any, str | None], where: str, names: list[str]) -> dict[str, str]:
-    """Our column -> the source's column. Unasked: the first usual name that is there; problem and answer must be."""
+    """Our column -> the source's column: the configured one, else the first usual name that the source has."""
     columns = {}
     for ours, usual in DEFAULT_COLUMNS.items():
         if ours in asked:
@@ -122,7 +122,7 @@ def _filtered(wanted: Mapping[str, Any], where: str, names: list[str], rows: lis
             raise SrtError(
                 f"{where} lacks the column '{column}' of `filter` (it has: {', '.join(names)}){nearest(column, names)}"
             )
-        # repr tells true from 1 and "1" from 1, which == and YAML users would mix up
+        # repr distinguishes true from 1, as == does not, and "1" from 1
         allowed = {repr(value) for value in (values if isinstance(values, list) else [values])}
         left = [place for place in places if repr(rows[place].get(column)) in allowed]
         if not left:
@@ -137,7 +137,7 @@ def _in_ranges(
     ranges: Mapping[str, tuple[float, float]], where: str, names: list[str], rows: list[dict[str, Any]],
     places: list[int],
 ) -> list[int]:  # fmt: skip
-    """The places whose numbers lie within `ranges`, ends included; what is no number lies in none."""
+    """The places whose numbers lie within `ranges`, including the ends; a value that is not a number is in no range."""
     for column, (low, high) in ranges.items():
         if column not in names:
             raise SrtError(
@@ -184,7 +184,7 @@ def _convert(
 
 
 def as_text(value: Any, at: str, column: str) -> str:
-    """A cell as text: null and NaN are '', integers and integral floats are their digits, other types are errors."""
+    """A cell as text: '' for null and NaN, the digits for integers and integral floats; an error for other types."""
     if value is None or value != value:
         return ""
     if isinstance(value, str):
@@ -222,10 +222,10 @@ def _unique_ids(where: str, rows: Iterable[dict[str, str]], origin: list[int]) -
 def _conflicts(
     policy: str, where: str, rows: list[dict[str, str]], counts: dict[str, int], dropped: dict[str, list[str]]
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The rows under `policy`, and each question that is there with several answers, as {id: answer} of its rows."""
+    """Apply `policy`; return the rows, and {id: answer} of the rows of each question that has several answers."""
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        # a text of signs only has an empty key, which says nothing
+        # a text without letters, digits and operators has an empty key, so it is its own key
         groups.setdefault(normalise(row["problem"]) or row["problem"], []).append(row)
     found = [same for same in groups.values() if len({row["answer"] for row in same}) > 1]
     if found and policy == "error":
@@ -246,7 +246,7 @@ def _conflicts(
 def _repeats(
     policy: str, where: str, rows: list[dict[str, str]], counts: dict[str, int], dropped: dict[str, list[str]]
 ) -> list[dict[str, str]]:
-    """Count repeated questions and contradictions (same question, another answer), and apply `policy`."""
+    """Count repeated questions with the same answer and with another one, and apply `policy`."""
     answers: dict[str, dict[str, str]] = {}  # question key -> answer -> id of its first row
     kept, same, other = [], [], []
     for row in rows:

@@ -1,4 +1,4 @@
-"""How two people of a family in words are related, to check labels that a generator got wrong."""
+"""How two people in the story of a family are related, to find labels that a generator got wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 _MARRIED = re.compile(r"(\w+) is married to (\w+)\.")
 _CHILDREN = re.compile(r"They have (?:a child called|children called) ([^.]+)\.")
-# (relation, word for a man, word for a woman)
+# relation: (word for a man, word for a woman)
 _WORDS = {
     "spouse": ("husband", "wife"),
     "parent": ("father", "mother"),
@@ -25,14 +25,14 @@ _WORDS = {
 
 @dataclass
 class Family:
-    """Who is married to whom, and whose children they are, as a story tells it."""
+    """The marriages and parents that a story tells."""
 
     spouse: dict[str, str] = field(default_factory=dict)
     parents: dict[str, set[str]] = field(default_factory=dict)
 
     @staticmethod
     def read(story: str) -> Family:
-        """A story of sentences 'A is married to B.' with 'They have a child called C.' or 'children called C and D.'"""
+        """Read sentences 'A is married to B.' and 'They have a child called C.' or 'children called C and D.'"""
         family = Family()
         ends = [*(match.start() for match in _MARRIED.finditer(story)), len(story)]
         for match, end in zip(_MARRIED.finditer(story), ends[1:], strict=True):
@@ -43,7 +43,7 @@ class Family:
         return family
 
     def relation(self, one: str, two: str) -> str | None:
-        """What `one` is to `two`, a key of the words; None if it is none of them. By blood first, then by marriage."""
+        """What `one` is to `two`, as a key of `_WORDS`, by blood before marriage; None if no key applies."""
 
         def parents(name: str | None) -> set[str]:
             return self.parents.get(name or "", set())
@@ -75,7 +75,7 @@ class Family:
 
 
 def relationship(story: str, one: str, two: str, male: Collection[str]) -> str | None:
-    """The word for what `one` is to `two` in a story; None without one.
+    """The word for what `one` is to `two` in a story; None if no word applies. `male`: the names of men.
 
     >>> story = "Adam is married to Eve. They have children called Abel and Cain. Cain is married to Awan."
     >>> [relationship(story, *pair, {"Adam", "Abel", "Cain"}) for pair in (("Awan", "Adam"), ("Eve", "Awan"))]
