@@ -264,7 +264,7 @@ def interrupt(words: list[str], ready: str) -> tuple[int, str]:
 def test_interrupt_while_a_model_is_made(tmp_path):
     code, stderr = interrupt(command("make_base.py", name="m", spec=TINY, out=tmp_path / "out" / "m"), "base model:")
     assert code == 130 and "Traceback" not in stderr, stderr
-    assert stderr.endswith("interrupted: nothing half-written was kept; run the same command to go on\n")
+    assert stderr.endswith("interrupted: nothing half-written was kept; run the same command to resume\n")
     assert listing(tmp_path) == ["out"]
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.common import io
+from srt.common import atomic_files, io
 from srt.common.errors import EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USAGE, Interrupted, SrtError, nearest, run_cli
 
 
@@ -34,14 +34,14 @@ def listing(folder: Path) -> list[str]:
 def test_a_failed_write_keeps_the_old_file_and_nothing_else(tmp_path, error):
     file, folder = tmp_path / "a" / "x.txt", tmp_path / "b"
     io.write_text(file, "old")
-    with io.atomic_dir(folder) as temporary:
+    with atomic_files.atomic_dir(folder) as temporary:
         (temporary / "y").write_text("old")
     before = listing(tmp_path)
-    with pytest.raises(error), io.atomic_path(file) as temporary:
+    with pytest.raises(error), atomic_files.atomic_path(file) as temporary:
         temporary.write_text("half of")
         assert file.read_text() == "old"
         raise error
-    with pytest.raises(error), io.atomic_dir(folder) as temporary:
+    with pytest.raises(error), atomic_files.atomic_dir(folder) as temporary:
         (temporary / "z").write_text("half of")
         assert listing(folder) == ["y"]
         raise error
@@ -51,14 +51,14 @@ def test_a_failed_write_keeps_the_old_file_and_nothing_else(tmp_path, error):
 
 def test_a_new_folder_replaces_the_old_one_whole(tmp_path):
     for name in ("one", "two"):
-        with io.atomic_dir(tmp_path / "m") as temporary:
+        with atomic_files.atomic_dir(tmp_path / "m") as temporary:
             (temporary / name).mkdir()
             (temporary / name / "deep").write_text(name)
     assert listing(tmp_path) == ["m", "m/two", "m/two/deep"]
 
 
 def test_a_writer_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), io.atomic_path(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError), atomic_files.atomic_path(tmp_path / "x"):
         pass
     assert listing(tmp_path) == []
 
@@ -74,7 +74,7 @@ def test_a_writer_that_writes_nothing_is_an_error(tmp_path):
     ],
 )
 def test_a_full_disk_is_one_error_that_names_the_output(tmp_path, raised, number):
-    for writer in (io.atomic_path, io.atomic_dir):
+    for writer in (atomic_files.atomic_path, atomic_files.atomic_dir):
         with pytest.raises(OSError) as caught, writer(tmp_path / "out"):
             raise raised
         assert caught.value.errno == number and caught.value.filename == str(tmp_path / "out")
@@ -82,12 +82,12 @@ def test_a_full_disk_is_one_error_that_names_the_output(tmp_path, raised, number
 
 
 def test_other_errors_of_the_body_keep_their_names(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, io.atomic_path(tmp_path / "out"):
+    with pytest.raises(FileNotFoundError) as caught, atomic_files.atomic_path(tmp_path / "out"):
         (tmp_path / "input").read_text()
     assert caught.value.filename == str(tmp_path / "input")
-    with pytest.raises(RuntimeError, match="a bug"), io.atomic_dir(tmp_path / "out"):
+    with pytest.raises(RuntimeError, match="a bug"), atomic_files.atomic_dir(tmp_path / "out"):
         raise RuntimeError("a bug")
-    with pytest.raises(ConnectionRefusedError), io.atomic_dir(tmp_path / "out"):
+    with pytest.raises(ConnectionRefusedError), atomic_files.atomic_dir(tmp_path / "out"):
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 
 
@@ -166,7 +166,7 @@ def test_files_in_the_way_of_a_folder_are_one_sentence(tmp_path, capsys, name):
     in_the_way(tmp_path)
 
     def main() -> None:
-        with io.atomic_dir(tmp_path / name) as temporary:
+        with atomic_files.atomic_dir(tmp_path / name) as temporary:
             (temporary / "a").write_text("x")
 
     code, stderr = exit_of(main, capsys)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from srt.common import io
+from srt.common import atomic_files
 from srt.common.lock import folder_lock
 from srt.distributed.state import clear_up
 from support import ROOT
@@ -18,9 +18,9 @@ from support.specs import train_spec
 
 WRITER = """import sys, time
 sys.path.insert(0, sys.argv[1])
-from srt.common import io
+from srt.common import atomic_files
 kind, target = sys.argv[2:]
-with getattr(io, kind)(target) as temporary:
+with getattr(atomic_files, kind)(target) as temporary:
     (temporary / "part" if kind == "atomic_dir" else temporary).write_text("half")
     print(temporary, flush=True)
     time.sleep(600)
@@ -36,7 +36,7 @@ def writer(kind: str, target: Path) -> tuple[subprocess.Popen, Path]:
 
 
 def write(kind: str, target: Path, text: str) -> None:
-    with getattr(io, kind)(target) as temporary:
+    with getattr(atomic_files, kind)(target) as temporary:
         (temporary / "part" if kind == "atomic_dir" else temporary).write_text(text)
 
 
@@ -81,9 +81,9 @@ def test_a_writer_on_another_host_is_believed_to_live_for_a_day(tmp_path):
     write("atomic_dir", target, "whole")
     assert young.exists()
     os.utime(young, (0, 0))  # an old folder with a young file in it is being written
-    assert io.remove_stale(target) == []
+    assert atomic_files.remove_stale(target) == []
     os.utime(young / "part", (0, 0))
-    assert io.remove_stale(target) == [young] and names(tmp_path) == ["state"]
+    assert atomic_files.remove_stale(target) == [young] and names(tmp_path) == ["state"]
 
 
 def test_under_the_targets_lock_every_leftover_goes(tmp_path):
@@ -109,9 +109,9 @@ def test_nobody_elses_files_are_touched(tmp_path):
     ]
     for name in others:
         (tmp_path / name).write_text("")
-    assert io.remove_stale(target, alone=True) == []
+    assert atomic_files.remove_stale(target, alone=True) == []
     (tmp_path / ".model.0badcafe-1.tmp").symlink_to(tmp_path / ".model.tmp")
-    assert len(io.remove_stale(target, alone=True)) == 1
+    assert len(atomic_files.remove_stale(target, alone=True)) == 1
     assert names(tmp_path) == sorted(others)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from srt.audit.tables import ITSELF
-from srt.common import io
+from srt.common.atomic_files import atomic_path
 from srt.figures import style
 
 _CELL = 0.52  # inches a column
@@ -21,7 +21,7 @@ def draw_overlap(overlap: pd.DataFrame, prefix: Path) -> list[Path]:
     paths = []
     for kind, data in files.items():
         paths.append(Path(f"{prefix}.{kind}"))
-        with io.atomic_path(paths[-1]) as temporary:
+        with atomic_path(paths[-1]) as temporary:
             temporary.write_bytes(data)
     return paths
 

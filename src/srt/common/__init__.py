@@ -1,1 +1,1 @@
-"""Errors, atomic files, locks and progress lines that every room uses. Imports no other room."""
+"""Errors, atomic files, locks and progress that every room uses. Imports no other room."""

@@ -1,7 +1,7 @@
 """Errors that a person can fix: one sentence that names the file, key or row, and the fix.
 
-`SrtError` is raised wherever input is wrong. `run_cli` turns it into one line on stderr and exit code 2;
-anything else is a bug and keeps its traceback. Nothing here is ever turned into a zero reward.
+`SrtError` is raised wherever input is wrong, and `run_cli` turns it into one line on stderr and exit code 2. Any other
+exception is a bug and keeps its traceback. No error is ever turned into a zero reward.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 EXIT_USAGE = 2
-EXIT_RESUME = 75  # EX_TEMPFAIL: state is saved, run the same command again
+EXIT_RESUME = 75  # EX_TEMPFAIL: the state is saved; run the same command again
 EXIT_INTERRUPTED = 130
-# what a person can mend; any other number keeps its traceback
+# errno values that a person can fix; an OSError with any other errno keeps its traceback
 ENVIRONMENT = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG,
@@ -23,7 +23,7 @@ ENVIRONMENT = (
 
 
 class SrtError(Exception):
-    """Wrong input or environment; the message is one sentence with the fix."""
+    """Wrong input or environment; the message is one sentence that says how to fix it."""
 
 
 class Interrupted(Exception):
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ' (did you mean X?)' for the closest of `known`, else a list of what is known."""
+    """Return ' (did you mean X?)' for the closest of `known`, else the list of known names."""
     known = sorted(str(k) for k in known)
     close = get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:
@@ -41,8 +41,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    """One sentence for the operating-system errors that users meet."""
-    names = [name for name in (error.filename2, error.filename) if name is not None]  # the second is a destination
+    """One sentence for an operating-system error that users meet."""
+    names = [name for name in (error.filename2, error.filename) if name is not None]  # filename2 is the destination
     where = names[0] if names else "the output"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
@@ -65,7 +65,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a script's main and exit: 0 done, 2 wrong input, 75 saved and to be resumed, 130 Ctrl-C."""
+    """Run a script's main and exit: 0 done, 2 wrong input, 75 stopped with the state saved, 130 Ctrl-C."""
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -76,7 +76,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print(f"stopped: {stop}", file=sys.stderr)
         code = EXIT_RESUME
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was kept; run the same command to go on", file=sys.stderr)
+        print("interrupted: nothing half-written was kept; run the same command to resume", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except OSError as error:
         if error.errno in ENVIRONMENT:

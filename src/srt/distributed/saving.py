@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt.common.io import flush, naming, sha256_file, spec_hash
+from srt.common.atomic_files import errors_named_after, fsync
+from srt.common.io import sha256_file, spec_hash
 from srt.distributed.state import commit_state
 from srt.distributed.world import World, barrier, gather
 
@@ -71,7 +72,7 @@ class Saver:
             temporary.mkdir(parents=True)
         barrier()
         try:
-            with naming(final, temporary):
+            with errors_named_after(final, temporary):
                 write = self.snapshot(temporary)
         except BaseException:
             self._drop(temporary)
@@ -112,10 +113,10 @@ class Saver:
 
 def _written(write: Callable[[], list[Path]], final: Path, temporary: Path) -> dict[Path, str]:
     """In the thread: write this rank's files, flush them to the disk, hash them."""
-    with naming(final, temporary):
+    with errors_named_after(final, temporary):
         files = write()
         for path in files:
-            flush(path)
+            fsync(path)
         return {path: sha256_file(path) for path in files}
 
 

@@ -22,8 +22,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from srt.common.atomic_files import errors_named_after, fsync, remove_stale
 from srt.common.errors import SrtError
-from srt.common.io import flush, naming, read_json, remove_stale, sha256_file, spec_hash, write_json
+from srt.common.io import read_json, sha256_file, spec_hash, write_json
 
 STATE = re.compile(r"^state-(\d+)$")
 PROGRESS = ("step", "spec", "world_size", "metrics")  # keys that every progress.json has
@@ -62,20 +63,20 @@ def commit_state(final: Path, temporary: Path, progress: Mapping[str, Any], sums
         sums: known checksums of files that are already flushed to the disk; the others are hashed and flushed here.
     """
     aside = final.with_name(f".{final.name}.old")
-    with naming(final, temporary):
+    with errors_named_after(final, temporary):
         write_json(temporary / "progress.json", dict(progress))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         for file in files:
             if file not in sums:
-                flush(file)
+                fsync(file)
         manifest = {str(p.relative_to(temporary)): sums.get(p) or sha256_file(p) for p in files}
         write_json(temporary / "manifest.json", manifest)
         for folder in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
-            flush(folder)
+            fsync(folder)
     if final.exists():
         os.replace(final, aside)
     os.replace(temporary, final)
-    flush(final.parent)
+    fsync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
     drop_others(final)
 

@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from srt.answers import Grader, Verdict, Vote
+from srt.common.atomic_files import atomic_path
 from srt.common.errors import SrtError, nearest
-from srt.common.io import METADATA_KEY, atomic_path, canonical_json, open_parquet, parquet_metadata, read_parquet
+from srt.common.io import METADATA_KEY, canonical_json, open_parquet, parquet_metadata, read_parquet
 from srt.metrics.statistics import bootstrap_mean, pass_at_k
 
 SCORES_SCHEMA = pa.schema(

@@ -28,7 +28,8 @@ def render(raw: Mapping[str, Any], out_prefix: str | Path) -> list[Path]:
     spec = parse_spec(raw)
     if spec.kind not in KINDS:
         raise SrtError(f"{spec.where()}: kind '{spec.kind}' is unknown{nearest(spec.kind, KINDS)}")
-    from srt.common.io import atomic_path, write_csv
+    from srt.common.atomic_files import atomic_path
+    from srt.common.io import write_csv
     from srt.figures import style
 
     module = import_module(f"srt.figures.{spec.kind}")

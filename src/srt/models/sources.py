@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from srt.common.atomic_files import atomic_dir
 from srt.common.errors import SrtError
-from srt.common.io import atomic_dir, sha256_file
+from srt.common.io import sha256_file
 from srt.common.progress import log
 from srt.config.models import Example, GgufModel, HubModel, LocalModel, ModelConfig, TinyModel
 from srt.models.checkpoint import write_provenance

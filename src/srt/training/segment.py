@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srt.common.io import atomic_dir, canonical_json, sha256_bytes, sha256_file, spec_hash, write_parquet
+from srt.common.atomic_files import atomic_dir
+from srt.common.io import canonical_json, sha256_bytes, sha256_file, spec_hash, write_parquet
 from srt.common.progress import is_terminal, log, progress_bar
 from srt.distributed.state import drop_others, states
 from srt.metrics.alarm import Alarm, AlarmRule

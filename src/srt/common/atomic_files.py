@@ -1,0 +1,144 @@
+"""Atomic files and folders: a reader sees the old one or the new one, never a half-written one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# How libraries report a full disk in the text of their exceptions; the last one is torch's.
+_FULL = ("(os error 28)", "(os error 122)", "[Errno 28]", "[Errno 122]", "unexpected pos")
+
+
+@contextlib.contextmanager
+def errors_named_after(path: Path, temporary: Path) -> Iterator[None]:
+    """Make write errors name `path` instead of its temporary name, the source of a copy, or no file.
+
+    A full disk becomes an OSError with its errno, also if safetensors, tokenizers, torch or shutil report it in
+    exceptions of their own.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if error.errno is not None and (full or str(error.filename).startswith(str(temporary))):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        if error.errno is None and any(sign in str(error) for sign in _FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    except Exception as error:
+        if any(sign in str(error) for sign in _FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+# -- temporary names: a process killed while writing leaves its file behind, and the next writer of that path removes it
+
+STALE_SECONDS = 24 * 3600.0  # without a change, for a writer that cannot be looked up (another host, before a reboot)
+
+
+@functools.cache
+def _place() -> str:
+    """8 hex digits that identify where process ids are comparable: host, boot, container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_place()}-{os.getpid()}.tmp")
+
+
+def _is_written(temporary: Path, place: str, process: int) -> bool:
+    """Whether a process may still be writing a temporary file or folder."""
+    if place == _place():
+        if process == os.getpid():
+            return False
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+    inside = [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]
+    return time.time() - max(each.lstat().st_mtime for each in inside) < STALE_SECONDS
+
+
+def remove_stale(path: str | Path, alone: bool = False) -> list[Path]:
+    """Remove temporary files that killed writers of `path` left beside it; return the removed paths.
+
+    Files of live writers are kept. A process of this machine is looked up; one of another machine counts as alive for a
+    day after its last change. `alone`: the caller holds a lock on the target, so that there is no other writer.
+    """
+    path, removed = Path(path), []
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)\.tmp")
+    for entry in list(path.parent.iterdir()) if path.parent.is_dir() else []:
+        match = pattern.fullmatch(entry.name)
+        with contextlib.suppress(FileNotFoundError):  # another process may remove it too
+            if match and (alone or not _is_written(entry, match[1], int(match[2]))):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+                removed.append(entry)
+    return removed
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`. On success it replaces `path`; on any error it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
+    temporary = _temporary(path)
+    try:
+        with errors_named_after(path, temporary):
+            yield temporary
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """Like `atomic_path`, for a folder: `path` appears whole and replaces an existing folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
+    temporary = _temporary(path)
+    try:
+        with errors_named_after(path, temporary):
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    fsync(file)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
