@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jinja2
 import pandas as pd
 import pytest
 
 from srt.common.errors import SrtError
 from srt.common.io import write_csv, write_parquet
 from srt.config import Config, load_config, read_yaml
-from srt.report.miniature_page import MARK, fill
+from srt.report.miniature_page import fill
 from srt.report.miniature_tables import alarm_table, collect
 from support import ROOT
 
@@ -73,30 +74,30 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_marks(folder: Path) -> None:
-    def said(mark: str) -> str:
-        return fill(f"x {{{{{mark}}}}} y", folder).removeprefix("x ").removesuffix(" y")
+def test_calls(folder: Path) -> None:
+    def said(call: str) -> str:
+        return fill(f"x {{{{ {call} }}}} y", folder).removeprefix("x ").removesuffix(" y")
 
-    assert said("claim up") == "**supported**; rise: 0.125 [0.100, 0.150]"
-    assert said("claim two") == "**not supported**; a: 20 [10, inf]; b: -0.500 [-0.600, -0.400]"
-    assert said("claim open") == "**undecided** (Too wide)"
-    assert (said("verdict up"), said("verdict two"), said("verdict open")) == (
+    assert said('claim("up")') == "**supported**; rise: 0.125 [0.100, 0.150]"
+    assert said('claim("two")') == "**not supported**; a: 20 [10, inf]; b: -0.500 [-0.600, -0.400]"
+    assert said('claim("open")') == "**undecided** (Too wide)"
+    assert (said('verdict("up")'), said('verdict("two")'), said('verdict("open")')) == (
         "supported",
         "not supported",
         "undecided",
     )
-    assert said("number two") == "20 [10, inf], -0.500 [-0.600, -0.400]"
-    assert said("alarm_counts").startswith("in 1 of 2 runs whose accuracy fell, in 1 of them before")
-    assert said("counts") == "1 supported, 1 not supported, 1 undecided"
-    assert said("accuracy a t 20 avg") == said("accuracy a t last avg") == "0.500"  # not a_b's
-    assert "| a | 60 | 12, none | 15, 20 | 3, none | 0 | 1 |" in said("alarms")
-    assert "| SRT | 0.400 | 0.500 | 0.200 [0.150, 0.250] | 20 |" in said("extensions")
-    assert said("sustains_longest") == "Chain (end 0.500 [0.450, 0.550])"
-    assert "| train | tiny | 2 | 2.00 | 1.90 | 900 |\n| score |  | 4 |" in said("costs") and said("hours") == "2.50"
-    assert said("claims").count("\n") == 1 + 3
-    assert said("earlier") == (
-        "1 of 2 verdicts were the same. These were not; none of them turned round, from supported to not supported or "
-        "back:\n\n| statement | here | earlier |\n|---|---|---|\n"
+    assert said('number("two")') == "20 [10, inf], -0.500 [-0.600, -0.400]"
+    assert said("alarm_counts()").startswith("in 1 of 2 runs whose accuracy fell, in 1 of them before")
+    assert said("counts()") == "1 supported, 1 not supported, 1 undecided"
+    assert said('accuracy("a", "t", 20, "avg")') == said('accuracy("a", "t", "last", "avg")') == "0.500"  # not a_b's
+    assert "| a | 60 | 12, none | 15, 20 | 3, none | 0 | 1 |" in said("alarms()")
+    assert "| SRT | 0.400 | 0.500 | 0.200 [0.150, 0.250] | 20 |" in said("extensions()")
+    assert said("sustains_longest()") == "Chain (end 0.500 [0.450, 0.550])"
+    assert "| train | tiny | 2 | 2.00 | 1.90 | 900 |\n| score |  | 4 |" in said("costs()") and said("hours()") == "2.50"
+    assert said("claims()").count("\n") == 1 + 3
+    assert said("earlier()") == (
+        "1 of 2 verdicts were the same. None of the others changed from supported to not supported or back:\n\n"
+        "| statement | here | earlier |\n|---|---|---|\n"
         "| It rises. | supported: 0.125 [0.100, 0.150] | undecided: 0.125 [-0.100, 0.150] |"
     )
 
@@ -108,7 +109,7 @@ def test_variants_above_srt_are_read_from_the_intervals(folder: Path) -> None:
     write_csv(folder / "claims.csv", table)
     curves = [("Chain", 20, "first-s1+first-s2"), ("Chain", 40, "second-s1"), ("First", 20, "first-s1")]
     write_csv(folder / "extensions.csv", pd.DataFrame(curves, columns=["panel", "step", "runs"]))
-    assert fill("{{above_srt up open}}", folder) == (
+    assert fill('{{ above_srt("up", "open") }}', folder) == (
         "the whole interval is above SRT for `Chain` (0.125 [0.100, 0.150]), and not for `other` (0.100 [0.000, 0.200])"
     )
 
@@ -116,23 +117,21 @@ def test_variants_above_srt_are_read_from_the_intervals(folder: Path) -> None:
 def test_a_verdict_that_turned_round_is_counted(folder: Path) -> None:
     table = pd.read_csv(folder / "claims.csv")
     write_csv(folder / "earlier_claims.csv", table.replace({"verdict": {"not supported": "supported"}}))
-    assert fill("{{earlier}}", folder).startswith(
-        "2 of 3 verdicts were the same. These were not; 1 of them turned round, from"
-    )
+    assert fill("{{ earlier() }}", folder).startswith("2 of 3 verdicts were the same. 1 of the others changed from")
 
 
 @pytest.mark.parametrize(
-    ("mark", "sentence"),
+    ("call", "sentence"),
     [
-        ("claim upp", "unknown claim 'upp'"),
-        ("claims2", "unknown mark 'claims2'"),
-        ("accuracy a t 10 avg", "no avg of run 'a' on 't' at step 10"),
-        ("claim", "wrong number of arguments"),
+        ('claim("upp")', "unknown claim 'upp'"),
+        ("claims2()", "'claims2' is undefined"),
+        ('accuracy("a", "t", 10, "avg")', "no avg of run 'a' on 't' at step 10"),
+        ("claim()", "missing 1 required positional argument: 'name'"),
     ],
 )
-def test_a_wrong_mark_is_a_sentence(folder: Path, mark: str, sentence: str) -> None:
+def test_a_wrong_call_is_a_sentence(folder: Path, call: str, sentence: str) -> None:
     with pytest.raises(SrtError, match=sentence):
-        fill(f"{{{{{mark}}}}}", folder)
+        fill(f"{{{{ {call} }}}}", folder)
 
 
 def test_table_of_alarms(tmp_path: Path) -> None:
@@ -169,17 +168,18 @@ def test_table_of_alarms(tmp_path: Path) -> None:
         collect(config, tmp_path)
 
 
-def test_marks_of_the_template_name_what_there_is(tmp_path: Path) -> None:
+def test_calls_of_the_template_name_what_there_is(tmp_path: Path) -> None:
     config = configuration(tmp_path)
-    marks = MARK.findall((PAGE / "template.md").read_text(encoding="utf-8"))
-    assert marks
-    for kind, args in marks:
-        if kind == "claim":
-            assert args.strip() in config.claims
-        if kind == "accuracy":
-            run, dataset, step, _ = args.split()
+    tree = jinja2.Environment().parse((PAGE / "template.md").read_text(encoding="utf-8"))
+    calls = [(call.node.name, [argument.value for argument in call.args]) for call in tree.find_all(jinja2.nodes.Call)]
+    assert len(calls) > 50
+    for name, arguments in calls:
+        if name == "claim":
+            assert arguments[0] in config.claims
+        if name == "accuracy":
+            run, dataset, step, _ = arguments
             tested = {member for suite in config.runs[run].suites for member in config.members(suite)}
-            assert dataset in tested and (step in ("0", "last") or int(step) in config.runs[run].checkpoints)
+            assert dataset in tested and (step in (0, "last") or step in config.runs[run].checkpoints)
 
 
 def test_the_page_is_what_its_tables_say() -> None:
