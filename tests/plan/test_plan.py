@@ -21,6 +21,7 @@ from srt.plan.schedule import critical_path, schedule
 from srt.plan.spent import COLUMNS, spent
 from support import ROOT
 from support.dag import copy_of_the_tree, jobs, snakemake
+from support.work import calls_of
 
 
 def configuration(file: str, **changes: object) -> Config:
@@ -291,13 +292,13 @@ def test_a_resolved_configuration_gives_the_same_plan(tmp_path: Path) -> None:
     assert to_text(make_plan(again)) == to_text(make_plan(config))
 
 
-def test_thousands_of_jobs_take_seconds() -> None:
-    import time
-
-    config = gpu_config(seeds=40)
-    began = time.monotonic()
-    plan = make_plan(config)
-    assert len(plan.dag.jobs) > 1500 and time.monotonic() - began < 20
+def test_the_work_of_planning_grows_as_the_number_of_jobs() -> None:
+    counts, calls = [], []
+    for seeds in (1, 8, 16):  # the first also fills caches
+        config = gpu_config(seeds=seeds)
+        counts.append(len(build(config).jobs))
+        calls.append(calls_of(lambda config=config: make_plan(config)))
+    assert counts[2] > 700 and calls[2] / calls[1] < 1.1 * counts[2] / counts[1]
 
 
 def test_the_full_configuration_has_a_plan() -> None:
