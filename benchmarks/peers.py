@@ -210,14 +210,15 @@ def flops(config: Any, data: Recorded) -> dict[str, float]:
     `model` is the usual count, each response with a prompt of its own; `necessary` takes each prompt once, which is all
     that the mathematics needs and so the numerator of a share of the limit that cannot pass 1.
     """
-    from srt.cost.hardware import Shape
+    from srt.cost.flops import count_tokens, update_flops
+    from srt.cost.shapes import Shape
 
     shape = Shape.of(config)
-    prompts, responses = [len(p) for p in data.prompts], [len(r) for r in data.responses]
-    repeated = [prompts[g] for g in data.group]
-    spared = shape.forward(repeated, [0] * len(responses)) - shape.forward(prompts, [0] * len(prompts))
-    total = shape.update(repeated, responses)
-    return {"model": float(total), "necessary": float(total - 4 * spared)}
+    prompts, responses = [len(data.prompts[g]) for g in data.group], [len(r) for r in data.responses]
+    return {
+        "model": update_flops(shape, count_tokens(prompts, responses)),
+        "necessary": update_flops(shape, count_tokens(prompts, responses, data.group)),
+    }
 
 
 def text_rewards(texts: list[str]) -> list[float]:

@@ -27,7 +27,8 @@ def main() -> None:
     from srt.common.errors import SrtError
     from srt.common.io import write_csv, write_json
     from srt.config import load_config, read_resolved, read_yaml
-    from srt.plan.report import make_plan, to_json, to_text
+    from srt.plan.tables import make_plan, to_json
+    from srt.plan.text import to_text
 
     if args.seeds is not None and (args.seeds < 1 or not args.configfile):
         raise SrtError("--seeds must be at least 1, and goes with --configfile")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +12,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import MixtralConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
 
 from srt.common.errors import SrtError
-from srt.cost import hardware
-from srt.cost.hardware import Shape, measured_rate, mfu, peak_flops
-from support.work import Clock
+from srt.cost.flops import count_tokens, forward_flops, update_flops
+from srt.cost.hardware import measured_rate, mfu, peak_flops
+from srt.cost.shapes import SHAPES, Shape, decoder
 
 HIDDEN, HEADS, KV, LAYERS, WIDE, VOCAB = 32, 4, 2, 3, 48, 70
 HEAD_SIZE = HIDDEN // HEADS
+SMALL = Shape(body=100, head=10, total=120, attention=4, kv=2, hidden=3)
+
+
+def forward(
+    shape: Shape, prompts: Sequence[float], responses: Sequence[float], group: Sequence[int] | None = None
+) -> float:
+    """FLOPs of one forward pass over these sequences."""
+    return forward_flops(shape, count_tokens(prompts, responses, group))
 
 
 def tiny(tied: bool = True) -> Qwen2Config:
@@ -28,7 +38,15 @@ def tiny(tied: bool = True) -> Qwen2Config:
 @pytest.mark.parametrize("tied", [True, False])
 def test_shape_of_a_tiny_qwen2_is_the_explicit_count(tied):
     layer = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * KV * HEAD_SIZE + 3 * HIDDEN * WIDE  # q and o, k and v, gate/up/down
-    assert Shape.of(tiny(tied)) == Shape(LAYERS * layer, VOCAB * HIDDEN, LAYERS * HIDDEN)
+    small = HIDDEN + 2 * KV * HEAD_SIZE + 2 * HIDDEN  # biases of q, k and v, and two norms
+    embeddings = VOCAB * HIDDEN * (1 if tied else 2)
+    assert Shape.of(tiny(tied)) == Shape(
+        body=LAYERS * layer, head=VOCAB * HIDDEN, total=LAYERS * (layer + small) + HIDDEN + embeddings,
+        attention=LAYERS * HIDDEN, kv=2 * LAYERS * KV * HEAD_SIZE, hidden=LAYERS * HIDDEN,
+    )  # fmt: skip
+    assert replace(Shape.of(tiny(tied)), total=0) == replace(
+        decoder(LAYERS, HIDDEN, HEADS, KV, HEAD_SIZE, WIDE, VOCAB, tied), total=0
+    )
 
 
 def test_shape_of_the_paper_s_model_is_the_known_count():
@@ -39,11 +57,13 @@ def test_shape_of_the_paper_s_model_is_the_known_count():
             intermediate_size=18944, vocab_size=152064, tie_word_embeddings=False,
         )
     )  # fmt: skip
+    known = SHAPES["Qwen/Qwen2.5-Math-7B"]
+    assert replace(shape, total=known.total) == known and shape.total == pytest.approx(known.total, rel=1e-3)
     assert shape.head == 3584 * 152064 and shape.attention == 28 * 3584
     assert shape.body == pytest.approx(6.53e9, rel=2e-3)
-    # attention adds 1.2 % to the body and head at 850 tokens a sequence, 180 of them the prompt
-    without = Shape(shape.body, shape.head, 0).forward([180], [670])
-    assert shape.forward([180], [670]) / without - 1 == pytest.approx(0.012, abs=0.001)
+    # attention adds 1.2 % to the body and head at 850 tokens per sequence, 180 of them the prompt
+    without = replace(shape, attention=0)
+    assert forward(shape, [180], [670]) / forward(without, [180], [670]) - 1 == pytest.approx(0.012, abs=0.001)
 
 
 def test_head_size_that_is_not_hidden_over_heads_counts():
@@ -82,25 +102,25 @@ def test_forward_and_update_equal_torch_s_counter_up_to_the_masked_half(prompt, 
     shape, s = Shape.of(tiny()), prompt + response
     masked = 2 * shape.attention * s * (s - 1)  # 4 d s² are counted, 2 d s (s + 1) are needed
     ahead, back = counted(model, prompt, response)
-    assert shape.forward([prompt], [response]) == ahead - masked
-    assert shape.update([prompt], [response], reference=False) == ahead + back - 3 * masked
-    assert shape.update([prompt], [response]) == 4 * shape.forward([prompt], [response])
+    tokens = count_tokens([prompt], [response])
+    assert forward_flops(shape, tokens) == ahead - masked
+    assert update_flops(shape, tokens, reference=False) == ahead + back - 3 * masked
+    assert update_flops(shape, tokens) == 4 * forward_flops(shape, tokens)
+    assert update_flops(shape, tokens, recompute=True, old_policy=True) == 6 * forward_flops(shape, tokens)
 
 
 def test_sequences_add_up_and_padding_does_not_count():
-    shape = Shape(100, 10, 4)
-    assert shape.forward([2, 5], [3, 1]) == shape.forward([2], [3]) + shape.forward([5], [1])
-    assert shape.forward([2], [3]) == 2 * 100 * 5 + 2 * 10 * 3 + 2 * 4 * 5 * 6
+    assert forward(SMALL, [2, 5], [3, 1]) == forward(SMALL, [2], [3]) + forward(SMALL, [5], [1])
+    assert forward(SMALL, [2], [3]) == 2 * 100 * 5 + 2 * 10 * 3 + 2 * 4 * 5 * 6
+    assert forward_flops(SMALL, count_tokens([2], [3]).times(7)) == 7 * forward(SMALL, [2], [3])
     with pytest.raises(ValueError, match="zip"):
-        shape.forward([2, 5], [3])
+        count_tokens([2, 5], [3])
 
 
 def test_a_shared_prompt_counts_once():
-    shape = Shape(100, 10, 4)
-    each, shared = shape.forward([6, 6, 2], [3, 1, 5]), shape.forward([6, 6, 2], [3, 1, 5], group=[0, 0, 1])
-    assert each - shared == Shape(100, 0, 4).forward([6], [0])
-    assert shape.forward([6, 6, 2], [3, 1, 5], group=[0, 1, 2]) == each
-    assert shape.update([6, 6], [3, 1], [0, 0]) == 4 * shape.forward([6, 6], [3, 1], [0, 0])
+    each, shared = forward(SMALL, [6, 6, 2], [3, 1, 5]), forward(SMALL, [6, 6, 2], [3, 1, 5], [0, 0, 1])
+    assert each - shared == forward(replace(SMALL, head=0), [6], [0])
+    assert forward(SMALL, [6, 6, 2], [3, 1, 5], [0, 1, 2]) == each
 
 
 def test_mixtures_of_experts_are_refused():
@@ -128,17 +148,15 @@ def test_unknown_peaks_give_no_share():
     assert mfu(2e12, 4.0, 1e12) == 0.5 and math.isnan(mfu(1.0, 0.0, 1e12))
 
 
-def test_the_measured_rate_is_that_of_the_fastest_product(monkeypatch):
-    """By a clock that is read before and after each product; the products take 9 (not counted), 5, 2, 4, 3, 6 s."""
-    products, clock = iter([9, 5, 2, 4, 3, 6, 1]), Clock()
+def test_the_measured_rate_is_that_of_a_product_timed_here():
+    import time
 
-    def product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-        clock.now += next(products)
-
-    monkeypatch.setattr(hardware.time, "perf_counter", clock)
-    monkeypatch.setattr(hardware.torch, "mm", product)
-    assert measured_rate("cpu", torch.float32, size=256, seconds=15.0) == 2 * 256**3 / 2
-    assert next(products) == 1, "no product began after 15 s"
+    rate = measured_rate("cpu", torch.float32, size=256, seconds=0.05)
+    a = torch.randn(256, 256)
+    began = time.perf_counter()
+    a @ a
+    once = 2 * 256**3 / (time.perf_counter() - began)
+    assert 1e8 < rate < 1e14 and rate > once / 20  # the best of many is not far below any single one
 
 
 def test_the_rate_of_a_gpu_lies_below_its_peak():
@@ -146,4 +164,4 @@ def test_the_rate_of_a_gpu_lies_below_its_peak():
         pytest.skip("no GPU")
     device = torch.device("cuda", 0)
     rate, peak = measured_rate(device, torch.bfloat16), peak_flops(device, torch.bfloat16)
-    assert rate > 0 and (math.isnan(peak) or rate < 1.05 * peak)
+    assert rate > 1e12 and (math.isnan(peak) or 0.3 * peak < rate < 1.05 * peak)

@@ -243,13 +243,13 @@ def test_wrong_entries_are_one_sentence(tmp_path, entry, sentence):
 
 
 def test_jobs_ask_for_no_engine_and_less_time(tmp_path):
-    from srt.cluster.resources import training_work
+    from srt.cluster.workloads import training_work
 
     config = configuration(tmp_path, SFT, DPO)
     usual, sft, dpo = (training_work(config, f"{run}-s1", 6) for run in ("srt", "sft", "dpo"))
     prompts = config.runs["srt"].train.prompts_per_step
     assert (sft.sequences, dpo.sequences) == (4 * prompts, 2 * prompts) and usual.sequences > sft.sequences
-    assert not sft.vllm and sft.rounds == 0
+    assert not sft.vllm and sft.rollout_rounds == 0 and not sft.reference and dpo.reference
 
 
 def test_the_files_of_the_workflow_are_the_plans(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from srt.config import Config, load_config, read_yaml
 from srt.plan.eta import Eta, Left
 from srt.plan.jobs import build
-from srt.plan.price import Measured, Pricing
+from srt.plan.measured import Measured
+from srt.plan.price import Pricing
 from srt.plan.schedule import schedule
 from support import ROOT
 from support.dag import copy_of_the_tree, jobs, snakemake

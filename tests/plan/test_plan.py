@@ -8,20 +8,25 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from srt.cluster.resources import Placement
 from srt.common.io import write_parquet
 from srt.config import Config, load_config, read_yaml
+from srt.cost.seconds import segment_seconds
 from srt.plan.jobs import Dag, Job, build
-from srt.plan.price import Price, Pricing, Variant, measure
-from srt.plan.report import by_figure, by_group, make_plan, savings, to_json, to_text
+from srt.plan.measured import measure
+from srt.plan.price import Price, Pricing
 from srt.plan.schedule import critical_path, schedule
 from srt.plan.spent import COLUMNS, spent
+from srt.plan.tables import by_figure, by_group, make_plan, to_json
+from srt.plan.text import savings, to_text
+from srt.plan.variants import OPTIONS, SAVINGS, SENSITIVITY, Variant
 from support import ROOT
 from support.dag import copy_of_the_tree, jobs, snakemake
-from support.work import calls_of
 
 
 def configuration(file: str, **changes: object) -> Config:
@@ -80,7 +85,7 @@ def finish(config: Config, keys: set[str], slower: float = 1.0) -> None:
 
 def test_what_is_done_and_what_remains(micro: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     dag = build(micro)
-    monkeypatch.setattr("srt.plan.price._lengths", lambda config, dag: {})
+    monkeypatch.setattr("srt.plan.measured._lengths", lambda config, dag: {})
     base = {k for k in dag.jobs if k.startswith(("base_model", "sample base", "score base"))}
     finish(micro, base)
     plan = make_plan(micro)
@@ -94,7 +99,7 @@ def test_what_is_done_and_what_remains(micro: Config, monkeypatch: pytest.Monkey
 
 
 def test_benchmarks_correct_what_remains(micro: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srt.plan.price._lengths", lambda config, dag: {})
+    monkeypatch.setattr("srt.plan.measured._lengths", lambda config, dag: {})
     dag = build(micro)
     finish(micro, {"train gt-s1/step-2"}, slower=3.0)
     finish(micro, {"sample base/micro/tests"}, slower=0.5)
@@ -204,7 +209,7 @@ def test_each_target_has_its_wall_time_and_disk() -> None:
 
 
 def test_the_wall_time_of_a_target_is_of_what_remains(micro: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srt.plan.price._lengths", lambda config, dag: {})
+    monkeypatch.setattr("srt.plan.measured._lengths", lambda config, dag: {})
     fresh = by_figure(make_plan(micro)).set_index("target")
     dag = build(micro)
     write_parquet(Path(micro.results) / "data/sums_test.parquet", pd.DataFrame({"id": [str(i) for i in range(12)]}))
@@ -234,9 +239,9 @@ def gpu_config(seeds: int = 1, **plan: object) -> Config:
     return load_config(raw | sections, ROOT)
 
 
-def test_savings_are_those_of_the_ladder() -> None:
+def test_savings_are_those_of_the_variants() -> None:
     plan = make_plan(gpu_config(paper_gpu_hours={"v1": 1000}, target_gpu_hours=1.0))
-    hours = [value for _, value in plan.ladder]
+    hours = [value for _, value in plan.savings]
     assert hours[0] > hours[1] > hours[2]  # CUDA graphs and the old-policy pass save
     assert hours[-1] == pytest.approx(plan.gpu_hours(set(plan.dag.jobs)))  # nothing was measured
     text = "\n".join(savings(plan))
@@ -258,8 +263,9 @@ def test_seeds_are_counted_once_for_the_target() -> None:
 def test_a_variant_changes_only_what_it_says() -> None:
     plan = make_plan(gpu_config())
     job = plan.dag.jobs["train srt_mix-s1/step-6"]
-    base, eager, small = (plan.pricing.predicted(job, v) for v in (Variant(), Variant(eager=4.0), Variant(gpus=4)))
-    assert eager.seconds > base.seconds and eager.gpus == base.gpus == 8 and small.gpus == 4
+    variants = Variant(), Variant(decode_slowdown=4.0), Variant(gpus=4)
+    base, slow, small = (plan.pricing.predicted(job, variant) for variant in variants)
+    assert slow.seconds > base.seconds and slow.gpus == base.gpus == 8 and small.gpus == 4
     assert base.temp == 0 and base.final > 14 * 7.6e9  # keep_states: all
 
 
@@ -292,13 +298,21 @@ def test_a_resolved_configuration_gives_the_same_plan(tmp_path: Path) -> None:
     assert to_text(make_plan(again)) == to_text(make_plan(config))
 
 
-def test_the_work_of_planning_grows_as_the_number_of_jobs() -> None:
-    counts, calls = [], []
-    for seeds in (1, 8, 16):  # the first also fills caches
-        config = gpu_config(seeds=seeds)
-        counts.append(len(build(config).jobs))
-        calls.append(calls_of(lambda config=config: make_plan(config)))
-    assert counts[2] > 700 and calls[2] / calls[1] < 1.1 * counts[2] / counts[1]
+def test_jobs_that_differ_by_seed_or_step_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the plan of thousands of jobs would take minutes."""
+    calls = 0
+
+    def counted(*args: Any) -> float:
+        nonlocal calls
+        calls += 1
+        return segment_seconds(*args)
+
+    monkeypatch.setattr("srt.plan.price.segment_seconds", counted)
+    config = gpu_config(seeds=40)
+    plan = make_plan(config)
+    variants = len({variant for _, variant in (*SAVINGS, *OPTIONS, *SENSITIVITY)})
+    jobs = [job for job in plan.dag.jobs.values() if job.rule in ("train", "train_last")]
+    assert len(jobs) > 400 and 0 < calls <= 2 * len(config.runs) * variants
 
 
 def test_the_full_configuration_has_a_plan() -> None:
@@ -328,13 +342,18 @@ def test_what_was_spent_is_what_the_benchmarks_say(micro: Config) -> None:
 def test_the_full_configuration_uses_the_fewest_gpus_that_hold_a_run() -> None:
     config = configuration("config/config.yaml", results="none", seeds=1)
     pricing = Pricing(config, build(config))
-    placed = {run: pricing.place(run, 100) for run in ("srt_dapo-s1", "srt_dapo_14b-s1", "srt_bitwise_3-s1")}
-    assert placed == {"srt_dapo-s1": (2, True), "srt_dapo_14b-s1": (8, True), "srt_bitwise_3-s1": (1, False)}
-    assert pricing.place("srt_dapo-s1", 100, offload=False) == (4, False)
+    placed = {run: pricing.placement(run, 100) for run in ("srt_dapo-s1", "srt_dapo_14b-s1", "srt_bitwise_3-s1")}
+    assert placed == {
+        "srt_dapo-s1": Placement(2, True),
+        "srt_dapo_14b-s1": Placement(8, True),
+        "srt_bitwise_3-s1": Placement(1, False),
+    }
+    assert pricing.placement("srt_dapo-s1", 100, reference_offload=False) == Placement(4, False)
     job = pricing.dag.jobs["train srt_dapo-s1/step-100"]
     background, waiting, none = (
         pricing.predicted(job, Variant(states=states)) for states in ("background", "waiting", "none")
     )
     assert none.seconds < background.seconds < waiting.seconds
-    kept, apart = pricing.predicted(job, Variant(offload=False)), pricing.predicted(job, Variant(share_prompts=False))
+    variants = Variant(reference_offload=False), Variant(share_prompts=False)
+    kept, apart = (pricing.predicted(job, variant) for variant in variants)
     assert kept.gpu_hours > background.gpu_hours and kept.seconds < background.seconds < apart.seconds

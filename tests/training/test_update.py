@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from srt.cluster.resources import BATCH_WIDE
+from srt.config import runs
 from srt.config.runs import PRESETS
 from srt.distributed.offload import OffloadedModel
 from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
@@ -276,4 +276,4 @@ def test_a_reference_that_waits_in_host_memory_changes_no_bit(models, changes):
 
 
 def test_resources_know_which_estimators_take_two_passes():
-    assert set(BATCH_WIDE) == BATCH_ESTIMATORS
+    assert set(runs.BATCH_ESTIMATORS) == BATCH_ESTIMATORS

@@ -20,7 +20,7 @@ class ModelSampling(Strict):
 
 
 class JobSize(Strict):
-    """What a job asks for on each of its nodes, where the number from the model's size does not fit."""
+    """What a job requests on each of its nodes, where the number from the model's size does not fit."""
 
     memory_mb: int | None = Field(None, gt=0, description="Host memory in MB; null: from the model's size.")
     minutes: int | None = Field(
@@ -38,14 +38,17 @@ class ModelBase(Strict):
         "(examples/data_preprocess/dapo.py).",
     )
     parameters: float = Field(
-        7e9, gt=0, description="Number of parameters; sets the memory that jobs ask for, never a result."
+        7e9,
+        gt=0,
+        description="Number of parameters, for models whose shape is not known (`srt.cost.shapes`); sets what jobs "
+        "request, never a result.",
     )
     gpus_train: int | None = Field(
         None, ge=0, description="GPUs of a training job (0: CPU, one process); null: as few as hold it."
     )
     gpus_sample: int | None = Field(None, ge=0, description="GPUs of a sampling or evaluation job (0: CPU); null: 1.")
-    train_job: JobSize = Field(default_factory=JobSize, description="What training jobs ask for (docs/cluster.md).")
-    sample_job: JobSize = Field(default_factory=JobSize, description="What sampling jobs ask for.")
+    train_job: JobSize = Field(default_factory=JobSize, description="What training jobs request (docs/cluster.md).")
+    sample_job: JobSize = Field(default_factory=JobSize, description="What sampling jobs request.")
     context: int = Field(4096, gt=0, description="Longest prompt plus response, in tokens.")
     sampling: ModelSampling | None = Field(
         None, description="Keys of the section `sampling` that are others for this model and the runs on it."
@@ -115,9 +118,7 @@ class TinyModel(ModelBase):
 
     source: Literal["tiny"] = Field(description="Trained from scratch by the workflow.")
     context: int = Field(160, gt=0, description="Longest prompt plus response, in tokens; part of the architecture.")
-    parameters: float = Field(
-        4e5, gt=0, description="Number of parameters; sets the memory that jobs ask for, never a result."
-    )
+    parameters: float = Field(4e5, gt=0, description="Number of parameters; only of memory for making the model.")
     gpus_train: int | None = Field(0, ge=0, description="GPUs of a training job (0: CPU); null: as few as hold it.")
     gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling or evaluation job (0: CPU); null: 1.")
     hidden_size: int = Field(96, gt=0, description="Width of the residual stream; a multiple of `heads`.")

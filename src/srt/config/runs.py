@@ -18,6 +18,8 @@ Method = Literal[
     "distilled",
 ]  # fmt: skip
 Beta = Annotated[float, Field(ge=0, lt=1)]
+# Advantages whose baseline is the whole batch: srt.objective.advantages has the same, and would import torch here.
+BATCH_ESTIMATORS = ("reinforce", "reinforce_pp")
 Reward = Literal["ground_truth", "majority", "soft_majority", "offline_labels", "sft", "dpo", "scpo"]
 
 # What a preset sets: only keys whose default is null, and every preset the same ones. Sources: docs/trainer.md.
@@ -191,7 +193,7 @@ class Train(Strict):
             )
         if full.iterations > 1 and full.clip is None:
             raise ValueError(f"iterations ({full.iterations}) needs clip: set clip (PPO: 0.2) or iterations to 1")
-        if full.skip_unanimous and full.advantage in ("reinforce", "reinforce_pp"):  # objective.BATCH_ESTIMATORS
+        if full.skip_unanimous and full.advantage in BATCH_ESTIMATORS:
             raise ValueError(
                 f"skip_unanimous leaves groups out of the mean of the batch, the baseline of {full.advantage}: set it "
                 "to false, or advantage to one of a group (rloo, group_mean, group_std)"

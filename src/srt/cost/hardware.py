@@ -1,21 +1,11 @@
-"""Model FLOPs of training a dense decoder, and what share of the hardware's limit they make (MFU).
-
-A matrix product of [a, b] and [b, c] counts 2abc. Counted are the linear layers and the two products of causal
-attention; norms, activations, rotary embeddings, softmax and the optimizer are not (below 1 % for real models), nor is
-recomputation: MFU asks how fast the mathematics gets done, not how busy the device is (PaLM, arXiv 2204.02311, app. B).
-"""
+"""Peak and measured FLOP/s of a device, and model FLOPs utilisation (MFU). The one module of the room with torch."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-
-from srt.common.errors import SrtError
 
 # Dense (not sparse) FLOP/s of bfloat16 and float16 matrix products from NVIDIA's data sheets, which print the value
 # with sparsity, twice this. The first name that occurs in the device's name counts.
@@ -30,71 +20,6 @@ PEAK_16_BIT = (
     ("A100", 312.0e12),
 )
 MEASURE = {"cpu": 1024, "cuda": 8192}  # matrices of `measured_rate`: large enough to reach the device's limit
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the FLOPs of a decoder depend on.
-
-    `body`: weights of all linear layers but the head; `head`: weights of the head (vocabulary x hidden, also where they
-    are tied to the embedding); `attention`: layers x heads x head size.
-    """
-
-    body: int
-    head: int
-    attention: int
-
-    @classmethod
-    def of(cls, config: Any) -> Shape:
-        """Counted on a model without storage (torch's meta device); mixtures of experts are refused.
-
-        Args:
-            config: a transformers config of a causal language model.
-        """
-        from transformers import AutoModelForCausalLM
-
-        if any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
-            raise SrtError(
-                f"model type {config.model_type}: FLOPs of mixtures of experts are not counted here, so there is no "
-                "MFU for it; use a dense model"
-            )
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        head = model.get_output_embeddings()
-        linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(
-            body=sum(m.weight.numel() for m in linear),
-            head=head.weight.numel(),
-            attention=config.num_hidden_layers * config.num_attention_heads * size,
-        )
-
-    def forward(self, prompts: Sequence[int], responses: Sequence[int], group: Sequence[int] | None = None) -> int:
-        """FLOPs of one forward pass over sequences of `prompts[i] + responses[i]` tokens, head on responses only.
-
-        Token t of a sequence attends to t tokens: with s tokens, 4 d (1 + ... + s) = 2 d s (s + 1) for scores and
-        values over `attention` = d columns.
-
-        Args:
-            group: name of each sequence's prompt, [N]. The prompt of a group then counts once, as in the packs of
-                `srt.packing.pack`; without it every sequence counts with its own, as in trainers that share nothing.
-        """
-        total, seen = 0, set()
-        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            p, s = int(prompt), int(prompt) + int(response)
-            total += 2 * self.head * int(response)
-            skip = p if group is not None and group[i] in seen else 0  # tokens that an earlier sequence paid for
-            total += 2 * self.body * (s - skip) + 2 * self.attention * (s * (s + 1) - skip * (skip + 1))
-            if group is not None:
-                seen.add(group[i])
-        return total
-
-    def update(
-        self, prompts: Sequence[int], responses: Sequence[int], group: Sequence[int] | None = None,
-        reference: bool = True,
-    ) -> int:  # fmt: skip
-        """FLOPs of one update on these sequences: 6N a token (forward 2N, backward 4N) and 2N for the reference."""
-        return (4 if reference else 3) * self.forward(prompts, responses, group)
 
 
 def peak_flops(device: torch.device | str, dtype: torch.dtype | str) -> float:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from srt.config.root import Config
 from srt.plan.jobs import Dag, build
-from srt.plan.price import Measured, Pricing, benchmark_seconds
+from srt.plan.measured import Measured, read_benchmark
+from srt.plan.price import Pricing
 from srt.plan.schedule import schedule
 
 SETTLED = 120.0  # seconds of work before the clock is believed
@@ -78,8 +79,8 @@ class Eta:
         remaining = self.dag.closure(self.dag.leaves, stop=frozenset(done))
         for key in done - self._seconds.keys():
             benchmark = self.dag.jobs[key].benchmark
-            if benchmark and (seconds := benchmark_seconds(Path(benchmark))):
-                self._seconds[key] = seconds
+            if benchmark and (found := read_benchmark(benchmark)):
+                self._seconds[key] = found["s"]
         pricing = Pricing(self.config, self.dag, Measured(seconds=self._seconds))
         began_with = self.dag.closure(self.dag.leaves, stop=frozenset(self._before))
         prices = {key: replace(pricing.price(key), gpus=1) for key in remaining | began_with}

@@ -1,5 +1,4 @@
-"""Seconds, GPUs and bytes of each job: `srt.cost.formulas` fed by the configuration, by measured lengths and by
-benchmarks.
+"""Seconds, GPUs and bytes of each job: the formulas of `srt.cost`, fed by the configuration and by what was measured.
 
 A prediction comes from assumed rates. Once Snakemake has written `benchmark:` files, the median of measured over
 predicted seconds, by rule and model, corrects what remains; rules without a GPU take the median of what was measured.
@@ -7,32 +6,35 @@ predicted seconds, by rule and model, corrects what remains; rules without a GPU
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from srt.cluster.partitions import PARTITIONS_FILE, ClusterLimits, read_cluster_limits
-from srt.cluster.resources import place, sampling_job, training_work
-from srt.common.io import open_parquet, read_parquet
-from srt.config.models import HubModel, TinyModel
-from srt.config.plan import PlanConfig
-from srt.config.preferences import OFFLINE
+from srt.cluster.resources import Placement, place_sampling, place_training
+from srt.cluster.workloads import expected_rows, sampling_work, training_work
+from srt.config.models import TinyModel
 from srt.config.root import Config
-from srt.cost import formulas as cost
+from srt.cost.flops import count_tokens, update_flops
+from srt.cost.lengths import Lengths
+from srt.cost.memory import sample_bytes, state_bytes, weight_bytes
+from srt.cost.parameters import central
+from srt.cost.seconds import compute_seconds, sampling_seconds, segment_seconds
+from srt.cost.shapes import shape_of_model
 from srt.plan.jobs import GPU_RULES, Dag, Job, model_of
+from srt.plan.measured import Measured
+from srt.plan.variants import Variant
 
 _T = TypeVar("_T")
-_FILES_READ = 200  # of each kind and model: medians do not need more
+DOWNLOAD_RATE = 1e8  # bytes per second from the hub
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a job costs. `final`: bytes that stay; `temp`: that go when all have read them; `work`: while it runs."""
+    """What a job costs. Bytes: `final` stay, `temp` go when all jobs have read them, `work` is taken while it runs."""
 
     seconds: float
     gpus: int
@@ -46,43 +48,11 @@ class Price:
         return self.gpus * self.seconds / 3600
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Another way to run the same jobs, or other assumptions; None is what the configuration says.
-
-    `states`: how they are saved. `offload` False: the reference stays on the GPU, None: as `srt.cluster.resources`
-    decides.
-    `length`: times the responses' mean; `efficiency`: share of the peak; `disk`: times the rate of writing.
-    """
-
-    eager: float = 1.0
-    old_policy: bool = False
-    recompute: bool | None = None
-    gpus: int | None = None
-    save_every: int | None = None
-    sample_in_run: bool = False
-    states: Literal["background", "waiting", "none"] = "background"
-    share_prompts: bool = True
-    offload: bool | None = None
-    length: float = 1.0
-    efficiency: float | None = None
-    disk: float = 1.0
-
-
-@dataclass
-class Measured:
-    """What was found in the results folder: lengths by (kind, model), seconds by (rule, model), rows by data set."""
-
-    lengths: dict[tuple[str, str], float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)  # by job key
-    rows: dict[str, int] = field(default_factory=dict)
-
-
 class Pricing:
     """Prices of a configuration's jobs."""
 
     def __init__(self, config: Config, dag: Dag, measured: Measured | None = None) -> None:
-        self.config, self.dag, self.rates = config, dag, config.plan
+        self.config, self.dag, self.assumed = config, dag, central(config.plan)
         self.measured = measured or Measured()
         self._known: dict[tuple[object, ...], Any] = {}  # jobs of a run differ by step only: few prices for many jobs
 
@@ -104,21 +74,18 @@ class Pricing:
             return self._once(("sample", model_of(self.config, job), suite, run_name, variant),
                               lambda: self._sample(job, variant))  # fmt: skip
         if job.rule == "base_model":
-            entry = self.config.models[job.name]
-            size = cost.weight_bytes(self.shape(job.name), "float32" if isinstance(entry, TinyModel) else "bfloat16")
-            return Price(self._base_model_seconds(job.name, size), 0, final=size)
-        return Price(self.rates.cpu_seconds, 0)
+            return self._base_model(job.name)
+        return Price(self.assumed.cpu_seconds, 0)
 
     def price(self, key: str) -> Price:
         """The price with what was measured: its own time if it has run, else corrected by its rule and model."""
         job, found = self.dag.jobs[key], self.predicted(self.dag.jobs[key])
         if key in self.measured.seconds:
             return replace(found, seconds=self.measured.seconds[key])
-        group = self._group(job)
-        if job.rule in GPU_RULES:
-            return replace(found, seconds=found.seconds * self.corrections.get(group, (1.0, 0))[0])
-        median = self.corrections.get(group)
-        return replace(found, seconds=median[0]) if median else found
+        if correction := self.corrections.get(self.group(job)):
+            seconds = correction[0] * (found.seconds if job.rule in GPU_RULES else 1.0)
+            return replace(found, seconds=seconds)
+        return found
 
     @cached_property
     def corrections(self) -> dict[tuple[str, str], tuple[float, int]]:
@@ -127,212 +94,102 @@ class Pricing:
         for key, seconds in self.measured.seconds.items():
             job = self.dag.jobs[key]
             scale = self.predicted(job).seconds if job.rule in GPU_RULES else 1.0
-            found[self._group(job)].append(seconds / scale)
+            found[self.group(job)].append(seconds / scale)
         return {group: (statistics.median(values), len(values)) for group, values in sorted(found.items())}
 
-    def _group(self, job: Job) -> tuple[str, str]:
+    def group(self, job: Job) -> tuple[str, str]:
+        """Rule and model: the jobs that are corrected together."""
         rule = "train" if job.rule == "train_last" else job.rule
         return rule, model_of(self.config, job) or ""
 
     # -- by rule -----------------------------------------------------------------------------------------------------
+
+    def _train(self, instance: str, length: int, temp: bool, variant: Variant) -> Price:
+        run = self.config.entry(instance)[1]
+        placement = self.placement(instance, length, variant.reference_offload)
+        work = training_work(self.config, instance, length)
+        if variant.gpus and placement.gpus:
+            placement = Placement(min(variant.gpus, work.prompts), reference_offload=False)
+        lengths = self.lengths("train", run.model, run.data, work.lengths, variant.response_scale)
+        work = replace(variant.work(work), lengths=lengths, reference_offload=placement.reference_offload)
+        state = state_bytes(work.shape, work.dtype, work.zero_stage)
+        return Price(
+            seconds=segment_seconds(work, placement.gpus, variant.parameters(self.assumed)),
+            gpus=placement.gpus,
+            final=weight_bytes(work.shape, work.dtype) + state * (not temp),
+            temp=state * temp,
+            work=2 * state,  # a state is written beside the one before
+        )
+
+    def _sample(self, job: Job, variant: Variant) -> Price:
+        checkpoint, _, suite = job.name.rpartition("/")
+        name, assumed = model_of(self.config, job) or "", variant.parameters(self.assumed)
+        work = sampling_work(self.config, name, suite, {d: self.rows(d) for d in self.config.members(suite)})
+        gpus, gpu_bytes = place_sampling(self.config, name, work, self._limits), self._limits.gpu_bytes
+        work = replace(work, lengths=self.lengths("sample", name, suite, work.lengths, variant.response_scale))
+        if variant.sample_in_run and gpus and not checkpoint.startswith("base/"):
+            gpus = variant.gpus or self.placement(checkpoint.partition("/")[0], 1).gpus
+            part = replace(work, prompts=-(-work.prompts // gpus))  # each GPU samples its own; the engine runs already
+            return Price(sampling_seconds(part, 1, gpu_bytes, assumed) - assumed.start_seconds, gpus)
+        seconds = sampling_seconds(work, gpus, gpu_bytes, assumed)
+        return Price(seconds, gpus, final=sample_bytes(work.prompts, work.responses, work.lengths.response))
+
+    def _base_model(self, name: str) -> Price:
+        entry, shape = self.config.models[name], shape_of_model(self.config.models[name])
+        size = weight_bytes(shape, "float32" if isinstance(entry, TinyModel) else "bfloat16")
+        if not isinstance(entry, TinyModel):
+            return Price(self.assumed.cpu_seconds + size / DOWNLOAD_RATE, 0, final=size)
+        tokens = count_tokens([0], [entry.context / 2]).times(entry.steps * entry.batch_size)
+        flops = update_flops(shape, tokens, reference=False)
+        seconds = self.assumed.cpu_seconds + compute_seconds(flops, 0, entry.threads, self.assumed)
+        return Price(seconds, 0, final=size)
+
+    # -- what prices depend on ---------------------------------------------------------------------------------------
+
+    def placement(self, instance: str, steps: int, reference_offload: bool | None = None) -> Placement:
+        """GPUs of a training job and where its reference's weights are, as for the job's request.
+
+        Args:
+            reference_offload: None: as the run says; False: the reference stays on the GPU.
+        """
+
+        def find() -> Placement:
+            work = training_work(self.config, instance, steps)
+            if reference_offload is not None:
+                work = replace(work, reference_offload=reference_offload)
+            return place_training(self.config, instance, work, self._limits)
+
+        return self._once(("placement", self.config.entry(instance)[0], steps, reference_offload), find)
+
+    def lengths(self, kind: str, model: str, where: str, limits: Lengths, response_scale: float = 1.0) -> Lengths:
+        """Mean tokens: of `plan.lengths` for the data set or suite, else measured, else in proportion to the limits.
+
+        Args:
+            kind: `train` or `sample`.
+            where: a data set or a suite.
+            limits: the limits of the lengths, whose means are not used.
+        """
+        assumed = Lengths.of_limits(limits.prompt_limit, limits.response_limit, self.assumed)
+        known = self.config.plan.lengths
+        given = [known[dataset] for dataset in self.config.members(where) if dataset in known]
+        prompt, response = (
+            [statistics.mean(v) for v in zip(*given, strict=True)] if given else (assumed.prompt, assumed.response)
+        )
+        response = response_scale * min(self.measured.lengths.get((kind, model), response), limits.response_limit)
+        return replace(limits, prompt=min(prompt, limits.prompt_limit), response=min(response, limits.response_limit))
+
+    def rows(self, dataset: str) -> int:
+        """Problems of a data set: of its table, of `plan.rows`, of its entry, else `plan.unknown_rows`."""
+        plan = self.config.plan
+        known = self.measured.rows.get(dataset) or plan.rows.get(dataset)
+        return known or expected_rows(self.config.datasets[dataset], plan.unknown_rows)
+
+    @cached_property
+    def _limits(self) -> ClusterLimits:
+        return read_cluster_limits(PARTITIONS_FILE)
 
     def _once(self, key: tuple[object, ...], make: Callable[[], _T]) -> _T:
         if key not in self._known:
             self._known[key] = make()
         found: _T = self._known[key]
         return found
-
-    def _rates(self, variant: Variant) -> PlanConfig:
-        changed = {key: getattr(self.rates, key) * variant.disk for key in ("disk_rate", "disk_limit")}
-        if variant.efficiency is not None:
-            changed["efficiency"] = variant.efficiency
-        return self.rates.model_copy(update=changed)
-
-    def _train(self, instance: str, length: int, temp: bool, variant: Variant) -> Price:
-        run = self.config.entry(instance)[1]
-        train, shape, name = run.train.resolved(), self.shape(run.model), run.model
-        rates = self._rates(variant)
-        gpus, offload = self.place(instance, length, variant.offload)
-        if variant.gpus and gpus:
-            gpus, offload = min(variant.gpus, train.prompts_per_step), False
-        two_pass = train.zero_stage == 3 or training_work(self.config, instance, length).two_pass
-        prompt, mean = self.lengths("train", name, run.data, train.max_prompt_tokens, train.max_new_tokens)
-        mean = min(mean * variant.length, train.max_new_tokens)
-        recompute = train.gradient_checkpointing in (True, "full")
-        save_every = variant.save_every or self.config.save_every
-        rollouts, trained = int(train.rollouts_per_prompt or 32), getattr(train, "rollouts_trained", None)
-        if run.reward in OFFLINE:
-            rollouts = trained = run.preferences.per_prompt(run.reward, self.config.sampling_of(name).n)
-        one = cost.train_step(
-            shape, train.prompts_per_step, rollouts, prompt, mean, train.max_new_tokens, gpus, rates,
-            trained=trained, dtype=train.dtype, threads=train.threads,
-            recompute=recompute if variant.recompute is None else variant.recompute,
-            reference=run.reward != "sft" and train.kl_coefficient > 0,
-            old_policy=variant.old_policy or two_pass,
-            eager=variant.eager if gpus else 1.0,
-            save_every=10**9 if variant.states == "none" else save_every, background=variant.states == "background",
-            share_prompts=variant.share_prompts, offload=offload, zero_stage=train.zero_stage,
-            pack=train.micro_batch_tokens,
-        )  # fmt: skip
-        if run.reward in OFFLINE:
-            one = replace(one, rollout=0.0)
-        if run.refill:
-            drawn = cost.refill_rounds(train.prompts_per_step, rates.refill_kept, run.refill.rounds)
-            one = replace(one, rollout=one.rollout * drawn)
-        state = cost.state_bytes(shape, train.dtype)
-        model = cost.weight_bytes(shape, train.dtype)
-        stays = not temp
-        return Price(
-            seconds=cost.segment_seconds(one, length, shape, train.dtype, gpus, rates, variant.states),
-            gpus=gpus,
-            final=model + state * stays,
-            temp=state * (not stays),
-            work=2 * state,  # a state is written beside the one before
-        )
-
-    def _sample(self, job: Job, variant: Variant) -> Price:
-        checkpoint, _, suite = job.name.rpartition("/")
-        name = model_of(self.config, job) or ""
-        sampling, shape = self.config.sampling_of(name, suite), self.shape(name)
-        gpus = self.sample_gpus(name, suite)
-        problems = sum(self.rows(member) for member in self.config.members(suite))
-        prompt, mean = self.lengths("sample", name, suite, sampling.max_prompt_tokens, sampling.max_new_tokens)
-        mean, rates = min(mean * variant.length, sampling.max_new_tokens), self._rates(variant)
-        if variant.sample_in_run and gpus and not checkpoint.startswith("base/"):
-            gpus = variant.gpus or self.gpus(checkpoint.partition("/")[0], 1)
-            seconds = cost.sampling_seconds(
-                shape, -(-problems // gpus), sampling.n, prompt, mean, sampling.max_new_tokens, 1, rates,
-                sampling.dtype,
-            ) - rates.start_seconds  # fmt: skip
-            return Price(seconds, gpus)
-        seconds = cost.sampling_seconds(
-            shape, problems, sampling.n, prompt, mean, sampling.max_new_tokens, gpus, rates, sampling.dtype,
-            sampling.threads,
-        )  # fmt: skip
-        return Price(seconds, gpus, final=cost.sample_bytes(problems, sampling.n, mean))
-
-    def _base_model_seconds(self, name: str, size: float) -> float:
-        entry = self.config.models[name]
-        if not isinstance(entry, TinyModel):
-            return self.rates.cpu_seconds + size / 1e8  # a download of 100 MB/s
-        shape = self.shape(name)
-        tokens = entry.steps * entry.batch_size * entry.context / 2
-        flops = cost.update_flops(shape, tokens, entry.context / 2, recompute=False, reference=False)
-        return self.rates.cpu_seconds + cost.update_seconds(flops, 0, entry.threads, self.rates)
-
-    # -- what prices depend on ---------------------------------------------------------------------------------------
-
-    def shape(self, name: str) -> cost.Shape:
-        """The shape of a base model."""
-        entry = self.config.models[name]
-        if isinstance(entry, HubModel) and entry.repo in cost.SHAPES:
-            return cost.SHAPES[entry.repo]
-        if isinstance(entry, TinyModel):
-            return cost.decoder(
-                entry.layers, entry.hidden_size, entry.heads, entry.kv_heads, entry.hidden_size // entry.heads,
-                entry.intermediate_size, 64, tied=True,
-            )  # fmt: skip
-        return cost.scaled(entry.parameters)
-
-    def gpus(self, instance: str, steps: int) -> int:
-        """GPUs of a training job."""
-        return self.place(instance, steps)[0]
-
-    def place(self, instance: str, steps: int, offload: bool | None = None) -> tuple[int, bool]:
-        """GPUs of a training job, and whether its reference waits in host memory (`srt.cluster.resources`).
-
-        `offload` False: it never does.
-        """
-
-        def find() -> tuple[int, bool]:
-            work = training_work(self.config, instance, steps)
-            if offload is not None:
-                work = replace(work, reference_offload=offload)
-            return place(self.config, instance, work, self._limits)
-
-        return self._once(("place", self.config.entry(instance)[0], steps, offload), find)
-
-    def sample_gpus(self, name: str, suite: str) -> int:
-        """GPUs of a sampling job."""
-        given = self.config.models[name].gpus_sample
-        if given is not None:
-            return int(given)
-        return self._once(
-            ("sample gpus", name, suite), lambda: int(sampling_job(self.config, name, suite, self._limits).gpus)
-        )
-
-    @cached_property
-    def _limits(self) -> ClusterLimits:
-        return read_cluster_limits(PARTITIONS_FILE)
-
-    def lengths(self, kind: str, model: str, where: str, prompt_limit: float, limit: float) -> tuple[float, float]:
-        """Mean prompt and response tokens: given for the data set, else measured, else assumed in proportion."""
-        assumed = self.rates.prompt_tokens * prompt_limit / 1024, self.rates.response_tokens * limit / 3072
-        given = [self.rates.lengths[d] for d in self._members(where) if d in self.rates.lengths]
-        prompt, response = [statistics.mean(v) for v in zip(*given, strict=True)] if given else assumed
-        response = self.measured.lengths.get((kind, model), response)
-        return min(prompt, prompt_limit), min(response, limit)
-
-    def _members(self, where: str) -> list[str]:
-        return self.config.members(where)
-
-    def rows(self, dataset: str) -> int:
-        """Problems of a data set: of its table, of `plan.rows`, of its entry, else `plan.unknown_rows`."""
-        entry = self.config.datasets[dataset]
-        if dataset in self.measured.rows:
-            return self.measured.rows[dataset]
-        known = self.rates.rows.get(dataset) or getattr(entry, "take", None) or getattr(entry, "size", None)
-        if known is None:
-            share = {"train": 1 - (entry.holdout_fraction or 0), "heldout": entry.holdout_fraction or 0, None: 1.0}
-            known = round((getattr(entry, "expect_rows", None) or self.rates.unknown_rows) * share[entry.part])
-        return int(known)
-
-
-def measure(config: Config, dag: Dag) -> Measured:
-    """What the results folder says: rows of data sets, lengths of responses, seconds of jobs."""
-    rows = {}
-    for name in config.datasets:
-        path = Path(config.results, "data", f"{name}.parquet")
-        if path.is_file():
-            rows[name] = open_parquet(path).metadata.num_rows
-    seconds = {
-        key: s for key, job in dag.jobs.items() if job.benchmark and (s := benchmark_seconds(Path(job.benchmark)))
-    }
-    return Measured(_lengths(config, dag), seconds, rows)
-
-
-def benchmark_seconds(path: Path) -> float | None:
-    """The seconds in a benchmark file of Snakemake; None without one."""
-    try:
-        with open(path, encoding="utf-8", newline="") as handle:
-            values = [float(row["s"]) for row in csv.DictReader(handle, delimiter="\t")]
-    except FileNotFoundError:
-        return None
-    return statistics.mean(values) if values else None
-
-
-def _lengths(config: Config, dag: Dag) -> dict[tuple[str, str], float]:
-    """Mean response tokens by (train or sample, model), from training metrics and scored groups."""
-    train: dict[str, list[Path]] = defaultdict(list)
-    sample: dict[str, list[Path]] = defaultdict(list)
-    for job in dag.jobs.values():
-        model = model_of(config, job)
-        if job.rule in ("train", "train_last"):
-            train[str(model)].append(Path(job.outputs[1]))
-        elif job.rule == "sample":
-            sample[str(model)].append(Path(job.outputs[0].replace(".samples.", ".groups.")))
-    found = {}
-    for kind, files, column in (("train", train, "response_length"), ("sample", sample, "mean_length")):
-        for model, paths in files.items():
-            if mean := _mean_of(paths, column):
-                found[kind, model] = mean
-    return found
-
-
-def _mean_of(paths: Iterable[Path], column: str) -> float | None:
-    values = []
-    for path in [path for path in paths if path.is_file()][:_FILES_READ]:
-        part = [v for v in read_parquet(path, [column]).column(column).to_pylist() if v is not None]
-        if part:
-            values.append(statistics.fmean(part))
-    return statistics.fmean(values) if values else None

@@ -102,7 +102,7 @@ def timing_row(
         step: the step (1-based) and the `seconds` of all of it. phases: from `PhaseTimer.lap`.
         tokens: prompt and response tokens of the step, every sequence with its own prompt, over all ranks.
         response_tokens: those that are trained on. processed_tokens: what the forward pass ran over, padding included.
-        flops: model FLOPs of the update (`srt.cost.hardware.Shape.update`), of all ranks; NaN where they are not
+        flops: model FLOPs of the update (`srt.cost.flops.update_flops`), of all ranks; NaN where they are not
         counted.
         peak: FLOP/s of all devices together; NaN where unknown. memory: bytes, the largest rank's.
         rollout, update: the phases whose time the rates divide by.

@@ -22,7 +22,9 @@ from srt.answers import Grader
 from srt.common.errors import Interrupted, SrtError
 from srt.common.progress import log
 from srt.config.preferences import OFFLINE
-from srt.cost.hardware import Shape, peak_flops
+from srt.cost.flops import count_tokens, update_flops
+from srt.cost.hardware import peak_flops
+from srt.cost.shapes import Shape
 from srt.data.prompts import render_all
 from srt.distributed.deepspeed_engine import DeepSpeedEngine
 from srt.distributed.offload import offload
@@ -160,10 +162,11 @@ class Trainer:
         began = time.monotonic()
         row = self.step(step)
         phases, work = self.timer.lap(), self.updates.work
+        counted = count_tokens(work["prompts"], work["responses"])
         timing = timing_row(
             step + 1, time.monotonic() - began, phases, tokens=work["tokens"],
             response_tokens=work["response_tokens"], processed_tokens=work["packed_tokens"],
-            flops=self.shape.update(work["prompts"], work["responses"]) if self.shape else math.nan,
+            flops=update_flops(self.shape, counted) if self.shape else math.nan,
             peak=self.world.size * peak_flops(self.world.device, self.train["dtype"]),
             memory=max(gather([peak_memory(self.world.device)], self.world)), update=PHASES,
         )  # fmt: skip

@@ -1,0 +1,72 @@
+"""FLOPs of passes over tokens.
+
+A matrix product of [a, b] and [b, c] counts 2abc. Counted are the linear layers and the two products of causal
+attention. Not counted, and below 1 % for real models: norms, activations, rotary embeddings, softmax, the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from srt.cost.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What one forward pass computes on.
+
+    body: tokens that go through the layers. head: tokens whose logits are computed. pairs: of a token and one that it
+    attends to, itself included.
+    """
+
+    body: float
+    head: float
+    pairs: float
+
+    def times(self, n: float) -> Tokens:
+        """The tokens of n such batches."""
+        return Tokens(n * self.body, n * self.head, n * self.pairs)
+
+
+def count_tokens(
+    prompts: Sequence[float], responses: Sequence[float], group: Sequence[int] | None = None
+) -> Tokens:  # fmt: skip
+    """Tokens of sequences of `prompts[i] + responses[i]` tokens, with logits for the responses only.
+
+    Args:
+        prompts, responses: lengths in tokens [N], or their means.
+        group: name of each sequence's prompt [N]. The prompt of a group then counts once, as in the packs of
+            `srt.packing.pack`. None: every sequence counts with its own prompt, as in trainers that share nothing.
+    """
+    body = head = pairs = 0.0
+    seen: set[int] = set()
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        shared = float(prompt) if group is not None and group[i] in seen else 0.0  # an earlier sequence computed these
+        length = float(prompt) + float(response)
+        body += length - shared
+        head += float(response)
+        pairs += (length * (length + 1) - shared * (shared + 1)) / 2
+        if group is not None:
+            seen.add(group[i])
+    return Tokens(body, head, pairs)
+
+
+def forward_flops(shape: Shape, tokens: Tokens) -> float:
+    """FLOPs of one forward pass: 2 per weight and token, and 4 d per pair of tokens (scores and values over d columns).
+
+    The one formula of this project: training's MFU counts its tokens exactly, plan and job requests by their means.
+    """
+    return 2 * shape.body * tokens.body + 2 * shape.head * tokens.head + 4 * shape.attention * tokens.pairs
+
+
+def update_flops(
+    shape: Shape, tokens: Tokens, *, reference: bool = True, recompute: bool = False, old_policy: bool = False
+) -> float:
+    """FLOPs of one update, counted in forward passes: 3 for gradients (forward, backward), and 1 for each of the
+    reference policy, activations computed again, and the old policy's log-probs in a pass of their own.
+
+    So about 8N per token, 10N with recomputation; TRL and verl pay 12N. The MFU leaves recomputation out: it asks how
+    fast the mathematics gets done, not how busy the device is (PaLM, arXiv 2204.02311, appendix B).
+    """
+    return forward_flops(shape, tokens) * (3 + reference + recompute + old_policy)

@@ -1,0 +1,161 @@
+"""Bytes: of files, of a GPU's memory, of a node's.
+
+GPU memory is an upper estimate, since a job that runs out of it fails: activations are counted at the limits of their
+lengths, the cache at their means. A full fine-tune of a 7B under ZeRO 1 on 8 GPUs takes, in GB on each GPU: bfloat16
+weights 15.2, float32 gradients 30.5, masters and moments (12 bytes per parameter, over 8 GPUs) 11.4, the reference
+model 15.2, the rollout engine's weights 15.2 and its cache 3.8, a group's activations 19.9, buckets and workspace 9.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from srt.cost.shapes import Shape
+from srt.cost.work import SamplingWork, TrainingWork
+
+BYTES = {"bfloat16": 2, "float32": 4}
+# A token keeps its layers' inputs until its backward pass: 196 KiB for a 7B. So many times that with no checkpointing.
+ACTIVATIONS = {"none": 17, "selective": 1, "full": 1}
+CACHED_SEQUENCES = 64  # of mean length that a trainer's engine decodes side by side; in more memory it decodes more
+SAMPLED_SEQUENCES = 16  # of full length that a sampling job has memory for at least
+BUCKETS = 3e9  # DeepSpeed's, to reduce and gather: 3 x 500 million numbers of 2 bytes
+SUBGROUP = 1e9  # parameters that ZeRO 3 updates at a time
+WORKSPACE = 6e9  # CUDA context, logits of 4,096 tokens over a vocabulary of 152,000 in float32, twice
+ENGINE_SHARE = 0.9  # of a GPU's memory that vLLM takes in a sampling job
+HOST_BASE = 1.6e9  # a process without a GPU, and the two Snakemakes of its job
+HOST_GPU = 5e9  # a process with CUDA and vLLM
+HOST_SLACK = 1.2
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def weight_bytes(shape: Shape, dtype: str) -> float:
+    """A model folder: its weights."""
+    return shape.total * BYTES[dtype]
+
+
+def optimizer_bytes(shape: Shape, zero_stage: int) -> float:
+    """AdamW's float32 moments, and from ZeRO 1 on float32 masters, which DeepSpeed keeps of float32 weights too."""
+    return shape.total * (12 if zero_stage else 8)
+
+
+def state_bytes(shape: Shape, dtype: str, zero_stage: int = 1) -> float:
+    """A training state, weights and optimizer: 14 bytes per parameter in bfloat16, 16 in float32 (15.7 measured)."""
+    return weight_bytes(shape, dtype) + optimizer_bytes(shape, zero_stage)
+
+
+def sample_bytes(problems: int, n: int, mean: float) -> float:
+    """Stored samples, scores and groups, compressed, for n responses of `mean` tokens per problem.
+
+    7 bytes per token (token id, log-probability, text) and 40 per response. Measured on tiny models: 6.4 bytes per
+    token, in files where responses differ little.
+    """
+    return problems * n * (7.0 * mean + 40.0) + 100.0 * problems
+
+
+# -- a GPU -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainerBytes:
+    """Bytes of a GPU that a trainer needs beside its rollout engine.
+
+    held: always. update: also, in an update. sync: also, while weights go to the engine and it samples.
+    """
+
+    held: float
+    update: float
+    sync: float
+
+
+def training_bytes(work: TrainingWork, gpus: int) -> float:
+    """Bytes that training needs on each of `gpus` GPUs at its peak; `reference_offload` None counts as True."""
+    engine = engine_bytes(work, gpus)
+    trainer = trainer_bytes(work, gpus)
+    # an engine that sleeps and an update never need their memory at the same time
+    peak = max(trainer.update, trainer.sync + (engine if work.engine_sleep else 0.0))
+    total = trainer.held + peak + (0.0 if work.engine_sleep else engine)
+    return float(round(total, -3))  # so that equal sums stay equal, in whatever order they were added
+
+
+def trainer_bytes(work: TrainingWork, gpus: int) -> TrainerBytes:
+    """What the trainer needs on each GPU.
+
+    What is never in memory together counts once: a group's activations, AdamW's temporary copy of its part of the
+    weights, the weights that ZeRO 3 gathers for sampling, a reference that is in host memory between its passes.
+    """
+    parts = {stage: gpus if work.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    weights, parameters = weight_bytes(work.shape, work.dtype), work.shape.total
+    states = weights / parts[3] + 4 * parameters / parts[2] + optimizer_bytes(work.shape, work.zero_stage) / parts[1]
+    temporary = 4 * (min(parameters / gpus, SUBGROUP) if work.zero_stage == 3 else parameters / parts[1])
+    reference = weights if work.reference else 0.0
+    stays, comes = (reference, 0.0) if work.reference_offload is False else (0.0, reference)
+    update = max(activation_bytes(work, gpus), temporary, comes)
+    return TrainerBytes(states + stays + BUCKETS + WORKSPACE, update, weights - weights / parts[3])
+
+
+def activation_bytes(work: TrainingWork, gpus: int) -> float:
+    """Activations kept for a backward pass: of one group at its limits, or of one pack where no graph outlives it."""
+    group = work.lengths.prompt_limit + min(work.trained, work.sequences) * work.lengths.response_limit
+    tokens = max(work.pack_tokens, work.lengths.limit, 0 if work.old_policy_pass else group)
+    kept = ACTIVATIONS[work.checkpointing] * BYTES[work.dtype] * work.shape.hidden
+    return min(tokens, math.ceil(work.sequences / gpus) * work.lengths.limit) * kept
+
+
+def engine_bytes(work: TrainingWork, gpus: int) -> float:
+    """The rollout engine of a trainer: vLLM's copy, or its part, of the weights, and the cache of either engine."""
+    if not work.rollout_rounds:
+        return 0.0
+    sequences = math.ceil(work.sequences / gpus)
+    if not work.vllm:
+        return sequences * _cache_bytes(work)
+    weights = weight_bytes(work.shape, work.dtype) / work.rollout_tensor_parallel
+    return weights + min(CACHED_SEQUENCES, sequences) * _cache_bytes(work)
+
+
+def sampling_bytes(work: SamplingWork) -> float:
+    """A sampling job on its one GPU: weights, and a cache for a few sequences of full length."""
+    cache = SAMPLED_SEQUENCES * work.lengths.limit * _token_bytes(work)
+    return weight_bytes(work.shape, work.dtype) + WORKSPACE + cache
+
+
+def cached_sequences(work: SamplingWork, gpu_bytes: float) -> float:
+    """Sequences of mean length that a sampling job has a cache for on a GPU of `gpu_bytes`; at least 1."""
+    room = ENGINE_SHARE * gpu_bytes - weight_bytes(work.shape, work.dtype) - WORKSPACE / 2
+    return max(1.0, room / _cache_bytes(work))
+
+
+def _token_bytes(work: SamplingWork) -> float:
+    return BYTES[work.dtype] * work.shape.kv
+
+
+def _cache_bytes(work: SamplingWork) -> float:
+    """The cache of a sequence of mean length."""
+    return work.lengths.mean * _token_bytes(work)
+
+
+# -- a node ------------------------------------------------------------------------------------------------------------
+
+
+def host_training_bytes(work: TrainingWork, gpus_on_node: int) -> float:
+    """Host memory of a training job on one node, without the page cache.
+
+    It holds a copy of the state while that is written. With GPUs every process also has the weights on the host before
+    they go to its GPU, and the weights of a reference that stays there.
+    """
+    copy = state_bytes(work.shape, work.dtype, work.zero_stage)
+    if gpus_on_node:
+        weights = weight_bytes(work.shape, work.dtype)
+        return HOST_SLACK * (HOST_BASE + gpus_on_node * (HOST_GPU + weights) + copy)
+    everything = training_bytes(replace(work, zero_stage=0, reference_offload=False), 1) - WORKSPACE - BUCKETS
+    return HOST_BASE + HOST_SLACK * (everything + copy)
+
+
+def host_sampling_bytes(work: SamplingWork, gpus: int) -> float:
+    """Host memory of a sampling job, without the page cache."""
+    weights = weight_bytes(work.shape, work.dtype)
+    if gpus:
+        return HOST_SLACK * (HOST_BASE + HOST_GPU + weights)
+    return HOST_BASE + HOST_SLACK * 2 * weights

@@ -1,0 +1,153 @@
+"""The plan of a configuration: prices, schedules and variants of its jobs, as tables and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from srt.config.root import Config
+from srt.plan.jobs import GPU_RULES, Dag, build
+from srt.plan.measured import measure
+from srt.plan.price import Price, Pricing
+from srt.plan.schedule import Schedule, schedule
+from srt.plan.variants import OPTIONS, SAVINGS, SENSITIVITY, Variant
+
+
+@dataclass
+class Plan:
+    """Everything that is printed."""
+
+    config: Config
+    dag: Dag
+    pricing: Pricing
+    prices: dict[str, Price]
+    done: set[str]
+    remaining: set[str]
+    schedules: list[Schedule]
+    final_bytes: float
+    savings: list[tuple[str, float]] = field(default_factory=list)
+    options: list[tuple[str, float]] = field(default_factory=list)
+    sensitivity: list[tuple[str, float]] = field(default_factory=list)
+
+    @cached_property
+    def targets(self) -> pd.DataFrame:
+        """The table by target, made once: it has a schedule for each of them."""
+        return by_figure(self)
+
+    def schedules_of(self, keys: set[str]) -> list[Schedule]:
+        """What remains of these jobs, scheduled alone on each number of partitions."""
+        before = sum(self.prices[key].final for key in keys & self.done)
+        return [
+            schedule(self.dag, self.prices, keys & self.remaining, count, self.config.plan.gpus_per_partition, before)
+            for count in self.config.plan.partitions
+        ]
+
+    def gpu_hours(self, keys: set[str]) -> float:
+        """GPU-hours of these jobs."""
+        return sum(self.prices[key].gpu_hours for key in sorted(keys))
+
+
+def make_plan(config: Config) -> Plan:
+    """Jobs, prices, schedules and variants of a configuration, with what its results folder holds."""
+    dag = build(config)
+    pricing = Pricing(config, dag, measure(config, dag))
+    prices = {key: pricing.price(key) for key in dag.jobs}
+    done = {key for key, job in dag.jobs.items() if all(Path(path).exists() for path in job.outputs)}
+    remaining = dag.closure(dag.leaves, stop=frozenset(done))
+    before = sum(prices[key].final for key in done)
+    rates = config.plan
+    schedules = [
+        schedule(dag, prices, remaining, count, rates.gpus_per_partition, before) for count in rates.partitions
+    ]
+    plan = Plan(config, dag, pricing, prices, done, remaining, schedules, sum(price.final for price in prices.values()))
+    if any(price.gpus for price in prices.values()):
+        plan.savings = [(name, _variant_hours(plan, variant)) for name, variant in SAVINGS]
+        plan.options = [(name, _variant_hours(plan, variant)) for name, variant in OPTIONS]
+        plan.sensitivity = [(name, _variant_hours(plan, variant)) for name, variant in SENSITIVITY]
+    return plan
+
+
+def _variant_hours(plan: Plan, variant: Variant) -> float:
+    """GPU-hours of the whole configuration run another way, from assumed rates alone."""
+    jobs = (job for job in plan.dag.jobs.values() if job.rule in GPU_RULES)
+    return sum(plan.pricing.predicted(job, variant).gpu_hours for job in jobs)
+
+
+def by_figure(plan: Plan) -> pd.DataFrame:
+    """A row a figure, one for everything else that `snakemake` makes, and the total, each job once.
+
+    `gpu_hours`: of all that the target needs. `alone`: of jobs that no other row needs; the difference is shared.
+    `wall_hours_2`: of what remains, if nothing else runs on two partitions, and `disk_peak_bytes_2` meanwhile;
+    `disk_bytes`: of all its files in the end.
+    """
+    targets = {name: plan.dag.closure([key]) for name, key in plan.dag.figures.items()}
+    others = set(plan.dag.leaves) - set(plan.dag.figures.values())
+    targets["tables, claims, audit, pages"] = plan.dag.closure(sorted(others))
+    needed = Counter(key for keys in targets.values() for key in keys)
+    rows = []
+    figures = plan.dag.closure(sorted(plan.dag.figures.values()))
+    for name, keys in [*targets.items(), ("all figures", figures), ("total, each job once", set(plan.dag.jobs))]:
+        left = keys & plan.remaining
+        schedules = plan.schedules if len(keys) == len(plan.dag.jobs) else plan.schedules_of(keys)
+        shared_by = [key for key in keys if needed[key] > 1]
+        rows.append(
+            {
+                "target": name,
+                "jobs": len(keys),
+                "gpu_hours": plan.gpu_hours(keys),
+                "alone": plan.gpu_hours({key for key in keys if needed[key] == 1}),
+                "shared_jobs": len(shared_by),
+                "remaining_jobs": len(left),
+                "remaining_gpu_hours": plan.gpu_hours(left),
+                **{f"wall_hours_{s.partitions}": s.wall / 3600 for s in schedules},
+                **{f"disk_peak_bytes_{s.partitions}": s.peak for s in schedules},
+                "disk_bytes": sum(plan.prices[key].final for key in sorted(keys)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def by_group(plan: Plan) -> pd.DataFrame:
+    """A row a rule and model: jobs, GPU-hours, measurements and what they correct."""
+    jobs: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for key, job in plan.dag.jobs.items():
+        jobs[plan.pricing.group(job) if job.rule in GPU_RULES else ("without a GPU", "")].append(key)
+    rows = []
+    for (rule, model), keys in sorted(jobs.items(), key=lambda item: -plan.gpu_hours(set(item[1]))):
+        factor, count = plan.pricing.corrections.get((rule, model), (float("nan"), 0))
+        hours = sum(plan.prices[key].seconds for key in keys) / 3600
+        rows.append(
+            {
+                "rule": rule, "model": model, "jobs": len(keys), "hours": hours, "gpu_hours": plan.gpu_hours(set(keys)),
+                "measured": count, "measured_over_assumed": factor,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Everything, with the assumptions."""
+    return {
+        "assumptions": plan.config.plan.model_dump(mode="json"),
+        "seeds": {name: len(run.seeds) for name, run in plan.config.runs.items()},
+        "targets": _records(plan.targets),
+        "groups": _records(by_group(plan)),
+        "jobs": dict(sorted(Counter(job.rule for job in plan.dag.jobs.values()).items())),
+        "wall": [{k: v for k, v in asdict(s).items() if k != "start"} for s in plan.schedules],
+        "final_bytes": plan.final_bytes,
+        "savings": [{"change": name, "gpu_hours": hours} for name, hours in plan.savings],
+        "options": [{"change": name, "gpu_hours": hours} for name, hours in plan.options],
+        "sensitivity": [{"change": name, "gpu_hours": hours} for name, hours in plan.sensitivity],
+        "measured_lengths": {f"{kind} {model}": v for (kind, model), v in plan.pricing.measured.lengths.items()},
+    }
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {k: None if isinstance(v, float) and v != v else v for k, v in row.items()} for row in frame.to_dict("records")
+    ]

@@ -1,0 +1,126 @@
+"""The plan as text for a terminal."""
+
+from __future__ import annotations
+
+from srt.config.root import Config
+from srt.plan.jobs import GPU_RULES
+from srt.plan.tables import Plan, by_group
+
+
+def to_text(plan: Plan) -> str:
+    """The plan for a terminal."""
+    figures, rates = plan.targets, plan.config.plan
+    counts = list(dict.fromkeys(rates.partitions))
+    total = figures.iloc[-1]
+    seeds = sorted({len(run.seeds) for run in plan.config.runs.values()})
+    lines = [
+        f"Plan of {plan.config.results}: {len(plan.dag.jobs)} jobs, {total.gpu_hours:,.0f} GPU-hours "
+        f"({'/'.join(map(str, seeds))} seed{'s' * (seeds != [1])} a run; {len(plan.done)} jobs have their files, "
+        f"{len(plan.remaining)} remain: {total.remaining_gpu_hours:,.0f} GPU-hours)",
+        "",
+        "By target. A job that several need is in the row of each, once in the total; `alone`: no other row needs it.",
+        f"`on 2`: wall time of what remains, alone on 2 partitions of {rates.gpus_per_partition} GPUs; `disk`: final.",
+        *_table(
+            ["target", "jobs", "GPU-hours", "alone", "remaining", "GPU-hours", *(f"on {n}" for n in counts), "disk"],
+            [
+                (r["target"], f"{r['jobs']:,}", _hours(r["gpu_hours"]), _hours(r["alone"]), f"{r['remaining_jobs']:,}",
+                 _hours(r["remaining_gpu_hours"]), *(_span(3600 * r[f"wall_hours_{n}"]) for n in counts),
+                 _bytes(r["disk_bytes"]))
+                for r in figures.to_dict("records")
+            ],
+        ),
+        "",
+        "By rule and model. Times are from assumed rates (docs/cost.md) times the median of measured over assumed.",
+        *_table(
+            ["rule", "model", "jobs", "hours", "GPU-hours", "measured", "x assumed"],
+            [
+                (r.rule, r.model, f"{r.jobs:,}", f"{r.hours:,.1f}", _hours(r.gpu_hours),
+                 f"{r.measured}" if r.rule in GPU_RULES else "",
+                 f"{r.measured_over_assumed:.2f}" if r.measured else "")
+                for r in by_group(plan).itertuples()
+            ],
+        ),
+        "",
+        f"Wall time of what remains, on partitions of {rates.gpus_per_partition} GPUs (waiting in queues not counted).",
+        *_table(
+            ["partitions", "list schedule", "no less than", "disk peak"],
+            [(str(s.partitions), _span(s.wall), _span(s.lower), _bytes(s.peak)) for s in plan.schedules],
+        ),
+        f"Disk in the end: {_bytes(plan.final_bytes)}.",
+    ]  # fmt: skip
+    too_wide = sorted(
+        {p.gpus for p in plan.prices.values() if p.gpus > rates.gpus_per_partition * min(rates.partitions)}
+    )
+    if too_wide:
+        lines.append(f"Some jobs take {too_wide[-1]} GPUs, more than the smallest number of partitions has.")
+    if plan.savings:
+        lines += ["", *savings(plan)]
+    return "\n".join(lines) + "\n"
+
+
+def savings(plan: Plan) -> list[str]:
+    """Where savings come from, what could still be changed, and whether the target is met."""
+    start = plan.savings[0][1]
+    rows, before = [], start
+    for name, hours in plan.savings:
+        rows.append((name, f"{hours:,.0f}", "" if name == plan.savings[0][0] else f"{hours - before:+,.0f}"))
+        before = hours
+    ours = plan.savings[-1][1]
+    lines = [
+        "Where savings come from: the same jobs, from assumed rates alone.",
+        *_table(["what", "GPU-hours", "change"], rows),
+        "",
+        "What the configuration could still change, each by itself (docs/cost.md says what it needs).",
+        *_table(["what", "GPU-hours", "change"], [(n, f"{h:,.0f}", f"{h - ours:+,.0f}") for n, h in plan.options]),
+        "",
+        "If an assumption is wrong:",
+        *_table(["what", "GPU-hours", "change"], [(n, f"{h:,.0f}", f"{h - ours:+,.0f}") for n, h in plan.sensitivity]),
+        "",
+    ]
+    total = plan.gpu_hours(set(plan.dag.jobs))
+    for version, hours in plan.config.plan.paper_gpu_hours.items():
+        lines.append(
+            f"The paper's {version} states {hours:,.0f} GPU-hours for its final results; this plan: {total:,.0f}."
+        )
+    if (target := plan.config.plan.target_gpu_hours) is not None:
+        one_seed = sum(
+            plan.prices[key].gpu_hours for key, job in plan.dag.jobs.items() if not _later_seed(plan.config, job.name)
+        )
+        verdict = "is met" if one_seed <= target else f"is missed by {one_seed - target:,.0f}"
+        lines.append(f"With one seed of each run: {one_seed:,.0f} GPU-hours. The target of {target:,.0f} {verdict}.")
+    return lines
+
+
+def _later_seed(config: Config, name: str) -> bool:
+    """Whether a job belongs to a run's second or later seed."""
+    first = name.partition("/")[0]
+    run, _, seed = first.rpartition("-s")
+    return run in config.runs and seed.isdecimal() and int(seed) in config.runs[run].seeds[1:]
+
+
+def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns of text: names to the left, numbers to the right."""
+    widths = [max(len(head[i]), *(len(row[i]) for row in rows)) if rows else len(head[i]) for i in range(len(head))]
+    numeric = [all(row[i][:1] in "0123456789+-" or not row[i] for row in rows) for i in range(len(head))]
+    lines = []
+    for row in [tuple(head), *rows]:
+        cells = [cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric, strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.1f}" if value else "0"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if value >= size:
+            return f"{value / size:,.1f} {unit}"
+    return f"{value / 1e3:,.0f} kB"

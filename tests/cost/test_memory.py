@@ -1,0 +1,164 @@
+"""Memory of a GPU and of a node: against published arithmetic, and monotone in every size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srt.cost import memory
+from srt.cost.lengths import Lengths
+from srt.cost.memory import (
+    activation_bytes,
+    engine_bytes,
+    host_sampling_bytes,
+    host_training_bytes,
+    sampling_bytes,
+    trainer_bytes,
+    training_bytes,
+)
+from srt.cost.parameters import GENEROUS
+from srt.cost.seconds import sampling_seconds, segment_seconds
+from srt.cost.shapes import SHAPES, scaled
+from srt.cost.work import SamplingWork, TrainingWork
+
+GB, H200 = 1e9, 141e9
+LENGTHS = Lengths.of_limits(1024, 3072, GENEROUS)
+SHAPE_7B = SHAPES["Qwen/Qwen2.5-Math-7B"]
+SHAPE_14B = SHAPES["Qwen/Qwen3-14B-Base"]
+PAPER = TrainingWork(shape=SHAPE_7B, lengths=LENGTHS, prompts=16, responses=32, trained=32, steps=100)  # a step of it
+SPARE = (memory.WORKSPACE + memory.BUCKETS) / GB
+
+
+def test_7b_on_eight_h200_is_the_published_arithmetic() -> None:
+    """57 GB of weights, gradients and states; 103 GB with the reference, the engine's copy and a whole cache."""
+    parts = 2 * 7.6 + 4 * 7.6 + 12 * 7.6 / 8
+    assert parts == pytest.approx(57, abs=0.2)
+    trainer = trainer_bytes(replace(PAPER, reference_offload=False), 8)
+    assert trainer.held / GB - SPARE - 15.2 == pytest.approx(57, abs=0.2)
+    cache = 64 * 4096 * 57_344 / GB
+    assert cache == pytest.approx(15, abs=0.1)
+    group = (1024 + 32 * 3072) * 196 * 1024 / GB  # the checkpointed inputs of one group at its limits
+    assert activation_bytes(PAPER, 8) / GB == pytest.approx(group) == pytest.approx(19.9, abs=0.1)
+    # a quarter of that cache is counted: responses of mean length
+    on_gpu = replace(PAPER, reference_offload=False)
+    assert training_bytes(on_gpu, 8) / GB == pytest.approx(103 - 0.75 * cache + group + SPARE, abs=1)
+    # a reference in host memory and those activations are never on the GPU together: the larger one counts
+    assert training_bytes(PAPER, 8) / GB == pytest.approx(training_bytes(on_gpu, 8) / GB - 15.2, abs=0.1)
+
+
+def test_without_a_reference_none_is_counted() -> None:
+    on_gpu = replace(PAPER, reference_offload=False)
+    saved = training_bytes(on_gpu, 8) - training_bytes(replace(on_gpu, reference=False), 8)
+    assert saved == pytest.approx(memory.weight_bytes(SHAPE_7B, "bfloat16"), rel=1e-6)
+
+
+def test_an_engine_that_sleeps_counts_or_the_update_does() -> None:
+    """14B under ZeRO 2 on 4 GPUs: the larger of a group's activations and the engine, not both."""
+    work = replace(PAPER, shape=SHAPE_14B, zero_stage=2, reference_offload=True)
+    asleep = replace(work, engine_sleep=True)
+    activations, engine = activation_bytes(work, 4), engine_bytes(work, 4)
+    assert training_bytes(work, 4) - training_bytes(asleep, 4) == pytest.approx(min(activations, engine))
+    sampling = replace(asleep, zero_stage=3)  # ZeRO 3 gathers the weights for the engine
+    assert training_bytes(sampling, 8) >= 2 * SHAPE_14B.total * 7 / 8 + engine_bytes(sampling, 8)
+
+
+def test_gpus_that_share_an_engine_hold_a_part_of_its_weights() -> None:
+    large = replace(PAPER, shape=SHAPE_14B, zero_stage=3)
+    shared = replace(large, rollout_tensor_parallel=4)
+    assert training_bytes(large, 8) - training_bytes(shared, 8) == pytest.approx(2 * SHAPE_14B.total * 3 / 4, rel=1e-6)
+
+
+def test_stored_responses_need_no_engine() -> None:
+    assert engine_bytes(replace(PAPER, rollout_rounds=0, vllm=False), 8) == 0
+
+
+def test_activations_of_one_pack_where_no_graph_outlives_it() -> None:
+    token = 196 * 1024
+    assert activation_bytes(replace(PAPER, old_policy_pass=True), 8) == pytest.approx(16_384 * token)
+    assert activation_bytes(replace(PAPER, trained=8), 8) == pytest.approx((1024 + 8 * 3072) * token)
+    assert activation_bytes(replace(PAPER, checkpointing="none"), 8) == pytest.approx((1024 + 32 * 3072) * token * 17)
+
+
+def test_sampling_under_zero_3_has_all_weights_on_each_gpu() -> None:
+    large = replace(PAPER, shape=SHAPE_14B, zero_stage=3, old_policy_pass=True, reference_offload=True)
+    bare = replace(
+        large, vllm=False, lengths=Lengths.of_limits(1, 1, GENEROUS), pack_tokens=1, responses=1, trained=1, prompts=8
+    )
+    billions = SHAPE_14B.total / GB
+    states = 14 * billions / 8 + 4 * billions / 8
+    whole = max(2 * billions * 7 / 8, 2 * billions)  # gathered, or the reference: not both at once
+    assert training_bytes(bare, 8) / GB == pytest.approx(states + whole + SPARE, abs=0.1)
+
+
+def test_host_memory_of_the_7b_holds_eight_copies_that_are_being_read() -> None:
+    """And the copy of the state that is being written: 107 GB."""
+    assert 8 * 15.2 + 106.4 < host_training_bytes(PAPER, 8) / GB < 384
+    assert host_sampling_bytes(PAPER, 1) / GB < 32
+
+
+SIZES: dict[str, st.SearchStrategy[Any]] = {
+    "parameters": st.floats(1e5, 1e11),
+    "prompt_limit": st.integers(1, 4096),
+    "response_limit": st.integers(1, 16384),
+    "prompts": st.integers(1, 512),
+    "responses": st.integers(1, 64),
+    "steps": st.integers(1, 1000),
+    "dtype": st.sampled_from(["bfloat16", "float32"]),
+    "vllm": st.booleans(),
+    "save_every": st.integers(1, 100),
+    "zero_stage": st.sampled_from([0, 1, 2, 3]),
+    "checkpointing": st.sampled_from(["none", "selective", "full"]),
+    "threads": st.integers(1, 16),
+    "old_policy_pass": st.booleans(),
+    "reference_offload": st.sampled_from([None, False, True]),
+    "engine_sleep": st.booleans(),
+}
+
+
+def training(parameters: float, prompt_limit: int, response_limit: int, **sizes: Any) -> TrainingWork:
+    lengths = Lengths.of_limits(prompt_limit, response_limit, GENEROUS)
+    return TrainingWork(shape=scaled(parameters), lengths=lengths, trained=sizes["responses"], **sizes)
+
+
+def sampling(work: TrainingWork) -> SamplingWork:
+    return SamplingWork(
+        shape=work.shape, lengths=work.lengths, prompts=work.prompts, responses=work.responses, dtype=work.dtype,
+        vllm=work.vllm, threads=work.threads,
+    )  # fmt: skip
+
+
+@given(
+    sizes=st.fixed_dictionaries(SIZES),
+    key=st.sampled_from(["parameters", "prompt_limit", "response_limit", "prompts", "responses", "steps"]),
+    gpus=st.sampled_from([0, 1, 2, 4, 8, 16]),
+)
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_a_larger_work_never_needs_less(sizes: dict[str, Any], key: str, gpus: int) -> None:
+    less, more = training(**sizes), training(**sizes | {key: 2 * sizes[key]})
+    assert training_bytes(more, max(1, gpus)) >= training_bytes(less, max(1, gpus))
+    assert host_training_bytes(more, gpus) >= host_training_bytes(less, gpus)
+    assert segment_seconds(more, gpus, GENEROUS) >= segment_seconds(less, gpus, GENEROUS)
+    less, more, one = sampling(less), sampling(more), min(1, gpus)
+    assert sampling_bytes(more) >= sampling_bytes(less)
+    assert host_sampling_bytes(more, one) >= host_sampling_bytes(less, one)
+    assert sampling_seconds(more, one, H200, GENEROUS) >= sampling_seconds(less, one, H200, GENEROUS)
+
+
+@given(sizes=st.fixed_dictionaries(SIZES), gpus=st.sampled_from([1, 2, 4, 8]))
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_more_gpus_need_no_more_memory_each_and_no_more_time(sizes: dict[str, Any], gpus: int) -> None:
+    """Apart from the time of what they send each other."""
+    work, assumed = training(**sizes), replace(GENEROUS, gpu_link_rate=float("inf"))
+    assert training_bytes(work, 2 * gpus) <= training_bytes(work, gpus)
+    assert segment_seconds(work, 2 * gpus, assumed) <= segment_seconds(work, gpus, assumed)
+
+
+@given(sizes=st.fixed_dictionaries(SIZES))
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_higher_zero_stages_never_cost_memory(sizes: dict[str, Any]) -> None:
+    needs = [training_bytes(training(**sizes | {"zero_stage": stage}), 8) for stage in range(4)]
+    assert needs == sorted(needs, reverse=True)
