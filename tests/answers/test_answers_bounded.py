@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 
 import pytest
 
 from srt.answers import EXTRACTORS, Grader, canonical, extract
 from srt.answers.comparison_pool import ComparisonPool
+from support.work import calls_of
 
 HOSTILE = {
     "tower": "10^{10^{10}}",
@@ -36,20 +36,24 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_answers_come_back(name):
-    answer = HOSTILE[name]
+@pytest.fixture(scope="module")
+def grader():
     with Grader(timeout_s=0.5, memory_mb=512) as grader:
-        start = time.monotonic()
-        group = [f"\\boxed{{{answer}}}", "\\boxed{x+1}", "\\boxed{1+x}", "\\boxed{\\sqrt{8}}"]
-        vote = grader.vote([group])[0]
-        assert vote.classes[1] == vote.classes[2] != vote.classes[3]  # the neighbours are unharmed
-        verdicts = grader.verify([group], ["x+1"])[0]
-        assert [v.correct for v in verdicts[1:]] == [True, True, False] and not verdicts[0].correct
-        assert time.monotonic() - start < 30
+        yield grader
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_come_back(grader, name):
+    number = 2 + list(HOSTILE).index(name)  # other neighbours in each case: they are compared, not looked up
+    group = [f"\\boxed{{{HOSTILE[name]}}}", f"\\boxed{{x+{number}}}", f"\\boxed{{{number}+x}}", "\\boxed{\\sqrt{8}}"]
+    vote = grader.vote([group])[0]
+    assert vote.classes[1] == vote.classes[2] != vote.classes[3]  # the neighbours are unharmed
+    verdicts = grader.verify([group], [f"x+{number}"])[0]
+    assert [v.correct for v in verdicts[1:]] == [True, True, False] and not verdicts[0].correct
     assert not os.path.exists("srt-pwned")
 
 
+@pytest.mark.timeout(120)  # a quadratic pattern takes far longer
 @pytest.mark.parametrize(
     "text",
     [
@@ -74,13 +78,11 @@ def test_hostile_answers_come_back(name):
     ],
 )
 def test_megabytes_are_read_in_linear_time(text):
-    start = time.monotonic()
     for name in EXTRACTORS:
         extract(text, name)
     with Grader() as grader, Grader("authors") as authors:
         grader.vote([[text, text]])
         authors.vote([[text, text]])
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -88,9 +90,7 @@ def test_megabytes_are_read_in_linear_time(text):
 )
 def test_canonical_form_of_the_longest_answers(piece):
     text = (piece * 2000)[:2000]
-    start = time.monotonic()
-    canonical(text)
-    assert time.monotonic() - start < 1
+    assert calls_of(lambda: canonical(text)) < 20 * len(text)
 
 
 PIECES = [
@@ -144,17 +144,17 @@ PIECES = [
 ]
 
 
+@pytest.mark.timeout(120)
 def test_random_repetitions_cost_little():
-    # Quadratic or exponential patterns show up when a short unit is repeated and the end does not fit.
+    """Quadratic or exponential patterns show up when a short unit is repeated and the end does not fit."""
     rng = random.Random(0)
     for _ in range(300):
         unit = "".join(rng.choices(PIECES, k=rng.randint(1, 6)))
         head, tail = ("".join(rng.choices(PIECES, k=2)) for _ in range(2))
-        start = time.monotonic()
-        canonical(head + (unit * 2000)[:1900] + tail)
+        text = head + (unit * 2000)[:1900] + tail
+        assert calls_of(lambda text=text: canonical(text)) < 20 * len(text), unit
         for name in EXTRACTORS:
             extract((unit * 50_000)[:50_000] + tail, name)
-        assert time.monotonic() - start < 1, unit
 
 
 def test_a_killed_item_is_a_timeout_and_its_neighbours_are_not():
@@ -172,10 +172,8 @@ def test_memory_limit_kills():
     pool = ComparisonPool(1, timeout_s=20.0, memory_mb=300)
     try:
         # a number of 2^33 bits is a gigabyte: memory runs out long before 20 CPU seconds
-        start = time.monotonic()
         answers = pool.run([["metric", r"$\boxed{2^{2^{33}}}$", "x+1"], ["metric", "\\boxed{5}", "5"]])
         assert answers == ["memory", True] and pool.counters["memory_kills"] == 1
-        assert time.monotonic() - start < 90
     finally:
         pool.close()
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,10 +42,8 @@ def snakemake(cluster: Cluster, folder: Path, *args: str, code: int = 0, env: di
 # -- the fixture ---------------------------------------------------------------------------------------------------
 
 
-def test_ready_in_30_seconds_and_gone_without_a_trace():
-    began = time.monotonic()
+def test_ready_and_gone_without_a_trace():
     with Cluster() as own:
-        assert time.monotonic() - began < 30
         folder = own.folder
         assert own.call("sinfo", "-h", "-N", "-p", "h200", "-o", "%N %t %G").splitlines() == [
             f"{node} idle gpu:h200:8" for node in own.gpu_nodes

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,8 @@ def test_one_sentence_with_file_key_and_fix(mistake: str, tmp_path: Path) -> Non
     file, old, new, *expected = MISTAKES[mistake]
     main = write(tmp_path)
     change(tmp_path, file, old, new)
-    start = time.monotonic()
     with pytest.raises(SrtError) as caught:
         load_config(read_yaml(main, MAIN), tmp_path, MAIN, [main])
-    assert time.monotonic() - start < 1
     sentence = str(caught.value)
     assert "\n" not in sentence and "Traceback" not in sentence and len(sentence) < 400
     first, *rest = expected
@@ -91,10 +87,7 @@ def test_snakemake_prints_that_sentence_and_no_more(mistake: str, tmp_path: Path
     file, old, new, first, *_ = MISTAKES[mistake]
     write(tmp_path)
     change(tmp_path, file, old, new)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = snakemake(tmp_path, root)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # CPU time: the machine may be busy with other things
-    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 5
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     assert done.returncode == 2 and len(lines) == 1, lines
     assert lines[0].startswith(f"error: {file}{first}"), lines

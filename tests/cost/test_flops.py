@@ -12,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import MixtralConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config
 
 from srt.common.errors import SrtError
+from srt.cost import hardware
 from srt.cost.flops import count_tokens, forward_flops, update_flops
 from srt.cost.hardware import measured_rate, mfu, peak_flops
 from srt.cost.shapes import SHAPES, Shape, decoder
+from support.work import Clock
 
 HIDDEN, HEADS, KV, LAYERS, WIDE, VOCAB = 32, 4, 2, 3, 48, 70
 HEAD_SIZE = HIDDEN // HEADS
@@ -148,15 +150,17 @@ def test_unknown_peaks_give_no_share():
     assert mfu(2e12, 4.0, 1e12) == 0.5 and math.isnan(mfu(1.0, 0.0, 1e12))
 
 
-def test_the_measured_rate_is_that_of_a_product_timed_here():
-    import time
+def test_the_measured_rate_is_that_of_the_fastest_product(monkeypatch):
+    """By a clock that is read before and after each product; the products take 9 (not counted), 5, 2, 4, 3, 6 s."""
+    products, clock = iter([9, 5, 2, 4, 3, 6, 1]), Clock()
 
-    rate = measured_rate("cpu", torch.float32, size=256, seconds=0.05)
-    a = torch.randn(256, 256)
-    began = time.perf_counter()
-    a @ a
-    once = 2 * 256**3 / (time.perf_counter() - began)
-    assert 1e8 < rate < 1e14 and rate > once / 20  # the best of many is not far below any single one
+    def product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+        clock.now += next(products)
+
+    monkeypatch.setattr(hardware.time, "perf_counter", clock)
+    monkeypatch.setattr(hardware.torch, "mm", product)
+    assert measured_rate("cpu", torch.float32, size=256, seconds=15.0) == 2 * 256**3 / 2
+    assert next(products) == 1, "no product began after 15 s"
 
 
 def test_the_rate_of_a_gpu_lies_below_its_peak():
@@ -164,4 +168,4 @@ def test_the_rate_of_a_gpu_lies_below_its_peak():
         pytest.skip("no GPU")
     device = torch.device("cuda", 0)
     rate, peak = measured_rate(device, torch.bfloat16), peak_flops(device, torch.bfloat16)
-    assert rate > 1e12 and (math.isnan(peak) or 0.3 * peak < rate < 1.05 * peak)
+    assert rate > 0 and (math.isnan(peak) or rate < 1.05 * peak)

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from srt.cluster.resources import Placement
 from srt.common.io import write_parquet
 from srt.config import Config, load_config, read_yaml
-from srt.cost.seconds import segment_seconds
 from srt.plan.jobs import Dag, Job, build
 from srt.plan.measured import measure
 from srt.plan.price import Price, Pricing
@@ -24,9 +22,10 @@ from srt.plan.schedule import critical_path, schedule
 from srt.plan.spent import COLUMNS, spent
 from srt.plan.tables import by_figure, by_group, make_plan, to_json
 from srt.plan.text import savings, to_text
-from srt.plan.variants import OPTIONS, SAVINGS, SENSITIVITY, Variant
+from srt.plan.variants import Variant
 from support import ROOT
 from support.dag import copy_of_the_tree, jobs, snakemake
+from support.work import calls_of
 
 
 def configuration(file: str, **changes: object) -> Config:
@@ -298,21 +297,13 @@ def test_a_resolved_configuration_gives_the_same_plan(tmp_path: Path) -> None:
     assert to_text(make_plan(again)) == to_text(make_plan(config))
 
 
-def test_jobs_that_differ_by_seed_or_step_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the plan of thousands of jobs would take minutes."""
-    calls = 0
-
-    def counted(*args: Any) -> float:
-        nonlocal calls
-        calls += 1
-        return segment_seconds(*args)
-
-    monkeypatch.setattr("srt.plan.price.segment_seconds", counted)
-    config = gpu_config(seeds=40)
-    plan = make_plan(config)
-    variants = len({variant for _, variant in (*SAVINGS, *OPTIONS, *SENSITIVITY)})
-    jobs = [job for job in plan.dag.jobs.values() if job.rule in ("train", "train_last")]
-    assert len(jobs) > 400 and 0 < calls <= 2 * len(config.runs) * variants
+def test_the_work_of_planning_grows_as_the_number_of_jobs() -> None:
+    counts, calls = [], []
+    for seeds in (1, 8, 16):  # the first also fills caches
+        config = gpu_config(seeds=seeds)
+        counts.append(len(build(config).jobs))
+        calls.append(calls_of(lambda config=config: make_plan(config)))
+    assert counts[2] > 700 and calls[2] / calls[1] < 1.1 * counts[2] / counts[1]
 
 
 def test_the_full_configuration_has_a_plan() -> None:

@@ -1,9 +1,8 @@
-"""The full matrix and a small chain of runs as Snakemake plans them: fast, no job twice, and what a change reruns."""
+"""The full matrix and a small chain of runs as Snakemake plans them: no job twice, and what a change reruns."""
 
 from __future__ import annotations
 
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,9 @@ from support.dag import copy_of_the_tree, jobs, snakemake, trained
 # -- on the DAG -------------------------------------------------------------------------------------------------------
 
 
-def test_the_full_matrix_is_planned_fast_and_no_job_twice() -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_the_full_matrix_is_planned_with_no_job_twice() -> None:
+    """`benchmarks/dryrun.py` measures how long this takes."""
     output = snakemake(ROOT, "--profile", "slurm", "-n", "--forceall", "--nolock")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 25  # CPU time, as the machine may be busy; about 12 s where it is idle
     # jobs print their message instead of their files; it names what they make
     made = re.findall(r"^Job \d+: (.+)$", output, re.MULTILINE)
     assert len(made) > 4000 and sorted(made) == sorted(set(made))
