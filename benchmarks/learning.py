@@ -100,8 +100,8 @@ def main() -> None:
 
     from measure import machine
 
+    from srt.models.base_models import make
     from srt.models.checkpoint import fingerprint
-    from srt.models.sources import make
 
     config = configuration()
     base = args.base or ROOT / "results/smoke/models/tiny"

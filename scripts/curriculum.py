@@ -13,13 +13,14 @@ from srt.common.errors import run_cli
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", required=True, type=Path, help="scored groups of the base model (parquet)")
-    parser.add_argument("--by", required=True, choices=["pass_rate", "majority_frequency"], help="metric of ease")
-    parser.add_argument("--fraction", type=float, default=1 / 3, help="share of problems that is kept (default 1/3)")
+    parser.add_argument("--by", required=True, choices=["pass_rate", "majority_frequency"], help="metric of easiness")
+    parser.add_argument("--fraction", type=float, default=1 / 3, help="share of problems to keep (default 1/3)")
     parser.add_argument("--out", required=True, type=Path, help="chosen problem ids to write (parquet)")
     args = parser.parse_args()
 
     from srt.common.io import write_parquet
-    from srt.labels.offline_labels import easiest, read_groups
+    from srt.labels.curriculum import easiest
+    from srt.labels.groups import read_groups
 
     groups = read_groups(args.groups)
     chosen = easiest(groups, args.by, args.fraction)

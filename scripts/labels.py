@@ -1,4 +1,4 @@
-"""Offline labels: the majority answer of the base model's samples, once for each problem."""
+"""Offline labels: the majority answer of the base model's samples per problem."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def main() -> None:
     args = parser.parse_args()
 
     from srt.common.io import write_parquet
-    from srt.labels.offline_labels import offline_labels, read_groups
+    from srt.labels.groups import read_groups
+    from srt.labels.offline_labels import offline_labels
 
     labels = offline_labels(read_groups(args.groups))
     write_parquet(args.out, labels, {"groups": args.groups.name})
     known = labels["label"].notna()
     print(f"{known.sum()} labels, {(~known).sum()} problems without an answer, "
-          f"{labels.loc[known, 'correct'].mean():.3f} of the labels are right")  # fmt: skip
+          f"{labels.loc[known, 'correct'].mean():.3f} of the labels are correct")  # fmt: skip
 
 
 if __name__ == "__main__":

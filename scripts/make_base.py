@@ -20,7 +20,7 @@ def main() -> None:
     from srt.common.io import parse_spec
 
     spec = parse_spec(args.spec, ["source"])
-    from srt.models.sources import make
+    from srt.models.base_models import make
 
     make(args.name, spec, args.out)
 

@@ -1,4 +1,4 @@
-"""Draw n responses a problem from a checkpoint and store them as raw samples (never graded here)."""
+"""Draw n responses per problem from a checkpoint and store them as raw samples, ungraded."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model, trained for a few seconds: enough to write boxes, too little to be right."""
-    from srt.models.sources import make
+    from srt.models.base_models import make
 
     out = tmp_path_factory.mktemp("models") / "tiny"
     make("tiny", TINY_BASE, out)

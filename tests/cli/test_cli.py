@@ -113,7 +113,7 @@ def test_tables_missing_foreign_broken_and_in_the_way(tmp_path, tables, script, 
 
 def test_labels_and_curriculum_write_what_they_say(tmp_path, tables):
     result = run("labels.py", groups=tables / "groups.parquet", out=tmp_path / "labels")
-    assert result.stdout == "2 labels, 1 problems without an answer, 0.500 of the labels are right\n"
+    assert result.stdout == "2 labels, 1 problems without an answer, 0.500 of the labels are correct\n"
     result = run("curriculum.py", groups=tables / "groups.parquet", by="majority_frequency", out=tmp_path / "easy")
     assert result.stdout == "1 of 3 problems, majority_frequency from 1.000 to 1.000\n"
     assert read_parquet(tmp_path / "easy")["problem_id"].to_pylist() == ["a"]
@@ -145,7 +145,7 @@ def test_wrong_specs(tmp_path, script, spec, expected):
 def test_wrong_models(tmp_path):
     """Wrong entries and parameters are in test_tiny, in process."""
     local = {"source": "local", "path": str(tmp_path / "none")}
-    refused(run("make_base.py", name="m", spec=local, out=tmp_path / "m"), "none holds no config.json")
+    refused(run("make_base.py", name="m", spec=local, out=tmp_path / "m"), "none has no config.json")
     assert listing(tmp_path) == []
 
 

@@ -14,7 +14,7 @@ from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet, write_parquet
 from srt.evaluation import scoring
-from srt.evaluation.comparison import compare, parse_mapping
+from srt.evaluation.imported_rollouts import grade_imported, parse_mapping
 
 
 def samples_frame(rows):
@@ -109,7 +109,7 @@ def test_buffers_change_nothing_and_reruns_are_bytewise_equal(files):
 
 
 def test_groups_cross_batches(files):
-    groups = list(scoring.read_groups(files / "s.parquet", batch_rows=3))
+    groups = list(scoring.read_samples(files / "s.parquet", batch_rows=3))
     assert [(g.problem_id, g.samples) for g in groups] == [("a", [0, 1, 2, 3]), ("b", [0, 1, 2, 3]), ("c", [0, 1])]
 
 
@@ -133,11 +133,11 @@ BAD = {
     "unknown data set": (lambda s, p: (s.assign(dataset="tay"), p), r"row 0.*did you mean 'toy'"),
     "twice": (
         lambda s, p: (s.assign(sample=[0, 1, 1, 3, 0, 1, 2, 3, 0, 1]), p),
-        r"row 2: sample 1 of problem 'a' is there twice",
+        r"row 2: sample 1 of problem 'a' occurs twice",
     ),
     "not adjacent": (
         lambda s, p: (pd.concat([s.iloc[4:], s.iloc[:4], s.iloc[8:]]), p),
-        r"row 10: problem 'c'.*second time",
+        r"row 10: problem 'c'.*occurs again",
     ),
     "columns": (lambda s, p: (s.rename(columns={"response": "respons"}), p), r"lacks the column 'response'.*respons"),
     "null response": (lambda s, p: (s.assign(response=[None, *s["response"][1:]]), p), r"row 0: a sample needs"),
@@ -241,12 +241,12 @@ def test_foreign_rollouts(tmp_path, root):
     )
     assert "ours  50.0%  upstream 100.0%  -50.0 points, 1 differ" in done.stdout and "row 1" in done.stdout
     with pytest.raises(SrtError, match="--map reference="):
-        compare(tmp_path / "r.parquet", parse_mapping([]), Grader())
+        grade_imported(tmp_path / "r.parquet", parse_mapping([]), Grader())
     with pytest.raises(SrtError, match="our=theirs"):
         parse_mapping(["refrence=truth"])
     write_parquet(tmp_path / "r.parquet", frame.assign(truth=["5", "", "5"]))
     with pytest.raises(SrtError, match="row 1: empty reference"):
-        compare(tmp_path / "r.parquet", parse_mapping(["reference=truth"]), Grader())
+        grade_imported(tmp_path / "r.parquet", parse_mapping(["reference=truth"]), Grader())
 
 
 def test_real_rollouts_agree_with_upstream(shared_data):
@@ -254,7 +254,7 @@ def test_real_rollouts_agree_with_upstream(shared_data):
     if not path.exists():
         pytest.skip("rollouts_skythought.parquet is absent")
     with Grader(extractor="boxed_or_last_number") as grader:
-        result = compare(path, parse_mapping([]), grader)
+        result = grade_imported(path, parse_mapping([]), grader)
     table = result.accuracies()
     assert len(result.table) == 1750 and len(result.differences()) <= 5
     assert abs(result.table["correct"].mean() - result.table["upstream"].astype(float).mean()) < 0.01

@@ -155,7 +155,7 @@ def test_mistakes_are_sentences(tmp_path):
     samples, scores = tables(tmp_path)
     table = read_parquet(samples)
     write_parquet(samples, table.slice(1))  # sampled anew, not scored
-    with pytest.raises(SrtError, match="holds other samples than were scored"):
+    with pytest.raises(SrtError, match="has other samples than were scored"):
         make_preferences(samples, scores, PAIRS, tmp_path / "out.parquet")
 
 
@@ -165,13 +165,13 @@ def test_mistakes_are_sentences(tmp_path):
 def test_the_trainer_reads_responses_and_signed_weights(tmp_path):
     stored = Preferences.read(made(tmp_path, PAIRS), "scpo")
     assert stored.rows == {"a": [0, 1], "e": [2, 3]} and stored.answer("e") == "0"
-    assert stored.signs([2, 3]).tolist() == [0.5, -0.5]
+    assert stored.signed_weights([2, 3]).tolist() == [0.5, -0.5]
     frame = read_parquet(tmp_path / "out.parquet").to_pandas()
     for row, ids in enumerate(frame["token_ids"]):
         assert np.array_equal(stored.tokens(row), ids) and stored.tokens(row).dtype == np.int32
     sft = Preferences.read(made(tmp_path, SFT, "sft.parquet"), "sft")
-    assert sft.signs(sft.rows["b"]).tolist() == [1.0] * 3
-    with pytest.raises(SrtError, match="holds kind 'sft', not what reward dpo needs"):
+    assert sft.signed_weights(sft.rows["b"]).tolist() == [1.0] * 3
+    with pytest.raises(SrtError, match="has kind 'sft', which does not fit reward dpo"):
         Preferences.read(tmp_path / "sft.parquet", "dpo")
 
 

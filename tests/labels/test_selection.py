@@ -11,7 +11,9 @@ import pytest
 
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
-from srt.labels.offline_labels import easiest, offline_labels, read_groups
+from srt.labels.curriculum import easiest
+from srt.labels.groups import read_groups
+from srt.labels.offline_labels import offline_labels
 from srt.metrics.results_table import results_table
 from srt.training.training_set import join_metrics
 

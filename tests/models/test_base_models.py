@@ -14,8 +14,8 @@ import pytest
 from srt.common.errors import SrtError
 from srt.common.io import canonical_json
 from srt.config.models import Example
+from srt.models.base_models import _with_examples, make
 from srt.models.checkpoint import fingerprint
-from srt.models.sources import _with_examples, make
 from support import ROOT
 from support.hub_server import ABSENT, OLD, REPOSITORIES, Hub, serve
 
@@ -70,7 +70,7 @@ def test_a_local_folder_is_copied_and_others_are_refused(tiny_base, tmp_path):
     spec = {"source": "local", "path": str(tiny_base), "revision_of_code": 1}
     make("m", spec, tmp_path / "m")
     assert (tmp_path / "m/model.safetensors").read_bytes() == (tiny_base / "model.safetensors").read_bytes()
-    with pytest.raises(SrtError, match=r"holds no config\.json"):
+    with pytest.raises(SrtError, match=r"has no config\.json"):
         make("m", {**spec, "path": str(tmp_path)}, tmp_path / "n")
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled/config.json").write_text("{}")

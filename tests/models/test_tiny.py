@@ -19,8 +19,8 @@ from srt.common.io import read_json, sha256_file
 from srt.config.models import BOXED_SUFFIX, TinyModel
 from srt.data.arithmetic import exact_value
 from srt.data.prompts import render, render_all
+from srt.models.base_models import make
 from srt.models.checkpoint import load_model
-from srt.models.sources import make
 from srt.models.tiny import EOS, IGNORE, PAD, QUESTION, batch, build_tokenizer, learning_rate, problems, trace
 
 PART = {"params": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}}

@@ -16,8 +16,8 @@ import torch
 from srt.cluster import launch
 from srt.common.io import read_parquet
 from srt.data.prompts import render
+from srt.models.base_models import make
 from srt.models.checkpoint import load_model
-from srt.models.sources import make
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import pack
 from support import ROOT

@@ -1,1 +1,1 @@
-"""Samples of checkpoints, their scores, and comparisons with the verdicts of others. Imports no training."""
+"""Raw samples of checkpoints, their scores, and the grading of imported rollouts. Imports no training, no figures."""

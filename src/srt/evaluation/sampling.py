@@ -1,4 +1,4 @@
-"""Raw samples of a checkpoint: drawn once, stored whole, graded as often as one likes."""
+"""Raw samples of a checkpoint: drawn once and stored whole, so that they can be graded again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 
 
 def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[int]) -> RolloutEngine:
-    """The engine that the spec names."""
+    """The rollout engine named in the spec."""
     if spec["engine"] == "vllm":
         from srt.rollout.vllm import VllmEngine
 
@@ -55,9 +55,9 @@ def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[in
 
 
 def sample(spec: dict[str, Any], checkpoint: Path, problem_files: list[Path], out: Path) -> dict[str, int]:
-    """Draw n responses for each problem of the files and write them, ordered by data set, problem and sample.
+    """Draw n responses per problem of the files and write them, ordered by data set, problem and sample.
 
-    Over-long prompts are left out and counted (the authors filter them too). Returns counts for the log.
+    Problems whose prompt is too long are left out and counted, as the authors do. Returns counts for the log.
     """
     import torch
 

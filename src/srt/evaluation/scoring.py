@@ -1,12 +1,11 @@
-"""One table in, two tables out: raw samples are graded and voted on, a buffer of whole problems at a time.
+"""Grade and vote on raw samples: one table in, two tables out (scores and groups; columns in docs/answers.md).
 
-The samples are read once, in order; memory holds one buffer whatever the file's size. Both outputs appear together
-and only when everything was graded. Columns: docs/answers.md.
+The samples are read once, in order, in buffers of whole problems, so the memory does not grow with the file. Both
+outputs appear together, and only when everything has been graded.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +22,7 @@ from srt.answers import Grader, Verdict, Vote
 from srt.common.atomic_files import atomic_path
 from srt.common.errors import SrtError, nearest
 from srt.common.io import METADATA_KEY, canonical_json, open_parquet, parquet_metadata, read_parquet
-from srt.metrics.statistics import bootstrap_mean, pass_at_k
+from srt.evaluation.score_summary import SUMMARISED, Summary, summarise
 
 SCORES_SCHEMA = pa.schema(
     [
@@ -48,7 +46,7 @@ BUFFER_ROWS = 16384
 
 @dataclass
 class Group:
-    """The samples of one problem, as read."""
+    """The samples of one problem."""
 
     dataset: str
     problem_id: str
@@ -61,42 +59,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Problem:
-    """What grading needs of a problem; `reference` None when the table holds no true answer (null)."""
+    """What grading needs to know of a problem; `reference` is None if the table has no true answer (null)."""
 
     reference: str | None
     task: str
 
 
-@dataclass
-class Summary:
-    """What was scored, for the short report: per data set counts and means, reasons, the grader's counters."""
-
-    datasets: pd.DataFrame  # dataset, problems, samples, avg, avg_lo, avg_hi, maj, maj_lo, maj_hi, pass, parsed, …
-    reasons: dict[str, int]
-    counters: dict[str, int]
-
-    def lines(self) -> list[str]:
-        """The report, one line a data set."""
-        out = []
-        for row in self.datasets.itertuples():
-            out.append(
-                f"{row.dataset}: {row.problems} problems, {row.samples} samples; "
-                f"avg@{row.n} {_percent(row.avg, row.avg_lo, row.avg_hi)}, "
-                f"maj@{row.n} {_percent(row.maj, row.maj_lo, row.maj_hi)}, "
-                f"pass@{row.n} {row.best:.1%}, parsed {row.parsed:.1%}, truncated {row.truncated:.1%}"
-            )
-        out.append("reasons: " + ", ".join(f"{name} {count}" for name, count in self.reasons.items()))
-        shown = {name: count for name, count in self.counters.items() if count}
-        out.append("grading: " + (", ".join(f"{k} {v}" for k, v in shown.items()) or "no comparison was needed"))
-        return out
-
-
-def _percent(mean: float, lo: float, hi: float) -> str:
-    return "unknown (no references)" if np.isnan(mean) else f"{mean:.1%} [{lo:.1%}, {hi:.1%}]"
-
-
-def read_problems(paths: Sequence[str | Path]) -> dict[tuple[str, str], Problem]:
-    """References and tasks by (dataset, id); a problem table's data set is in its metadata, else its file name."""
+def read_references(paths: Sequence[str | Path]) -> dict[tuple[str, str], Problem]:
+    """Problems by (data set, id). The data set is named in the table's metadata, else by its file name."""
     problems: dict[tuple[str, str], Problem] = {}
     for path in paths:
         frame = read_parquet(path, list(PROBLEM_COLUMNS)).to_pandas()
@@ -108,25 +78,25 @@ def read_problems(paths: Sequence[str | Path]) -> dict[tuple[str, str], Problem]
                 )
             if (dataset, str(problem_id)) in problems:
                 raise SrtError(
-                    f"{path}, row {row}: problem '{problem_id}' of '{dataset}' was read before: ids are unique"
+                    f"{path}, row {row}: problem '{problem_id}' of '{dataset}' was read before: make the ids unique"
                 )
             reference = None if pd.isna(answer) else str(answer)
             problems[dataset, str(problem_id)] = Problem(reference, "math" if pd.isna(task) else str(task))
     return problems
 
 
-def read_groups(path: str | Path, batch_rows: int = 4096) -> Iterator[Group]:
-    """The problems of a raw-samples table, whole and in order, in bounded memory.
+def read_samples(path: str | Path, batch_rows: int = 4096) -> Iterator[Group]:
+    """The samples of a raw-samples table, problem by problem in their order, in bounded memory.
 
-    Raises `SrtError` for missing columns, a sample without a response, the same (problem, sample) twice, and samples
-    of a problem that are not adjacent.
+    Raises `SrtError` for missing columns, a sample without a response, a (problem, sample) that occurs twice, and
+    samples of a problem that are not adjacent.
     """
     with open_parquet(path) as file:
         missing = [c for c in SAMPLE_COLUMNS if c not in file.schema_arrow.names]
         if missing:
             raise SrtError(
-                f"{path} lacks the column '{missing[0]}'{nearest(missing[0], file.schema_arrow.names)}: it is no "
-                "raw-samples table; see --import for foreign tables"
+                f"{path} lacks the column '{missing[0]}'{nearest(missing[0], file.schema_arrow.names)}: it is not "
+                "a raw-samples table; use --import for tables with other columns"
             )
         seen: set[tuple[str, str]] = set()
         group: Group | None = None
@@ -142,14 +112,14 @@ def read_groups(path: str | Path, batch_rows: int = 4096) -> Iterator[Group]:
                         yield group
                     if (dataset, problem_id) in seen:
                         raise SrtError(
-                            f"{path}, row {row}: problem '{problem_id}' of '{dataset}' comes a second time: the "
-                            "samples of a problem must be adjacent; sort the table or sample again"
+                            f"{path}, row {row}: problem '{problem_id}' of '{dataset}' occurs again: the samples of a "
+                            "problem must be adjacent; sort the table or sample again"
                         )
                     seen.add((dataset, problem_id))
                     group = Group(dataset, problem_id, row)
                 if sample in group.samples:
                     raise SrtError(
-                        f"{path}, row {row}: sample {sample} of problem '{problem_id}' is there twice: sample again"
+                        f"{path}, row {row}: sample {sample} of problem '{problem_id}' occurs twice: sample again"
                     )
                 group.samples.append(sample)
                 group.responses.append(response)
@@ -234,8 +204,8 @@ def score_file(
     grader: Grader,
     buffer_rows: int = BUFFER_ROWS,
 ) -> Summary:
-    """Grade a raw-samples table and write its scores and groups tables; nothing is written on any error."""
-    known = read_problems(problems)
+    """Grade a raw-samples table and write its scores and groups tables; on an error nothing is written."""
+    known = read_references(problems)
     datasets = sorted({dataset for dataset, _ in known})
     metadata = {
         **parquet_metadata(samples),
@@ -248,20 +218,15 @@ def score_file(
             temporary = stack.enter_context(atomic_path(path))
             schema = schema.with_metadata({METADATA_KEY: canonical_json(metadata).encode()})
             writers.append(stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd")))
-        for buffer in _buffers(read_groups(samples), buffer_rows):
+        for buffer in _buffers(read_samples(samples), buffer_rows):
             wanted = [_find(known, datasets, group, samples) for group in buffer]
             for writer, rows in zip(writers, score_groups(grader, buffer, wanted), strict=True):
                 writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
                 if writer is writers[1]:
-                    kept += [{k: row[k] for k in _KEPT} for row in rows]
+                    kept += [{column: row[column] for column in SUMMARISED} for row in rows]
         if not kept:
-            raise SrtError(f"{samples} holds no samples: sample again")
+            raise SrtError(f"{samples} has no samples: sample again")
     return summarise(pd.DataFrame(kept), grader.counters)
-
-
-_KEPT = (
-    "dataset", "problem_id", "n", "parsed", "pass_rate", "majority_correct", "truncated", "reasons",
-)  # fmt: skip
 
 
 def _find(known: dict[tuple[str, str], Problem], datasets: list[str], group: Group, path: str | Path) -> Problem:
@@ -274,28 +239,3 @@ def _find(known: dict[tuple[str, str], Problem], datasets: list[str], group: Gro
         )
         raise SrtError(f"{path}, row {group.row}: problem '{group.problem_id}' is unknown: {hint}")
     return problem
-
-
-def summarise(groups: pd.DataFrame, counters: dict[str, int]) -> Summary:
-    """avg@n, maj@n and pass@n a data set with 95 % bootstrap intervals over problems (n: most samples a problem)."""
-    rows = []
-    for dataset, frame in groups.groupby("dataset", sort=False):
-        n = int(frame["n"].max())
-        known = frame[frame["pass_rate"].notna()]
-        avg = bootstrap_mean(known["pass_rate"].to_numpy(dtype=float))
-        maj = bootstrap_mean(known["majority_correct"].to_numpy(dtype=float))
-        correct = np.rint(known["pass_rate"].to_numpy(dtype=float) * known["n"].to_numpy()).astype(int)
-        best = [pass_at_k(size, c, size) for size, c in zip(known["n"].to_numpy(), correct, strict=True)]
-        total = int(frame["n"].sum())
-        rows.append(
-            {
-                "dataset": dataset, "problems": len(frame), "samples": total, "n": n,
-                "avg": avg[0], "avg_lo": avg[1], "avg_hi": avg[2], "maj": maj[0], "maj_lo": maj[1], "maj_hi": maj[2],
-                "best": float(np.mean(best)) if best else float("nan"),
-                "parsed": float(frame["parsed"].sum() / total), "truncated": float(frame["truncated"].sum() / total),
-            }
-        )  # fmt: skip
-    reasons: Counter[str] = Counter()
-    for text in groups["reasons"]:
-        reasons.update(json.loads(text))
-    return Summary(pd.DataFrame(rows), dict(sorted(reasons.items())), counters)

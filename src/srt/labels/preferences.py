@@ -1,15 +1,15 @@
-"""Responses to learn from without sampling: chosen by votes from a teacher's scored samples, never by true answers.
+"""Preferences: responses of a teacher's scored samples, chosen by votes and never by true answers, to train on.
 
-The table (parquet, one row a response, those of a problem adjacent, problems in the samples' order):
-problem_id str, sample int32, chosen bool, answer str, votes int32 (how many of the n samples have that answer),
-weight float64, token_ids list<int32> (the end token included if it came).
+The table is parquet with one row per response, the responses of a problem adjacent and problems in the samples' order:
+problem_id str, sample int32, chosen bool, answer str, votes int32 (number of the n samples with that answer),
+weight float64, token_ids list<int32> (including the end token if it was drawn).
 
-- kind `sft`: responses whose answer is the majority's, if it has at least `threshold` of all n; weight 1.
-- kind `pairs`: two rows a problem, a response with the answer that has most votes and one with the answer that has
-  fewest, if they are more than `margin` votes apart; weight w = (V(chosen) - V(rejected)) / n, the same in both rows
-  (ScPO, Prasad et al. 2024). A response without an answer has no votes to count and is never drawn: our choice.
+- kind `sft`: responses with the majority answer, if at least a share `threshold` of all n has it; weight 1.
+- kind `pairs`: two rows per problem, a response with the answer that has the most votes and one with the answer that
+  has the fewest, if they are more than `margin` votes apart. Both have weight w = (V(chosen) - V(rejected)) / n (ScPO,
+  Prasad et al. 2024). A response without an answer has no votes and is never drawn; that is our choice.
 
-Draws are by `srt.rollout.sample_key` of (seed, data set, problem, role): a problem's do not depend on the others.
+Draws are by `srt.rollout.sample_key` of (seed, data set, problem, role), so those of a problem do not depend on others.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ KINDS = ("sft", "pairs")
 def choose(
     classes: Sequence[int], samples: Sequence[int], name: str, spec: Mapping[str, Any]
 ) -> list[tuple[int, bool, int, float]]:
-    """The responses of one problem: (place among its samples, chosen, votes, weight); none if it is not used.
+    """The responses of one problem as (index among its samples, chosen, votes, weight); empty if it is not used.
 
-    `classes`: the answer class of each of its n samples, -1 without an answer, 0 the majority (`srt.answers.Vote`).
+    `classes`: the answer class of each of the n samples, 0 for the majority and -1 without an answer (see
+    `srt.answers.Vote`).
     """
     n, counts = len(classes), Counter(c for c in classes if c >= 0)
     if not counts:
@@ -67,7 +68,7 @@ def choose(
 
 
 def make_preferences(samples: Path, scores: Path, spec: Mapping[str, Any], out: Path) -> dict[str, int]:
-    """Write the table of `spec` (kind, seed, and the keys of the kind) and return counts for the log."""
+    """Write the table for `spec` (kind, seed, and the keys of the kind); return counts for the log."""
     if spec["kind"] not in KINDS:
         raise SrtError(f"--spec: unknown kind '{spec['kind']}': use sft or pairs")
     parts, problems, used = [], 0, 0
@@ -81,7 +82,7 @@ def make_preferences(samples: Path, scores: Path, spec: Mapping[str, Any], out: 
                           rows["answer"][place], votes, weight))  # fmt: skip
     if not parts:
         raise SrtError(
-            f"{scores}: no problem has responses for kind '{spec['kind']}' by {dict(spec)}: lower the run's "
+            f"{scores}: no problem has responses for kind '{spec['kind']}' with {dict(spec)}: lower the run's "
             "preference.threshold or preference.margin, or sample more responses"
         )
     wanted = np.array([p[0] for p in parts])
@@ -106,7 +107,7 @@ def _problems(scores: Path) -> Iterator[tuple[int, dict[str, list[Any]]]]:
 
 
 def _tokens(samples: Path, wanted: np.ndarray, problems: Sequence[str], numbers: Sequence[int]) -> pa.Array:
-    """token_ids of these rows of a samples table, in bounded memory; they must be the samples that were scored."""
+    """token_ids of the `wanted` rows of a samples table, in bounded memory; an error unless they were scored."""
     order = np.argsort(wanted, kind="stable")
     found: list[pa.RecordBatch] = []
     first = 0
@@ -118,13 +119,13 @@ def _tokens(samples: Path, wanted: np.ndarray, problems: Sequence[str], numbers:
     table = pa.Table.from_batches(found)
     table = table.take(pa.array(np.argsort(order, kind="stable"))) if len(table) == len(wanted) else table
     if table.column("problem_id").to_pylist() != list(problems) or table.column("sample").to_pylist() != list(numbers):
-        raise SrtError(f"{samples} holds other samples than were scored: rerun the score rule")
+        raise SrtError(f"{samples} has other samples than were scored: rerun the score rule")
     return table.column("token_ids").combine_chunks()
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """A table of `make_preferences`, as the trainer reads it; `digest` is the file's."""
+    """A table of `make_preferences`, as the trainer reads it; `digest` is the file's SHA-256."""
 
     table: pa.Table
     digest: str
@@ -135,12 +136,12 @@ class Preferences:
         table = read_parquet(path, SCHEMA.names)
         kind = parquet_metadata(path).get("spec", {}).get("kind")
         if kind != ("sft" if reward == "sft" else "pairs"):
-            raise SrtError(f"{path} holds kind '{kind}', not what reward {reward} needs: rerun the preferences rule")
+            raise SrtError(f"{path} has kind '{kind}', which does not fit reward {reward}: rerun the preferences rule")
         return Preferences(table.combine_chunks(), sha256_file(path))
 
     @cached_property
     def rows(self) -> dict[str, list[int]]:
-        """Rows of each problem."""
+        """The rows of each problem, by its id."""
         found: dict[str, list[int]] = {}
         for row, problem in enumerate(self.table.column("problem_id").to_pylist()):
             found.setdefault(problem, []).append(row)
@@ -152,16 +153,16 @@ class Preferences:
         return column.offsets.to_numpy(), column.values.to_numpy()
 
     def tokens(self, row: int) -> np.ndarray:
-        """Token ids of a row's response, int32 [T]."""
+        """The token ids of a row's response, int32 [T]."""
         offsets, values = self._tokens
         return values[offsets[row] : offsets[row + 1]]
 
     def answer(self, problem: str) -> str:
-        """The majority answer that a problem's chosen responses give."""
+        """The majority answer of a problem, which its chosen responses have."""
         return str(self.table.column("answer")[self.rows[problem][0]].as_py())
 
-    def signs(self, rows: Sequence[int]) -> np.ndarray:
-        """Weights, those of rejected responses negative: float64 [len(rows)]."""
+    def signed_weights(self, rows: Sequence[int]) -> np.ndarray:
+        """The weights of these rows, negative for rejected responses: float64 [len(rows)]."""
         part = self.table.select(["chosen", "weight"]).take(pa.array(rows, pa.int64()))
         chosen, weight = (part.column(name).to_numpy() for name in ("chosen", "weight"))
         return np.where(chosen, weight, -weight)

@@ -1,1 +1,1 @@
-"""Model folders: where base models come from, how they are read and fingerprinted. Imports no training."""
+"""Model folders: base models from all sources, loading, fingerprints. Imports no training and no rollout engine."""

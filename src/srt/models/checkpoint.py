@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face format, with a fingerprint beside the weights."""
+"""Model folders in Hugging Face format: their fingerprint, end tokens and loading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def write_provenance(folder: Path, **fields: Any) -> str:
-    """Hash the folder's files into `srt.json` with `fields`; return the fingerprint."""
+    """Write the hashes of the folder's files and `fields` to `srt.json`; return the fingerprint."""
     files = {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != PROVENANCE}
     fingerprint = sha256_bytes(canonical_json(files).encode())
     write_json(folder / PROVENANCE, {"fingerprint": fingerprint, "files": files, **fields})
@@ -22,18 +22,18 @@ def write_provenance(folder: Path, **fields: Any) -> str:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """The fingerprint of a model folder; a folder without `srt.json` is not one of the workflow's."""
+    """The fingerprint in `srt.json` of a model folder; an `SrtError` if the workflow has not made the folder."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise SrtError(f"{folder} is not a model in Hugging Face format (no config.json): run the rule that makes it")
     provenance = read_json(folder / PROVENANCE)
     if not isinstance(provenance, dict) or "fingerprint" not in provenance:
-        raise SrtError(f"{folder / PROVENANCE} names no fingerprint: delete {folder} and rerun the rule that makes it")
+        raise SrtError(f"{folder / PROVENANCE} has no fingerprint: delete {folder} and rerun the rule that makes it")
     return str(provenance["fingerprint"])
 
 
 def end_tokens(model_config: Any, generation_config: Any, tokenizer: Any) -> list[int]:
-    """Token ids that end a response: those of the generation config, else the tokenizer's end token."""
+    """Token ids that end a response: those of the generation config, else the end token of the tokenizer or model."""
     found: Any = getattr(generation_config, "eos_token_id", None)
     if found is None:
         found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else model_config.eos_token_id
@@ -44,14 +44,14 @@ def end_tokens(model_config: Any, generation_config: Any, tokenizer: Any) -> lis
 
 
 def load_model(folder: str | Path, dtype: str, device: Any = "cpu") -> tuple[Any, Any, list[int]]:
-    """Model (evaluation mode), tokenizer and end tokens of a folder; no code from the folder is run."""
+    """The model (in evaluation mode), tokenizer and end tokens of a folder, without running code from it."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    fingerprint(folder)  # a clear sentence before a long traceback
+    fingerprint(folder)  # a clear error before a long traceback
     if dtype not in DTYPES:
         raise SrtError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
     try:

@@ -1,8 +1,8 @@
-"""A base model from scratch in about a minute: Qwen2 architecture, own tokenizer, chain-of-thought traces of sums.
+"""A tiny base model, trained from scratch in about a minute: Qwen2 architecture, its own tokenizer, worked-out sums.
 
-It behaves like a base model on purpose. Its traces carry a known share of wrong steps, so that at temperature 1 the
-average sample (avg@32) is well below the majority of 32 (maj@32), and long sums are beyond it. It deliberately has no
-other skill: problems outside Reasoning Gym's chain_sum get an answer in a box, and a wrong one.
+It is meant to behave like a base model. A known share of the steps in its training traces is wrong, so that at
+temperature 1 avg@32 is well below maj@32, and long sums are beyond it. It has no other skill: problems other than
+Reasoning Gym's chain_sum get a boxed but wrong answer.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PHRASES = (" + ", " - ", " = ", "; ", "\\boxed{")
 
 
 def trace(expression: str, rng: random.Random, corruption: float) -> str:
-    """A worked solution of a sum such as '12 + 34 - 5', step by step, with each step wrong at rate `corruption`.
+    """A step-by-step solution of a sum such as '12 + 34 - 5', each step wrong with probability `corruption`.
 
     >>> trace('12 + 34 - 5', random.Random(0), 0.0)
     '12 + 34 = 46; 46 - 5 = 41; \\\\boxed{41}'
 
-    A wrong step is off by one unit, ten or hundred, and later steps go on from it, as a model's own slips do.
+    A wrong step is off by 1, 2, 10 or 100, and later steps continue from it, as with a model's own errors.
     """
     parts = expression.split()
     total, steps = int(parts[0]), []
@@ -72,10 +72,10 @@ def problems(model: TinyModel, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def build_tokenizer(suffix: str) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: every text can be encoded, digits are single tokens, and the few phrases that every
-    prompt and trace repeats are one token each, so that a sum takes some 15 tokens and its solution some 25.
+    """A byte-level tokenizer, which can encode every text, with single digits as tokens.
 
-    Text is put into Unicode's form NFC first: transformers does so for every Qwen2 model, whatever its files say.
+    The phrases that every prompt and trace repeats are one token each, so that a sum has about 15 tokens and its
+    solution 25. Text is normalised to Unicode NFC, as transformers does for every Qwen2 model whatever its files say.
     """
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(bytes_)}, merges=[]))
@@ -93,7 +93,7 @@ def build_tokenizer(suffix: str) -> PreTrainedTokenizerFast:
 def batch(
     tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str]], suffix: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and labels [B, T]; prompt and padding are ignored, the end token is learned."""
+    """Right-padded ids and labels [B, T]; prompt and padding have no label, the end token has one."""
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     encoded = []
     for question, solution in rows:
@@ -119,7 +119,7 @@ def learning_rate(model: TinyModel, step: int) -> float:
 
 
 def train_base(model: TinyModel, out: Path) -> dict[str, Any]:
-    """Train the model and save it in Hugging Face format under `out`; return the final training loss and sizes."""
+    """Train the model and save it in Hugging Face format to `out`; return its sizes and the final training loss."""
     torch.set_num_threads(model.threads)
     torch.manual_seed(model.seed)
     rng = random.Random(model.seed)
@@ -153,7 +153,7 @@ def train_base(model: TinyModel, out: Path) -> dict[str, Any]:
             group["lr"] = learning_rate(model, step)
         hidden = net.model(input_ids=ids).last_hidden_state[:, :-1]
         target = labels[:, 1:]
-        keep = target != IGNORE  # the head is the larger half of a tiny model: skip the prompt before it
+        keep = target != IGNORE  # only labelled positions: the head is the larger half of a tiny model
         loss = torch.nn.functional.cross_entropy(net.lm_head(hidden[keep]), target[keep])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -145,6 +145,6 @@ def stored_batch(stored: Preferences, problems: list[str], prompts: list[list[in
         prompts=[prompts[g] for g, _ in rows],
         responses=[stored.tokens(row) for _, row in rows],
         group=[g for g, _ in rows],
-        rewards=stored.signs([row for _, row in rows]),
+        rewards=stored.signed_weights([row for _, row in rows]),
         labelled=np.ones(len(rows), dtype=bool),
     )

@@ -1,4 +1,4 @@
-"""Grade somebody else's rollouts and set our verdicts beside theirs, a model at a time."""
+"""Grade rollouts of another project and compare our verdicts with the upstream ones, per model."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from srt.answers import Grader
 from srt.common.errors import SrtError, nearest
 from srt.common.io import open_parquet
 
-# Our name -> the column of the foreign table; `--map` overrides them one by one.
+# Our name -> the column of the imported table; `--map` overrides single ones.
 COLUMNS = {
     "response": "response", "reference": "gold", "problem": "problem_id", "by": "model", "verdict": "correct",
     "prediction": "pred", "set": "set",
 }  # fmt: skip
 REQUIRED = ("response", "reference")
-_BATCH_ROWS = 256  # foreign responses may be 100 kB each
+_BATCH_ROWS = 256  # imported responses may have 100 kB each
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """`table`: one row a response (set, by, problem, reference, prediction, answer, correct, upstream, reason)."""
+class ImportedVerdicts:
+    """`table`: one row per response (row, set, by, problem, reference, prediction, answer, correct, upstream, reason).
+
+    `correct` is our verdict, `upstream` that of the imported table (None without one).
+    """
 
     table: pd.DataFrame
-    counters: dict[str, int]
 
     def accuracies(self) -> pd.DataFrame:
-        """Rows a (set, by): responses, accuracy (ours), upstream, points (ours minus theirs, in percentage points)."""
+        """Per (set, by): responses, our accuracy, that of upstream, `points` (ours - upstream) and differences."""
         rows = []
         for (name, by), frame in self.table.groupby(["set", "by"], sort=True):
             ours, theirs = frame["correct"].mean(), frame["upstream"].astype(float).mean()
@@ -43,12 +45,12 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def differences(self) -> pd.DataFrame:
-        """The responses on which the verdicts differ (empty without upstream verdicts)."""
+        """The responses on which the verdicts differ; none without upstream verdicts."""
         return self.table[self.table["upstream"].notna() & (self.table["correct"] != self.table["upstream"])]
 
 
 def parse_mapping(entries: list[str]) -> dict[str, str]:
-    """`our=theirs` entries over `COLUMNS`."""
+    """`COLUMNS` with the columns of `our=theirs` entries."""
     mapping = dict(COLUMNS)
     for entry in entries:
         ours, equals, theirs = entry.partition("=")
@@ -58,9 +60,9 @@ def parse_mapping(entries: list[str]) -> dict[str, str]:
     return mapping
 
 
-def compare(path: str | Path, mapping: dict[str, str], grader: Grader) -> Comparison:
-    """Grade each response of a foreign table against its reference."""
-    return Comparison(pd.DataFrame(list(_rows(path, mapping, grader))), grader.counters)
+def grade_imported(path: str | Path, mapping: dict[str, str], grader: Grader) -> ImportedVerdicts:
+    """Grade each response of an imported table against its reference; `mapping` as from `parse_mapping`."""
+    return ImportedVerdicts(pd.DataFrame(list(_rows(path, mapping, grader))))
 
 
 def _rows(path: str | Path, mapping: dict[str, str], grader: Grader) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Base models as folders in Hugging Face format with a fingerprint, wherever they come from."""
+"""Base models from all sources as folders in Hugging Face format with a fingerprint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # weights
 
 
 def make(name: str, spec: dict[str, Any], out: Path) -> None:
-    """Write the model `name` of a spec (a models.yaml entry with `revision_of_code`) to `out`, whole or not at all."""
+    """Write the model `name` of a spec (a models.yaml entry with `revision_of_code`) atomically to `out`."""
     entry = {k: v for k, v in spec.items() if k != "revision_of_code"}
     try:
         model: HubModel | LocalModel | GgufModel | TinyModel = TypeAdapter(ModelConfig).validate_python(entry)
@@ -49,18 +49,18 @@ def make(name: str, spec: dict[str, Any], out: Path) -> None:
 
 def _copy(name: str, source: Path, folder: Path) -> None:
     if not (source / "config.json").is_file():
-        raise SrtError(f"models: {name}: path: {source} holds no config.json: name a folder in Hugging Face format")
+        raise SrtError(f"models: {name}: path: {source} has no config.json: name a folder in Hugging Face format")
     files = [p for pattern in PATTERNS for p in sorted(source.glob(pattern))]
     if not any(p.suffix == ".safetensors" for p in files):
         raise SrtError(
-            f"models: {name}: path: {source} holds no .safetensors: convert it (pickled weights are refused)"
+            f"models: {name}: path: {source} has no .safetensors file: convert it (pickled weights are refused)"
         )
     for file in files:
         shutil.copyfile(file, folder / file.name)
 
 
 def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
-    """Fill `folder` from the GGUF file of an installed package, weights de-quantised to float32."""
+    """Fill `folder` from the GGUF file of an installed package, with the weights dequantised to float32."""
     found = importlib.util.find_spec(model.package)
     needed = {model.package: found} | {p: importlib.util.find_spec(p) for p in ("gguf", "accelerate")}
     missing = [package for package, spec in needed.items() if spec is None]
@@ -81,7 +81,7 @@ def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=model.file)
-    # without `dequantize`, save_pretrained refuses the model as quantised
+    # without `dequantize`, save_pretrained refuses the model because it is quantised
     net = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=model.file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
@@ -92,16 +92,16 @@ def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
 
 
 def _with_examples(template: str, examples: list[Example]) -> str:
-    """A chat template that puts solved turns before the messages that it is given.
+    """A chat template that inserts solved turns before the given messages.
 
-    JSON is what Jinja reads as a list of mappings; its escapes are Jinja's, too.
+    Jinja reads JSON as a list of mappings, with the same escapes.
     """
     turns = [{"role": role, "content": getattr(e, role)} for e in examples for role in ("user", "assistant")]
     return f"{{%- set messages = {json.dumps(turns)} + messages -%}}{template}"
 
 
 def _fetch(name: str, model: HubModel, folder: Path) -> str:
-    """Fill `folder` from the hub or its cache and return the commit."""
+    """Fill `folder` from the hub or its cache; return the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
