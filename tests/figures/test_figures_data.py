@@ -100,5 +100,5 @@ def test_one_data_set_with_two_n_is_refused(tmp_path: Path) -> None:
     paths = [World(tmp_path / str(n), n=n).groups("g", "base", 0.0, sets=("aime24",)) for n in (8, 16)]
     points = [{"step": step, "groups": [path]} for step, path in enumerate(paths)]
     spec = parse_spec(spec_of([{"run": "r", "label": "SRT", "method": "srt", "points": points}], ["aime24"]))
-    with pytest.raises(SrtError, match=r"has 16 samples a problem in .* but 8 in "):
+    with pytest.raises(SrtError, match=r"has 16 samples per problem in .* but 8 in "):
         FigureData(spec).curve(spec.panels[0].series, ("aime24",))

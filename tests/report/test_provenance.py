@@ -90,5 +90,5 @@ def test_what_changes_no_result_does_not_change_the_configuration() -> None:
 
 def test_a_foreign_file_is_named(spec, root) -> None:
     io.write_json(spec["data"]["d"], {"rows": 3})
-    with pytest.raises(SrtError, match="lacks 'spec': it is no manifest of a data set"):
+    with pytest.raises(SrtError, match="lacks 'spec': it is not a data set's manifest"):
         provenance(spec, root)

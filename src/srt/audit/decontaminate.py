@@ -1,4 +1,4 @@
-"""The results once more, on the test questions that are not in what a run was trained on."""
+"""The results on the test questions that are in none of the sets that a run was trained on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METRICS = (("avg", "pass_rate"), ("maj", "majority_correct"))
 
 
 def clean_ids(clean_rows: pd.DataFrame, trained_on: Sequence[str]) -> dict[str, set[str]]:
-    """Test set -> ids of the rows that are in none of the training sets `trained_on`.
+    """By test set, the ids of the rows that are in none of the training sets `trained_on`.
 
     `clean_rows` has train, test, problem_id, clean (`srt.audit.tables`). Raises SrtError for a set not audited.
     """
@@ -37,13 +37,13 @@ def clean_ids(clean_rows: pd.DataFrame, trained_on: Sequence[str]) -> dict[str, 
 
 
 def decontaminated(evaluations: Iterable[Mapping[str, Any]], clean_rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, step and test set, and one for the mean over the sets of a suite (each of equal weight).
+    """One row per run, step and test set, and one for the mean over the test sets of a suite, which weigh the same.
 
-    problems, clean: questions in all, and those in none of the run's training sets. avg, maj: avg@n and maj@n over
-    all questions; avg_clean, maj_clean: over the clean ones, with 95 % bootstrap intervals over problems (strata: the
-    test sets). gain_clean: avg_clean minus the base model's on the same clean questions, paired. In the row of the
-    mean, the clean mean leaves out test sets without a clean question; `sets_clean` counts those that stay. Step 0 is
-    the base model: what it saw before is not known here.
+    problems, clean: the number of questions, and of those in none of the run's training sets. avg, maj: avg@n and maj@n
+    over all questions; avg_clean, maj_clean: over the clean ones, with 95 % bootstrap intervals over problems (strata:
+    the test sets). gain_clean: avg_clean minus the base model's on the same clean questions, paired. In the row of the
+    mean, the clean mean leaves out test sets without a clean question; `sets_clean` counts the others. Step 0 is the
+    base model: which questions its pretraining saw is not known here.
     """
     files: dict[str, dict[str, pd.DataFrame]] = {}
     base: dict[tuple[str, str], pd.DataFrame] = {}

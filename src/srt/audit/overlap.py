@@ -5,8 +5,9 @@ cores of the test and the training question, |A & B| / |A | B| >= `JACCARD`, or 
 first ratio at least `JACCARD_FLOOR` (a short test question would otherwise be "in" every long one with the same
 opening).
 
-No sampling and no hashing: an inverted index from shingle to training rows gives |A & B| for every pair of rows, so
-what is found is all that the definition says, in any order of rows. Not found: translations and paraphrases.
+Without sampling or hashing: an inverted index from shingle to training rows gives |A & B| for every pair of rows, so
+exactly the pairs of the definition are found, in whatever order the rows are. Translations and paraphrases are not
+found.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ class Match:
     jaccard: float  # of the cores' shingles; 1 where both are too short for any
     containment: float  # share of the test question's shingles that the training question has
     same_answer: bool
-    same_numbers: bool  # of the cores: False is a variant with other numbers, or more text
+    same_numbers: bool  # of the cores; False: a variant with other numbers, or more text
     train_answer: str
     test_answer: str
 
 
 @dataclass
 class Index:
-    """A problem table made ready: keys of exact matches, and an inverted index from shingle to rows."""
+    """An indexed problem table: keys for exact matches, and an inverted index from shingle to rows."""
 
     name: str
     ids: list[str]
@@ -56,14 +57,14 @@ class Index:
     cores: list[str]
     keys: list[str]
     rows_of: dict[str, list[int]]
-    shingles: list[np.ndarray]  # one sorted uint64 array a row
+    shingles: list[np.ndarray]  # one sorted uint64 array per row
     sizes: np.ndarray  # int64 [rows]
     tokens: np.ndarray  # uint64, all rows' shingles, sorted
     rows: np.ndarray  # int64, the row of each of `tokens`
 
 
 def index(table: pa.Table, name: str, generated: bool = False) -> Index:
-    """Make a problem table ready; a `generated` one takes part in exact matches only (no shingles)."""
+    """Index a problem table; a `generated` one has exact matches only (no shingles)."""
     columns = table.select(["id", "problem", "answer", "task"]).to_pydict()
     keys = [normalise(text) for text in columns["problem"]]
     cores = [core(text) for text in columns["problem"]]
@@ -89,7 +90,7 @@ def shared_shingles(train: Index, some: np.ndarray) -> np.ndarray:
 
 
 def matches(train: Index, test: Index) -> list[Match]:
-    """All matches, by test row, then training row."""
+    """All matches, ordered by test row, then by training row."""
     found = []
     for i, some in enumerate(test.shingles):
         exact = set(train.rows_of.get(test.keys[i], ())) if test.keys[i] else set()

@@ -1,8 +1,9 @@
-"""The matrix of overlaps: training sets down, test sets across, the share of contaminated test rows as shade."""
+"""The matrix of overlaps: one row per training set, one column per test set, the contaminated share as shade."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -10,7 +11,12 @@ from srt.audit.tables import ITSELF
 from srt.common.atomic_files import atomic_path
 from srt.figures import style
 
-_CELL = 0.52  # inches a column
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+_CELL = 0.52  # inches per column
 _DARK = 0.55  # white text on shades above
 
 
@@ -26,8 +32,7 @@ def draw_overlap(overlap: pd.DataFrame, prefix: Path) -> list[Path]:
     return paths
 
 
-def _figure(overlap: pd.DataFrame):  # type: ignore[no-untyped-def]  # a matplotlib Figure
-    from matplotlib.colors import LinearSegmentedColormap
+def _figure(overlap: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     train, test = list(dict.fromkeys(overlap["train"])), list(dict.fromkeys(overlap["test"]))
@@ -35,19 +40,7 @@ def _figure(overlap: pd.DataFrame):  # type: ignore[no-untyped-def]  # a matplot
     width, height = side + _CELL * len(test) + 0.9, 0.3 * len(train) + 0.068 * max(map(len, test)) + 0.75
     figure = Figure(figsize=(max(width, style.SINGLE), height), layout="constrained")
     axes = figure.subplots()
-    shares = overlap.pivot(index="train", columns="test", values="share").loc[train, test]
-    own = overlap.assign(own=overlap["note"] == ITSELF).pivot(index="train", columns="test", values="own")
-    own = own.loc[train, test]
-    shades = LinearSegmentedColormap.from_list("share", ["#FFFFFF", "#D55E00", "#7A3000"])
-    image = axes.imshow(shares.mask(own).to_numpy(float), cmap=shades, vmin=0, vmax=1, aspect="auto")
-    axes.set_facecolor(style.LIGHT)
-    for cell in overlap.itertuples():
-        where = {"x": test.index(cell.test), "y": train.index(cell.train), "ha": "center", "va": "center"}
-        if cell.note == ITSELF:
-            axes.text(s="itself", color=style.GREY, fontsize=6.5, **where)
-        else:
-            color = "white" if cell.share > _DARK else ("black" if cell.contaminated else style.GREY)
-            axes.text(s=f"{cell.contaminated}/{cell.test_rows}", color=color, fontsize=6.5, **where)
+    image = _draw_cells(axes, overlap, train, test)
     axes.set_xticks(range(len(test)), test, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(train)), train)
     axes.set_xlabel("test set")
@@ -60,3 +53,23 @@ def _figure(overlap: pd.DataFrame):  # type: ignore[no-untyped-def]  # a matplot
     bar.ax.set_yticklabels(["0 %", "50 %", "100 %"])
     bar.outline.set_visible(False)
     return figure
+
+
+def _draw_cells(axes: Axes, overlap: pd.DataFrame, train: list[str], test: list[str]) -> AxesImage:
+    """The shades and the numbers on them; where a set meets itself the cell is grey."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shares = overlap.pivot(index="train", columns="test", values="share").loc[train, test]
+    own = overlap.assign(own=overlap["note"] == ITSELF).pivot(index="train", columns="test", values="own")
+    shades = LinearSegmentedColormap.from_list("share", ["#FFFFFF", "#D55E00", "#7A3000"])
+    masked = shares.mask(own.loc[train, test]).to_numpy(float)
+    image = axes.imshow(masked, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    axes.set_facecolor(style.LIGHT)
+    for cell in overlap.itertuples():
+        where = {"x": test.index(cell.test), "y": train.index(cell.train), "ha": "center", "va": "center"}
+        if cell.note == ITSELF:
+            axes.text(s="itself", color=style.GREY, fontsize=6.5, **where)
+        else:
+            color = "white" if cell.share > _DARK else ("black" if cell.contaminated else style.GREY)
+            axes.text(s=f"{cell.contaminated}/{cell.test_rows}", color=color, fontsize=6.5, **where)
+    return image

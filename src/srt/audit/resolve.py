@@ -1,4 +1,4 @@
-"""Which data sets of a configuration train and which test; cheap, for the rules."""
+"""The training and test sets of a configuration that the audit compares. Reads no file: every job parses the rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from srt.artefacts.evaluations import evaluation_spec, expand_evaluations
 from srt.config.lookups import lineage
 from srt.config.root import Config
 
-REVISION = 1  # raised by hand when the audit's code starts to find something else
+REVISION = 1  # raised by hand when the audit's code finds something else than before
 SPEC = ("results", "runs", "trained_on")
 
 
@@ -19,7 +19,7 @@ def training_data(config: Config, run: str) -> list[str]:
 
 
 def audited_sets(config: Config) -> dict[str, list[str]]:
-    """The training and the test sets of all runs, and which of all were generated from templates.
+    """The training and the test sets of all runs, and those of both that were generated from templates.
 
     A test set is a member of a suite that a run or a figure uses. Generated sets (Reasoning Gym) share their wording
     by construction, so only exact matches count there.

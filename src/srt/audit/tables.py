@@ -1,4 +1,4 @@
-"""What the audit writes: overlaps, their pairs, clean rows of each training set, and faulty rows."""
+"""The tables of the audit: overlaps, their pairs, the clean rows of each training set, and faulty rows."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def audit(
 
     Args:
         paths: problem table of each data set.
-        train, test: names, in the order of the output; a name in both is compared with the others only.
-        generated: sets of templates, for exact matches only (a pair of which one is generated, too).
-        manifests: accounts of the data rule, for rows that it dropped.
+        train, test: names, in the order of the output; a set in both is not compared with itself.
+        generated: sets generated from templates; pairs with one of them have exact matches only.
+        manifests: manifests of the data rule, for the rows that it dropped.
     """
     tables: dict[str, pa.Table] = {}
     for name in dict.fromkeys([*train, *test]):
@@ -106,11 +106,11 @@ def _clean(train: str, test: Index, found: list[Match] | None) -> pd.DataFrame:
 
 
 def faults(tables: Mapping[str, Index], manifests: Mapping[str, Path]) -> pd.DataFrame:
-    """Rows that are wrong or repeated within one data set, one line a row.
+    """Rows that are wrong or repeated within one data set, one line per row.
 
-    `empty answer` and whatever else the data rule dropped come from its manifest (`row` is empty there, the row is
-    not in the table); `conflicting answers` and `repeated question` from the normalised texts. The first of repeated
-    questions with one answer is not listed. `action` is what became of the row: the policies are the entry's
+    `empty answer` and other rows that the data rule dropped come from its manifest; their `row` is empty, as they are
+    not in the table. `conflicting answers` and `repeated question` come from the normalised texts; the first of
+    repeated questions with one answer is not listed. `action` says what was done with the row, by the entry's
     `on_empty_answer`, `on_duplicate_problem` and `on_conflicting_answers` (config/README.md).
     """
     rows: list[dict[str, Any]] = []

@@ -1,8 +1,8 @@
-"""Which rollouts a page shows, read from samples, scores and groups of a run's checkpoints.
+"""The rollouts of a page, chosen and read from samples, scores and groups of a run's checkpoints.
 
-The page shows at most `max_rollouts` responses, and every response of a problem that it shows: votes are only readable
-whole. Each step has the same problems, so that a problem can be followed through training. Each data set gets an
-equal share of the problems (small ones give what they do not need to the others), evenly spaced in its order: nothing
+A page shows at most `max_rollouts` responses, and all responses to each problem that it shows, since a vote can only be
+read whole. Each step has the same problems, so that a problem can be followed through training. Each data set gets an
+equal share of the problems (small sets leave what they do not need to the others), evenly spaced in its order: nothing
 is picked by its outcome. Averages of a step are over all of its problems, shown or not.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,17 +34,17 @@ Key = tuple[str, str]  # data set, problem id
 
 @dataclass
 class Page:
-    """What `page.html` is given: an index (JSON) and the texts of each step."""
+    """The data of a page: an index (JSON) and the texts of each step."""
 
     index: dict[str, Any]
-    texts: list[list[str]] = field(default_factory=list)  # one list a step, in the order of its responses
+    texts: list[list[str]] = field(default_factory=list)  # one list per step, in the order of its responses
 
 
 def collect(spec: Mapping[str, Any], problems: Sequence[Path], max_rollouts: int) -> Page:
     """Read what a page shows.
 
     `spec` has run, label, model, reward and points: a list of {"step": n, "name": text, "stems":
-    [path without ".samples.parquet", one a suite]}. `problems` are the problem tables of all data sets.
+    [path without ".samples.parquet", one per suite]}. `problems` are the problem tables of all data sets.
     """
     if max_rollouts < 1:
         raise SrtError(f"--max-rollouts must be at least 1, not {max_rollouts}")
@@ -83,7 +83,7 @@ def collect(spec: Mapping[str, Any], problems: Sequence[Path], max_rollouts: int
 
 
 class _Words:
-    """Numbers for repeated strings; `table` grows."""
+    """A number for each distinct string, -1 for None; new strings are appended to `table`."""
 
     def __init__(self, table: list[str]) -> None:
         self.table, self.places = table, {word: i for i, word in enumerate(table)}
@@ -98,7 +98,7 @@ class _Words:
 
 
 def _groups(stems: Sequence[str]) -> pd.DataFrame:
-    """The groups of all suites of one checkpoint, indexed by (data set, problem), a data set once."""
+    """The groups of all suites of one checkpoint, indexed by (data set, problem), each data set once."""
     parts: list[pd.DataFrame] = []
     seen: set[str] = set()
     for stem in stems:
@@ -109,7 +109,7 @@ def _groups(stems: Sequence[str]) -> pd.DataFrame:
 
 
 def choose(groups: Sequence[pd.DataFrame], max_rollouts: int) -> list[Key]:
-    """The problems to show (module docstring): those that every step has, in the order of the first, at least one."""
+    """The problems to show, at least one: those that every step has, in the order of the first step."""
     common = groups[0].index
     for table in groups[1:]:
         common = common[common.isin(table.index)]
@@ -122,7 +122,7 @@ def choose(groups: Sequence[pd.DataFrame], max_rollouts: int) -> list[Key]:
         sets.setdefault(str(dataset), []).append((str(dataset), str(identity)))
     wanted: dict[str, int] = {}
     left = budget
-    # the smallest sets first: what they do not need is shared by the rest
+    # the smallest sets first, so that the others share what they do not need
     for rank, name in enumerate(sorted(sets, key=lambda name: (len(sets[name]), name))):
         wanted[name] = min(len(sets[name]), -(-left // (len(sets) - rank)))
         left -= wanted[name]
@@ -134,7 +134,7 @@ def choose(groups: Sequence[pd.DataFrame], max_rollouts: int) -> list[Key]:
 
 
 def _averages(table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Data set -> what the strip of steps shows, over all of its problems."""
+    """What the row of steps shows for each data set: averages over all of its problems."""
     out = {}
     for dataset, part in table.groupby(level=0, sort=False):
         known = part["pass_rate"].notna()
@@ -169,11 +169,38 @@ def _problems(paths: Sequence[Path], shown: Sequence[Key]) -> dict[Key, dict[str
 
 
 def shortened(text: str, most: int = MAX_CHARS) -> str:
-    """The text, or its beginning and end with a note of how much is left out."""
+    """The text, or its beginning and end with a note of how many characters are left out."""
     if len(text) <= most:
         return text
     head = most * 2 // 3
     return f"{text[:head]}\n\n[… {len(text) - most:,} characters left out …]\n\n{text[len(text) - (most - head) :]}"
+
+
+class Response(NamedTuple):
+    """One response with its score."""
+
+    sample: int
+    text: str
+    length: int  # tokens
+    finish: str
+    answer: str | None
+    class_id: int
+    correct: bool
+    reason: str | None
+
+
+def _responses(stems: Sequence[str], wanted: set[Key]) -> dict[Key, list[Response]]:
+    """The responses to the wanted problems at one checkpoint; a data set in two suites counts once."""
+    out: dict[Key, list[Response]] = {}
+    for stem in stems:
+        rest = wanted - set(out)
+        scores = {row[:3]: row[3:] for row in _rows(f"{stem}.scores.parquet", SCORE_COLUMNS, rest)}
+        for dataset, identity, sample, *response in _rows(f"{stem}.samples.parquet", SAMPLE_COLUMNS, rest):
+            if (dataset, identity, sample) not in scores:
+                raise SrtError(f"{stem}.scores.parquet lacks sample {sample} of '{identity}': score again")
+            score = scores[dataset, identity, sample]
+            out.setdefault((dataset, identity), []).append(Response(sample, *response, *score))
+    return out
 
 
 def _read_step(
@@ -181,43 +208,31 @@ def _read_step(
     words: Mapping[str, _Words],
 ) -> list[str]:  # fmt: skip
     """Append the groups and responses of one step to `index`; returns the responses' texts, in the same order."""
-    wanted = set(shown)
-    scores: dict[tuple[str, str, int], tuple[Any, ...]] = {}
-    samples: dict[Key, list[tuple[int, str, int, str]]] = {}
-    for stem in stems:
-        taken = set(samples)
-        for row in _rows(f"{stem}.scores.parquet", SCORE_COLUMNS, wanted - taken):
-            scores[row[0], row[1], row[2]] = row[3:]
-        for dataset, identity, sample, response, length, finish in _rows(
-            f"{stem}.samples.parquet", SAMPLE_COLUMNS, wanted - taken
-        ):
-            samples.setdefault((dataset, identity), []).append((sample, response, length, finish))
+    responses = _responses(stems, set(shown))
     texts: list[str] = []
     columns = index["responses"]
     for place, key in enumerate(shown):
-        if key not in samples:
+        if key not in responses:
             raise SrtError(f"problem '{key[1]}' of '{key[0]}' has groups but no samples in {stems[0]}: sample again")
         group = groups.loc[key]
-        first, winner = len(columns["sample"]), -1
-        for sample, response, length, finish in sorted(samples[key]):
-            if (*key, sample) not in scores:
-                raise SrtError(f"{stems[0]}.scores.parquet lacks sample {sample} of '{key[1]}': score again")
-            answer, class_id, correct, reason = scores[(*key, sample)]
-            if answer is not None and answer == group["majority"] and class_id >= 0:
-                winner = int(class_id)
-            short = None if answer is None else shortened(answer, MAX_ANSWER)
-            values = (
-                words["answers"](short), int(class_id), int(bool(correct)), int(length), words["finish"](finish),
-                words["reasons"](reason), int(sample),
-            )  # fmt: skip
-            for column, value in zip(columns, values, strict=True):
-                columns[column].append(value)
-            texts.append(shortened(response))
+        first, first_text, winner = len(columns["sample"]), len(texts), -1
+        for response in sorted(responses[key]):
+            if response.answer is not None and response.answer == group["majority"] and response.class_id >= 0:
+                winner = int(response.class_id)
+            answer = None if response.answer is None else shortened(response.answer, MAX_ANSWER)
+            columns["answer"].append(words["answers"](answer))
+            columns["class"].append(int(response.class_id))
+            columns["correct"].append(int(bool(response.correct)))
+            columns["length"].append(int(response.length))
+            columns["finish"].append(words["finish"](response.finish))
+            columns["reason"].append(words["reasons"](response.reason))
+            columns["sample"].append(int(response.sample))
+            texts.append(shortened(response.text))
         known = pd.notna(group["pass_rate"])
         index["groups"].append(
             {
                 "step": step, "problem": place, "first": first, "n": len(columns["sample"]) - first,
-                "text": len(texts) - (len(columns["sample"]) - first), "winner": winner,
+                "text": first_text, "winner": winner,
                 "pass": _rounded(group["pass_rate"]) if known else None,
                 "right": bool(group["majority_correct"]) if known else None,
                 "consistency": _rounded(group["consistency_all"]),
@@ -227,7 +242,7 @@ def _read_step(
 
 
 def _rows(path: str, columns: list[str], wanted: set[Key]) -> list[tuple[Any, ...]]:
-    """The rows of the wanted problems, lists replaced by their lengths; read in batches, so in bounded memory."""
+    """The rows of the wanted problems, with token ids replaced by their number; read in batches, in bounded memory."""
     out: list[tuple[Any, ...]] = []
     with open_parquet(path) as file:
         missing = [c for c in columns if c not in file.schema_arrow.names]

@@ -1,8 +1,8 @@
-"""Packing a page: one HTML file with its data, style and script inside.
+"""A page as one HTML file with its data, style and script inside.
 
-Responses are untrusted text. They travel as base64 of gzip, so no byte of them is read as HTML, and the script puts
-them into text nodes only. A Content-Security-Policy with the hashes of the one style and the one script forbids
-everything else: no network, no inline handlers, no frames.
+Responses are untrusted text. They are stored as base64 of gzip, so no byte of them is parsed as HTML, and the script
+puts them into text nodes only. A Content-Security-Policy with the hashes of the one style and the one script forbids
+everything else: network, inline handlers, frames.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _text(name: str) -> str:
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML. The index is one block; the texts of each step are another, unpacked when they are needed."""
+    """The page as HTML: the index in one data block, the texts of each step in another, unpacked when first shown."""
     style, script = _text("style.css"), _text("app.js")
     named = [("index", packed(page.index)), *((f"texts-{i}", packed(texts)) for i, texts in enumerate(page.texts))]
     blocks = "\n".join(f'<script type="application/octet-stream" id="{name}">{data}</script>' for name, data in named)

@@ -1,4 +1,4 @@
-"""Which checkpoints and files a page is made of; cheap, for the rules."""
+"""The checkpoints and files that each page shows. Reads no file: every job parses the rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_STEPS = 12
 
 
 def shown_steps(checkpoints: list[int], most: int = MAX_STEPS) -> list[int]:
-    """Where the run starts (0) and the checkpoints; of many, `most` evenly spaced, the first and the last among them.
+    """The start of the run (0) and its checkpoints; if they are many, `most` evenly spaced ones with both ends.
 
     >>> shown_steps([10, 20, 30, 40], most=3)
     [0, 20, 40]

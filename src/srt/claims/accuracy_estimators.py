@@ -1,8 +1,8 @@
 """Estimators on accuracy curves: evaluated checkpoints of one run or two. Each gives numbers with 95 % intervals.
 
-A `peak` is the best of the evaluated steps, base included, of the mean over seeds. Every replicate finds its own, so
-the interval knows that the place of the peak is uncertain. The best of many noisy values is too high by about their
-noise, for the estimate and for replicates alike; the thresholds in `claims.yaml` leave room for that.
+A `peak` is the best of the evaluated steps, base included, of the mean over seeds. Every replicate finds its own peak,
+so the interval covers that the place of the peak is uncertain. The best of many noisy values is too high by about their
+noise, in the estimate and in every replicate; the thresholds in `claims.yaml` leave room for that.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def ratio(view: View, options: Options) -> list[Number]:
 
 
 def peak_then_fall(view: View, options: Options) -> list[Number]:
-    """The rise from base to peak, and the fall from peak to last; with `after`, how much more of it is after that step.
+    """The rise from base to peak and the fall from peak to last; with `after`, how much more it falls after that step.
 
-    The fall up to the step is from the best value up to there, the fall after it from the best from there on: a curve
-    that has fallen before and goes on falling has a small or negative third number.
+    The fall up to the step starts at the best value up to it, the fall after the step at the best value from it on. A
+    curve that fell before the step and keeps falling has a small or negative third number.
     """
     numbers = []
     for of, sets in each(options):
@@ -136,7 +136,7 @@ def saturates(view: View, options: Options) -> list[Number]:
 
 
 def early_stopping(view: View, options: Options) -> list[Number]:
-    """What is lost on the test sets by stopping where the held-out set is best: peak minus the value there."""
+    """The loss on the test sets from stopping where the held-out set is best: peak minus the value there."""
     chosen = view.curve(options["run"], [options["validation_dataset"]])
     numbers = []
     for of, sets in each(options):
@@ -149,7 +149,7 @@ def early_stopping(view: View, options: Options) -> list[Number]:
 
 
 def gain_difference(view: View, options: Options) -> list[Number]:
-    """The gain over base of one run on its test sets minus that of another on others."""
+    """The gain over base of one run on its test sets minus that of another run on other test sets."""
     sides = [(options["run"], options["datasets"]), (options["against"], options["against_datasets"])]
     gains, curves = [], []
     for run, sets in sides:
@@ -240,7 +240,7 @@ def at(curve: Curve, moment: int | str, among: np.ndarray | None = None) -> tupl
 
 
 def each(options: Options) -> Iterator[tuple[str, list[str]]]:
-    """The test sets that make one number: all together, or one after the other with a suffix for the number's name."""
+    """The test sets of each number with a suffix for its name: all sets together, or one number per set."""
     if options["each"]:
         yield from ((f" on {dataset}", [dataset]) for dataset in options["datasets"])
     else:
@@ -248,7 +248,7 @@ def each(options: Options) -> Iterator[tuple[str, list[str]]]:
 
 
 def interval(replicates: np.ndarray, steps: bool = False) -> tuple[float, float]:
-    """The 95 % percentile interval. `steps`: ends are values that occur, so that infinity stays what it is."""
+    """The 95 % percentile interval. `steps`: the ends are values that occur, so infinity is never interpolated."""
     if not steps:
         return percentile_interval(replicates)
     known = replicates[~np.isnan(replicates)]
@@ -272,7 +272,7 @@ def _pair(view: View, options: Options, sets: Sequence[str]) -> tuple[Curve, Cur
 
 
 def _shared_steps(one: Curve, two: Curve, until: int) -> np.ndarray:
-    """The steps up to `until` that two runs are evaluated at: of more noisy values the best is higher."""
+    """The steps up to `until` at which both runs are evaluated: the best of more noisy values would be higher."""
     for curve in (one, two):
         if curve.steps[-1] < until:
             raise Undecided(f"run {curve.run} stops at step {curve.steps[-1]}, before step {until}")

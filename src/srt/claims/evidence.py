@@ -1,8 +1,8 @@
 """The tables behind a claim as arrays, with bootstrap replicates that its estimators share.
 
-A replicate draws problems within each test set, and the seeds of each run. Runs see the same drawn problems, so a
-difference is paired; the seeds of different runs are drawn independently. With one run the draws are those of
-`srt.metrics.intervals.mean_interval`: a claim's interval is the figure's band, to the same digits.
+A replicate draws problems within each test set, and the seeds of each run. All runs see the same drawn problems, so
+differences are paired; the seeds of different runs are drawn independently. With one run the draws are those of
+`srt.metrics.intervals.mean_interval`: a claim's interval equals the figure's band, to the same digits.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from srt.artefacts.paths import Paths
 from srt.claims.resolve import checkpoints, suite_of
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
-from srt.metrics.intervals import N_BOOT, draw_counts
+from srt.metrics.intervals import N_BOOT, SEED_OF_SEEDS, draw_counts
 
 COLUMNS = [
     "dataset", "problem_id", "n", "parsed", "majority", "consistency", "consistency_all", "pass_rate",
     "majority_correct",
 ]  # fmt: skip
 METRICS = {"avg": "pass_rate", "maj": "majority_correct", "consistency": "consistency_all", "parsed": "parsed_share"}
-# Draws of seeds: 10,007 is the number that the figures use; problems have the numbers 0, 1, 2, …
-_SEEDS, _STEPS = 10_007, 20_011
+_SEED_OF_STEPS = 20_011  # keeps the draws of steps apart from those of problems and of seeds
 
 
 class Undecided(Exception):
-    """The tables cannot answer; the message completes the sentence 'undecided: …'."""
+    """The tables cannot decide a claim; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Curve:
     """A metric against the step. T evaluated steps (0 first), S seeds, B replicates.
 
     value [T], replicates [B, T]: means over data sets, problems and seeds. by_seed [S, T], by_seed_replicates
-    [B, S, T]: of each seed; weights [B, S]: how often a replicate drew it, rows sum to 1.
+    [B, S, T]: the same for each seed. weights [B, S]: the share of each seed in a replicate; rows sum to 1.
     """
 
     run: str
@@ -59,7 +58,7 @@ class Curve:
 
 
 class Evidence:
-    """The tables of all claims, each read once. `partial`: a file that is not made yet is no error but undecided."""
+    """The tables of all claims, each read once. `partial`: a missing file makes its claims undecided, not an error."""
 
     def __init__(self, spec: dict[str, Any], partial: bool = False) -> None:
         self.spec, self.partial = spec, partial
@@ -70,9 +69,10 @@ class Evidence:
     def frames(
         self, run: str, dataset: str, suite: str | None = None, step: int | None = None
     ) -> list[list[pd.DataFrame]]:
-        """Groups of a data set [seeds][1 + steps], one row a problem; all points hold the same problems and one n.
+        """Groups of a data set [seeds][1 + steps], one row per problem; all points hold the same problems and one n.
 
-        `suite`: whose samples, and then of step 0 and `step` (None: the last) alone; else the first suite with it.
+        With `suite`, the samples are those of that suite, at step 0 and `step` (None: the last) alone; without it,
+        those of the run's first suite with the data set.
         """
         entry = self.spec["runs"][run]
         if suite is not None:
@@ -128,7 +128,7 @@ class Evidence:
         return wide.index.to_numpy(), wide.to_numpy().T
 
     def metrics_frame(self, run: str) -> list[pd.DataFrame]:
-        """All training metrics of each seed, one row a step, with the column `step`."""
+        """All training metrics of each seed, one row per step, with the column `step`."""
         self.training(run, "reward")
         return [
             self._metrics[self.paths.run_metrics(instance)].reset_index()
@@ -137,7 +137,7 @@ class Evidence:
 
 
 class View:
-    """One claim's view of the evidence: it numbers data sets and runs, so that what is paired shares its draws."""
+    """One claim's view of the evidence: it numbers data sets and runs, so that paired values share their draws."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
@@ -152,11 +152,11 @@ class View:
     def seed_weights(self, run: str, seeds: int) -> np.ndarray:
         """Weight of each seed in each replicate: float [B, S], rows sum to 1."""
         position = self._runs.setdefault(run, len(self._runs))
-        return draw_counts(seeds, _SEEDS + position).astype(np.float64) / seeds
+        return draw_counts(seeds, SEED_OF_SEEDS + position).astype(np.float64) / seeds
 
     def step_weights(self, window: int, which: int) -> np.ndarray:
         """Weight of each step of a window in each replicate: float [B, window], rows sum to 1."""
-        return draw_counts(window, _STEPS + which).astype(np.float64) / window
+        return draw_counts(window, _SEED_OF_STEPS + which).astype(np.float64) / window
 
     def n(self, run: str, datasets: Sequence[str], suite: str | None = None, step: int | None = None) -> str:
         """The n of avg@n, from the data; "8/32" where data sets differ."""
@@ -169,8 +169,8 @@ class View:
     ) -> Curve:  # fmt: skip
         """The metric of a run, mean over the data sets.
 
-        With `other`, only problems that this run has, too: prompts that are too long for one model are left out there.
-        With `suite`, its samples, and of step 0 and `step` (None: the last) alone.
+        With `other`, only problems that both runs have: each leaves out prompts that are too long for its model. With
+        `suite`, the samples of that suite, at step 0 and `step` (None: the last) alone.
         """
         every = self.evidence.spec["runs"][run]["steps"]
         steps = np.array([0, *(every if suite is None else [step or every[-1]])])
@@ -181,7 +181,7 @@ class View:
             ids = frames[0][0].index
             if other is not None:
                 theirs = self.evidence.frames(other, dataset)[0][0].index
-                # in one order for both runs, or the same draw would be of different problems
+                # one order for both runs: otherwise the same draw would be of different problems
                 ids = pd.Index(sorted(set(ids) & set(theirs))) if not ids.equals(theirs) else ids
             if not len(ids):
                 raise Undecided(f"runs '{run}' and '{other}' have no problem of '{dataset}' in common")

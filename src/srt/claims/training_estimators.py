@@ -12,12 +12,12 @@ from srt.claims.evidence import Curve, Undecided, View
 from srt.claims.verdict import Number
 from srt.metrics.alarm import COLUMNS, AlarmRule, collapse_alarm
 
-# A fall that so many replicates do not have is none to compare a step with.
+# If a larger share of replicates has no fall, there is no step of a fall to compare with.
 _DOUBT = 0.05
 
 
 def training(view: View, options: Options) -> list[Number]:
-    """A metric over a window that ends at a step; minus that at `since`, or of the run `against`.
+    """The mean of a metric over a window that ends at a step, minus that at `since` or of the run `against`.
 
     Replicates draw the steps of each window, as if steps were independent, and the seeds of each run.
     """
@@ -54,10 +54,11 @@ def _window(
 
 
 def jumps_together(view: View, options: Options) -> list[Number]:
-    """Steps between the fall of the accuracy and the largest rise of each training metric; 0 is together.
+    """Steps between the fall of the accuracy and the largest rise of each training metric; 0 means together.
 
-    The fall lies between two evaluated steps; a rise there has the distance 0. A rise is the mean of `window` steps
-    minus that of as many before, and stands at the first of the later ones. By seed, then the mean of those that fall.
+    The fall lies between two evaluated steps; a rise between them has the distance 0. A rise is the mean of `window`
+    steps minus that of the `window` before, placed at the first of the later steps. The number is the mean over the
+    seeds that fall.
     """
     numbers = []
     for of, sets in each(options):
@@ -91,10 +92,10 @@ def rise_index(values: np.ndarray, window: int) -> int:
 
 
 def alarm_leads(view: View, options: Options) -> list[Number]:
-    """Steps from the label-free alarm (`srt.metrics.alarm`) to the fall of the accuracy; negative: it came too late.
+    """Steps from the label-free alarm (`srt.metrics.alarm`) to the fall of the accuracy; negative if it was late.
 
-    The fall lies between two evaluated steps and counts from the first moment at which it may have happened. By seed,
-    then the mean over seeds that fall; one that falls in silence has a lead of minus infinity.
+    The fall lies between two evaluated steps and counts from the first step at which it can have happened. The number
+    is the mean over the seeds that fall; a seed that falls without an alarm has a lead of minus infinity.
     """
     numbers = []
     for of, sets in each(options):
@@ -110,9 +111,9 @@ def alarm_leads(view: View, options: Options) -> list[Number]:
 
 
 def alarm_rate(view: View, options: Options) -> list[Number]:
-    """Share of the seeds in which the alarm rings, with the exact (Clopper-Pearson) interval: few seeds say little.
+    """Share of the seeds in which the alarm rings, with the exact (Clopper-Pearson) interval.
 
-    Seeds of several runs count alike, each as a trial of its own.
+    Each seed is one trial, whichever run it belongs to.
     """
     others = options.get("also") or []
     rang = [step is not None for run in [options["run"], *others] for step in alarms(view, run)]
@@ -152,7 +153,7 @@ def exact_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def _first_step(curve: Curve, values: np.ndarray, drop: float) -> np.ndarray:
-    """First step at which each seed's fall may have happened [..., S]; NaN for a seed that does not fall."""
+    """First step at which each seed's fall can have happened [..., S]; NaN for a seed that does not fall."""
     index = fall_index(values, drop)
     return np.where(index < 0, np.nan, curve.steps[np.maximum(index - 1, 0)] + 1.0)
 

@@ -1,4 +1,4 @@
-"""Estimators on the votes of one checkpoint: one answer for every prompt (v1 Table 1), the gap of Fig. 9."""
+"""Estimators on the votes of one checkpoint: the same answer to every prompt (v1 Table 1), the gap of Fig. 9."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from srt.claims.verdict import Number
 
 
 def one_answer(view: View, options: Options) -> list[Number]:
-    """Share of problems, of all test sets together, whose majority is the most common majority answer.
+    """Share of problems, over all test sets together, whose majority is the most common majority answer.
 
     A problem without a parsed answer agrees with none. Needs no true answer. Each seed has its own most common answer;
-    the number is the mean over seeds. Resampling keeps that answer: the largest share of each resample would be biased
-    upwards where answers are many and rare, so that its interval could lie above the estimate.
+    the number is the mean over seeds. Resamples keep that answer: the largest share of each resample would be biased
+    upwards where answers are many and rare, and its interval could lie above the estimate.
     """
     numbers = []
     for of, sets in each(options):
@@ -37,7 +37,7 @@ def one_answer(view: View, options: Options) -> list[Number]:
 
 
 def gap(view: View, options: Options) -> list[Number]:
-    """Accuracy of the majority minus that of parsed responses, on problems as consistent as the threshold."""
+    """Accuracy of the majority minus that of parsed responses, on problems that reach the consistency threshold."""
     numbers = []
     for of, sets in each(options):
         estimate, replicates, kept, seeds = _curve(view, options, sets, options["threshold"], "gap")
@@ -93,7 +93,7 @@ def _accuracy(part: pd.DataFrame, curve: str) -> np.ndarray:
 
 
 def _frames(view: View, options: Options, sets: list[str]) -> list[list[pd.DataFrame]]:
-    """The groups at the moment, [seeds][data sets]; seeds that share the checkpoint (step 0) count once."""
+    """The groups at the moment, [seeds][data sets]; seeds that share one checkpoint (step 0) count once."""
     entry = view.evidence.spec["runs"][options["run"]]
     steps = [0, *entry["steps"]]
     moment = {"base": 0, "last": steps[-1]}.get(str(options["at"]), options["at"])

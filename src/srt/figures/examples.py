@@ -1,16 +1,17 @@
 """Responses to the same prompts before and after training, as a table (Table 1).
 
-The prompts are those that `problems` names, or those whose pass rate moved most between the first and the last of
-`samples` (either way; ties in the order of the problem table); of each the first response, never a chosen one. The
-picture shortens long texts in the middle, so that the end with its boxed answer stays; the CSV has the full text.
+The prompts are those that `problems` names, or those whose pass rate changed most between the first and the last of
+`samples` (in either direction; ties in the order of the groups file). Each shows its first response, never a chosen
+one. The picture shortens long texts in the middle, so that the end with its boxed answer stays; the CSV has the full
+text.
 
 Options
     samples     [{"label": "before", "samples": path, "groups": path}, ...], two or more, in the order of columns
     tables      paths of the problem tables
     rows        how many prompts; default 3
-    problems    ids of the prompts, in this order, instead of `rows`; one that is not sampled gives way to the prompt
-                whose pass rate moved most
-    lines       most lines of one cell in the picture; default 14
+    problems    ids of the prompts, in this order, instead of `rows`; a prompt without samples is replaced by the one
+                whose pass rate changed most
+    lines       maximum number of lines of one cell in the picture; default 14
     names       {data set: name in the figure}
 `datasets` of the spec, if any, says which data sets to take prompts from.
 """
@@ -18,6 +19,7 @@ Options
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ _GROUP_COLUMNS = [
 FONT_SIZE = 6.2  # points, of the monospaced text
 _ADVANCE = 0.602  # width of a DejaVu Sans Mono character over its size
 _LEADING = 1.25  # line height over the font's size
+_LINE = FONT_SIZE * _LEADING / 72  # inches
 _PROMPT_SHARE = 0.27  # of the table's width
 _GUTTER = 0.14  # inches between columns
 _MARGIN = 0.06  # inches
@@ -93,7 +96,7 @@ def _groups(path: str, spec: Spec) -> pd.DataFrame:
 
 
 def _choose(groups: list[pd.DataFrame], spec: Spec) -> list[tuple[str, str]]:
-    """The (data set, problem id) pairs to show: named ones in their order, else that of the first groups file."""
+    """The (data set, problem id) pairs to show: named ones in their order, others in that of the first groups file."""
     options: ExamplesSpecOptions = spec.options
     first, last = groups[0], groups[-1]
     common = first.index
@@ -105,7 +108,7 @@ def _choose(groups: list[pd.DataFrame], spec: Spec) -> list[tuple[str, str]]:
             "the same data from both models"
         )
     change = (last["pass_rate"].loc[common] - first["pass_rate"].loc[common]).abs()
-    # Rounded, so that equal changes tie whatever the last bit says; the stable sort keeps the file's order then.
+    # Rounded, so that equal changes tie whatever their last bit is; the stable sort then keeps the file's order.
     ranked = change.round(9).sort_values(ascending=False, kind="stable").index
     if options.problems:
         return _by_id(options.problems, [(str(dataset), str(problem)) for dataset, problem in ranked], spec)
@@ -113,14 +116,14 @@ def _choose(groups: list[pd.DataFrame], spec: Spec) -> list[tuple[str, str]]:
 
 
 def _by_id(wanted: list[str], ranked: list[tuple[str, str]], spec: Spec) -> list[tuple[str, str]]:
-    """The wanted prompts; where one is not there (too long for the model, other data), the next of `ranked`."""
+    """The wanted prompts; one without samples (too long for the model, other data) is replaced by the next `ranked`."""
     there = {problem: (dataset, problem) for dataset, problem in reversed(ranked)}
     rest = iter([pair for pair in ranked if pair[1] not in wanted])
     chosen = []
     for name in wanted:
         pair = there.get(name) or next(rest, None)
         if name not in there:
-            instead = f"problem '{pair[1]}', whose pass rate changed most, stands in" if pair else "it is left out"
+            instead = f"problem '{pair[1]}', whose pass rate changed most, replaces it" if pair else "it is left out"
             log(f"{spec.where()}: problem '{name}' of options.problems is not among the samples: {instead}")
         chosen += [pair] if pair else []
     return chosen
@@ -195,7 +198,7 @@ def wrapped(text: str, width: int, most: int) -> list[str]:
 
 
 def _status(record: Any) -> str:
-    """One line on the whole group that a response belongs to."""
+    """One line about the whole group of a response."""
     if record["majority"] is None or pd.isna(record["majority"]):
         return f"no answer in {record['n']}"
     answer = textwrap.shorten(str(record["majority"]), 14, placeholder="…")
@@ -203,30 +206,40 @@ def _status(record: Any) -> str:
     return f"majority {answer} ({record['majority_count']}/{record['n']}), {verdict}"
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One prompt: for each column its grey line and its wrapped text; the height of the row in inches."""
+
+    cells: list[tuple[str, list[str]]]
+    height: float
+
+
+def _rows(table: pd.DataFrame, spec: Spec, characters: list[int]) -> list[_Row]:
+    """The rows of the picture; `characters` is how many fit into a line of each column."""
+    lines, rows = spec.options.lines, []
+    for _, records in table.groupby(["dataset", "problem_id"], sort=False):
+        first = records.iloc[0]
+        texts = [(f"{spec.name(first['dataset'])}, reference {first['reference']}", first["problem"])]
+        texts += [(_status(record), record["response"]) for _, record in records.iterrows()]
+        cells = [
+            (head[:most], wrapped(text, most, lines)) for (head, text), most in zip(texts, characters, strict=True)
+        ]
+        rows.append(_Row(cells, max(len(text) for _, text in cells) * _LINE + 1.9 * _LINE))
+    return rows
+
+
 def _render(table: pd.DataFrame, spec: Spec) -> Figure:
-    """Rules above, below and under the head; one column for the prompt and one for each label."""
+    """The table with rules above, below and under the head: one column for the prompt and one per label."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    labels, lines = [source.label for source in spec.options.samples], spec.options.lines
+    labels = [source.label for source in spec.options.samples]
     inner = style.WIDTH - 2 * _MARGIN - _GUTTER * len(labels)
     widths = [inner * _PROMPT_SHARE] + [inner * (1 - _PROMPT_SHARE) / len(labels)] * len(labels)
     lefts = [_MARGIN + sum(widths[:i]) + _GUTTER * i for i in range(len(widths))]
-    characters = [int(width * 72 / (FONT_SIZE * _ADVANCE)) for width in widths]
-    line = FONT_SIZE * _LEADING / 72  # inches
-
-    blocks = []
-    for _, rows in table.groupby(["dataset", "problem_id"], sort=False):
-        first = rows.iloc[0]
-        cells = [(f"{spec.name(first['dataset'])}, reference {first['reference']}", first["problem"])]
-        cells += [(_status(record), record["response"]) for _, record in rows.iterrows()]
-        blocks.append(
-            [(head[:chars], wrapped(text, chars, lines)) for (head, text), chars in zip(cells, characters, strict=True)]
-        )
-    heights = [max(len(text) for _, text in block) * line + 1.9 * line for block in blocks]
-    top = 2.1 * line
-    height = top + sum(heights) + 2 * _MARGIN
-
+    rows = _rows(table, spec, [int(width * 72 / (FONT_SIZE * _ADVANCE)) for width in widths])
+    top = 2.1 * _LINE
+    height = top + sum(row.height for row in rows) + 2 * _MARGIN
     figure = Figure(figsize=(style.WIDTH, height))
 
     def put(x: float, y: float, text: str, **how: Any) -> None:
@@ -241,13 +254,13 @@ def _render(table: pd.DataFrame, spec: Spec) -> Figure:
     y = _MARGIN
     rule(y, 1.0)
     for x, head in zip(lefts, ["Prompt", *labels], strict=True):
-        put(x, y + 0.55 * line, head, fontsize=7.5, fontweight="bold")
+        put(x, y + 0.55 * _LINE, head, fontsize=7.5, fontweight="bold")
     y += top
-    for number, (block, tall) in enumerate(zip(blocks, heights, strict=True)):
+    for number, row in enumerate(rows):
         rule(y, 0.8 if number == 0 else 0.4)
-        for x, (head, text) in zip(lefts, block, strict=True):
-            put(x, y + 0.4 * line, head, color=style.GREY, fontsize=FONT_SIZE)
-            put(x, y + 1.55 * line, "\n".join(text), family="DejaVu Sans Mono")
-        y += tall
+        for x, (head, text) in zip(lefts, row.cells, strict=True):
+            put(x, y + 0.4 * _LINE, head, color=style.GREY, fontsize=FONT_SIZE)
+            put(x, y + 1.55 * _LINE, "\n".join(text), family="DejaVu Sans Mono")
+        y += row.height
     rule(y, 1.0)
     return figure

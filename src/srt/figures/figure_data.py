@@ -1,7 +1,7 @@
 """From groups files and training metrics to numbers, aligned over seeds and steps. No matplotlib here.
 
-A `FigureData` object reads each file once and holds the figure to one set of problems and one n a data set: a curve
-whose points were evaluated on different problems would compare nothing.
+A `FigureData` object reads each file once and requires the same problems and the same n per data set in all of them:
+points of a curve that were evaluated on different problems could not be compared.
 """
 
 from __future__ import annotations
@@ -19,18 +19,9 @@ from srt.metrics.alarm import collapse_alarm
 from srt.metrics.intervals import mean_interval, ratio_interval
 
 GROUP_COLUMNS = [
-    "dataset",
-    "problem_id",
-    "reference",
-    "n",
-    "parsed",
-    "majority",
-    "majority_count",
-    "consistency",
-    "consistency_all",
-    "pass_rate",
-    "majority_correct",
-]
+    "dataset", "problem_id", "reference", "n", "parsed", "majority", "majority_count", "consistency", "consistency_all",
+    "pass_rate", "majority_correct",
+]  # fmt: skip
 VALUE_COLUMN = {"avg": "pass_rate", "maj": "majority_correct"}
 SHARES = {"parsed": "share with an answer", "correct_parsed": "correct among answers"}
 
@@ -58,7 +49,7 @@ class FigureData:
         return self._files[path]
 
     def groups(self, paths: Iterable[str], dataset: str) -> pd.DataFrame:
-        """The groups of `dataset`, one row a problem, from whichever of `paths` holds it.
+        """The groups of `dataset`, one row per problem, from the one of `paths` that holds it.
 
         Raises SrtError when none of the files has the data set, two have it, or its problems or its n differ from
         those of the figure's other files.
@@ -95,7 +86,7 @@ class FigureData:
         first, n = self._n.setdefault(dataset, (path, int(sizes[0])))
         if n != sizes[0]:
             raise SrtError(
-                f"{self.spec.where()}: '{dataset}' has {sizes[0]} samples a problem in {path} but {n} in {first}; "
+                f"{self.spec.where()}: '{dataset}' has {sizes[0]} samples per problem in {path} but {n} in {first}; "
                 "evaluate both with one n"
             )
         return part
@@ -117,7 +108,7 @@ class FigureData:
         return np.stack([self.groups(point.groups, dataset)[column].to_numpy(np.float64) for point in points])
 
     def _estimate(self, points: Sequence[Point], datasets: Sequence[str], metric: str) -> tuple[float, ...]:
-        """value, lo, hi over the seeds, and the least and the largest value of a single seed."""
+        """value, lo, hi over the seeds, and the smallest and largest value of a single seed."""
         if metric in VALUE_COLUMN:
             strata = [self.values(points, dataset, metric) for dataset in datasets]
             each = np.mean([part.mean(axis=1) for part in strata], axis=0)
@@ -125,7 +116,7 @@ class FigureData:
         pairs = []
         for dataset in datasets:
             n, parsed = self._column(points, dataset, "n"), self._column(points, dataset, "parsed")
-            # A grader that reads the whole response can pass one without a parsed answer: no more than parsed count.
+            # A grader that reads the whole response can pass one without a parsed answer: count at most the parsed.
             correct = np.minimum(self._column(points, dataset, "pass_rate") * n, parsed)
             pairs.append((parsed, n) if metric == "parsed" else (correct, parsed))
         with np.errstate(invalid="ignore"):
@@ -137,7 +128,7 @@ class FigureData:
     def curve(self, seeds: Sequence[Series], datasets: Sequence[str], metric: str | None = None) -> pd.DataFrame:
         """The metric against the step for the seeds of one label, averaged over `datasets`.
 
-        Returns step, value, lo, hi, seed_lo, seed_hi, n_problems, n_seeds, one row a step. Each data set weighs the
+        Returns step, value, lo, hi, seed_lo, seed_hi, n_problems, n_seeds, one row per step. Each data set weighs the
         same. lo and hi are the interval over problems and seeds of `srt.metrics.intervals`, seed_lo and seed_hi the
         range of the seeds.
         """
@@ -187,7 +178,7 @@ class FigureData:
 
 
 def identify(frame: pd.DataFrame, *, panel: str, seeds: Sequence[Series], dataset: str, quantity: str) -> pd.DataFrame:
-    """Put the columns that say what a row is before the columns that say how large it is."""
+    """The frame with columns before its own that say which panel, series, runs and data set its numbers belong to."""
     head = {
         "panel": panel,
         "series": seeds[0].label,

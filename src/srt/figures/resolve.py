@@ -1,6 +1,6 @@
-"""From a figure's entry in the configuration to its spec with every path in it: what the rules and the plan need.
+"""From a figure's entry in the configuration to its spec with every path in it, for the rules and the plan.
 
-Reads no file and imports no matplotlib, as rules are parsed in every job.
+Reads no file and imports no matplotlib: every job parses the rules.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]
 
 
 def _panel(config: Config, figure: Figure, panel: Panel) -> dict[str, Any]:
-    """A panel with one series a run of one seed; of a climb, one a run of the chain."""
+    """A panel with one series per run and seed; a climb has one per run of its chain and seed."""
     series = []
     for run in panel.runs:
         if figure.kind != "climb":
@@ -64,7 +64,7 @@ def _panel(config: Config, figure: Figure, panel: Panel) -> dict[str, Any]:
             end = (following.step if following else None) or config.runs[link].checkpoints[-1]
             for seed in config.runs[run].seeds:
                 resolved = _series(config, figure, link, f"{link}-s{seed}", datasets)
-                points = [point for point in resolved["points"] if point["step"] <= end]  # what the next one builds on
+                points = [point for point in resolved["points"] if point["step"] <= end]  # those within the chain
                 series.append({**resolved, "points": points, "datasets": datasets, "stage": stage, "offset": offset})
             offset += end
     resolved = {"title": panel.title, "series": series}
@@ -94,7 +94,7 @@ def _series(
         ],
         "metrics": paths.run_metrics(instance) if figure.kind in WITH_METRICS else None,
     }
-    # Early stopping is marked where the figure's own samples tell it; no figure asks for more samples for that.
+    # Early stopping is marked only where the figure's own samples show it: no figure asks for more samples for that.
     held_out = entry.validation if figure.kind in ("curves", "dynamics") else None
     if held_out and any(held_out.dataset in config.members(suite) for suite in suites):
         series["validation"] = held_out.model_dump(mode="json")
@@ -102,7 +102,7 @@ def _series(
 
 
 def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The options of a table of responses: the samples of the start and of the end of one run, and the problems."""
+    """The options of a table of examples: samples at the start and at the end of one run, and its problem tables."""
     run = figure.panels[0].runs[0]
     instance = config.instances(run)[0]
     suites = figure_suites(config, figure, run, figure.datasets)

@@ -3,7 +3,7 @@
 A diagram, drawn from no data; the CSV lists its arrows.
 
 Options
-    names    not used
+    names    has no effect
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The one house style: sizes, fonts, and the look of each method, the same in every figure.
+"""The house style: sizes, fonts, and the look of each method, the same in every figure.
 
-Colours are Okabe and Ito's, and for the rarer methods darker ones that stay apart from them for colour-blind readers;
-each method also has its own line and marker, so that the figures read in black and white. Text is DejaVu, which
-matplotlib ships, embedded as TrueType. Nothing in a file depends on the time, the machine or the user's matplotlibrc.
+Colours are Okabe and Ito's; rarer methods have darker colours that colour-blind readers can tell from them. Each method
+also has its own line and marker, so the figures can be read in black and white. Text is DejaVu, which matplotlib ships,
+embedded as TrueType. No file depends on the time, the machine or the user's matplotlibrc.
 """
 
 from __future__ import annotations
@@ -89,15 +89,15 @@ METHODS: dict[str, Look] = {
     "warm_up": Look("#1B3A6B", (0, (3.2, 1.6)), ">"),
     "distilled": Look("#6300A6", (0, (7.0, 1.0, 2.0, 1.0)), "*"),
 }
-# Second, third, ... label of one method (hyperparameters, presets): the same colour, paler, another line and marker.
+# Further labels of one method (hyperparameters, presets) have its colour, paler, with another line and marker.
 _MARKERS = ("", "X", "P", "h", "*", "<", ">")
 _REPEATED: tuple[Any, ...] = ("-", (0, (4.5, 1.4)), (0, (1.0, 0.9)), (0, (4.5, 1.2, 1.0, 1.2)), (0, (2.5, 2.5)))
 
 
 def look(method: str, repeat: int = 0, shade: int | None = None) -> Look:
-    """The look of a method; `repeat` counts the labels of that method that came before in the same figure.
+    """The look of a method. `repeat` counts the labels of that method that come before it in the same figure.
 
-    `shade`, how pale it is, counts those before it in the same panel; default: as `repeat`.
+    `shade` says how pale it is: the number of those labels in the same panel; default: `repeat`.
     """
     if method not in METHODS:
         raise SrtError(f"method '{method}' has no colour in the house style{nearest(method, METHODS)}")
@@ -114,8 +114,8 @@ def look(method: str, repeat: int = 0, shade: int | None = None) -> Look:
 def looks(*panels: Sequence[tuple[str, str]]) -> dict[str, Look]:
     """Looks of a figure's (label, method) pairs, by panel; two labels of one method get two looks.
 
-    The first label of a method has its look. The others have a line and a marker that no other label has, while there
-    are such, and are the paler the later they come in their panel.
+    The first label of a method has the method's look. Each further label has a line and a marker that no other label
+    has, as long as there are any left, and is paler the later it comes in its panel.
     """
     seen: dict[str, Look] = {}
     count: dict[str, int] = {}
@@ -128,7 +128,7 @@ def looks(*panels: Sequence[tuple[str, str]]) -> dict[str, Look]:
             if label in seen:
                 continue
             repeat = count[method] = count.get(method, -1) + 1
-            if repeat and not shade:  # the full colour is another panel's: the next one here is paler than this one
+            if repeat and not shade:  # the full colour belongs to another panel: later labels here are paler still
                 shades[method] = shade = 1
             seen[label] = look(method, repeat, max(shade, 1))
             if repeat:
@@ -142,7 +142,7 @@ def looks(*panels: Sequence[tuple[str, str]]) -> dict[str, Look]:
 
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
-    """matplotlib's defaults plus the house's, for the time of a `with`; a user's own settings have no say."""
+    """matplotlib's defaults plus the house style within a `with`; a user's own settings have no effect."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -152,12 +152,12 @@ def house_style() -> Iterator[None]:
 
 
 def even_columns(count: int) -> int:
-    """Columns of `count` panels: at most four, and rows as even as can be."""
+    """Columns for `count` panels: at most four, and rows of nearly equal length."""
     return math.ceil(count / math.ceil(count / 4))
 
 
 def grid(count: int, *, height: float = 2.05, columns: int | None = None, **subplots: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, at most four a row and rows as even as can be; returns it and its axes."""
+    """A figure with `count` panels, at most four per row in rows of nearly equal length; returns it and its axes."""
     from matplotlib.figure import Figure
 
     columns = columns or even_columns(count)
@@ -173,7 +173,7 @@ def grid(count: int, *, height: float = 2.05, columns: int | None = None, **subp
 
 
 def draw_line(axes: Axes, x: Any, y: Any, lo: Any, hi: Any, style: Look, label: str, rank: int = 0) -> None:
-    """One curve with its band, over those of higher `rank`; markers only while they stay apart (25 points)."""
+    """One curve with its band, drawn over those of higher `rank`; markers only up to 25 points, where they fit."""
     import numpy as np
 
     y = np.asarray(y, dtype=float)
@@ -191,7 +191,7 @@ def draw_line(axes: Axes, x: Any, y: Any, lo: Any, hi: Any, style: Look, label: 
 def draw_curve(axes: Axes, curve: Any, style: Look, label: str, rank: int = 0, offset: int = 0) -> None:
     """A curve of `FigureData.curve`: the band of one seed is its interval, that of several seeds their range.
 
-    With several seeds the thin edges are the interval over problems and seeds, which is wider where problems are few.
+    With several seeds the thin edges are the interval over problems and seeds, which is wider if problems are few.
     """
     x = curve.step + offset
     if curve.n_seeds.max() > 1:
@@ -205,7 +205,7 @@ def draw_curve(axes: Axes, curve: Any, style: Look, label: str, rank: int = 0, o
 
 
 def step_axis(axes: Axes) -> None:
-    """Whole numbers, few ticks, and the name of the x axis."""
+    """An x axis of whole numbers with few ticks, and its name."""
     from matplotlib.ticker import MaxNLocator
 
     place = axes.get_subplotspec()
@@ -229,7 +229,7 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> None:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        for width in range(min(columns, len(handles)), 0, -1):  # as many columns as fit into the figure
+        for width in range(min(columns, len(handles)), 0, -1):  # as many columns as fit
             drawn = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width)
             if width == 1 or drawn.get_window_extent().width <= figure.bbox.width:
                 # A legend of many rows makes the figure taller, not its panels flatter.

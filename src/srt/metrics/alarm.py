@@ -1,12 +1,12 @@
-"""A collapse alarm that needs no true answers: it reads the training metrics and rings once.
+"""The collapse alarm: it reads the training metrics, needs no true answers, and rings once.
 
 Self-training collapses when agreement stops meaning correctness (paper Fig. 3): responses drift far from the base
-model, or skip the reasoning, or give every prompt the same answer, while the pseudo-reward keeps rising. Each leaves a
-mark in columns that the votes and the policy alone determine. True answers enter only `accuracy_fall` and
+model, skip the reasoning, or give the same answer to every prompt, while the pseudo-reward keeps rising. Each of these
+shows in metrics that depend on the votes and the policy alone. True answers enter only `accuracy_fall` and
 `evaluate_alarm`, which judge the alarm afterwards.
 
-`reward` and `entropy` are not read. Under majority voting the reward is `majority_ratio`; under other rewards it is
-not label-free, or not comparable. Entropy falls in every successful run and told collapses from them nowhere.
+The alarm does not read `reward` and `entropy`. Under majority voting the reward is `majority_ratio`; other rewards
+need labels or are not comparable. Entropy also falls in every successful run, so it does not tell a collapse apart.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ COLUMNS = ("step", "majority_ratio", "top_majority_share", "kl", "response_lengt
 
 @dataclass
 class Alarm:
-    """The rule, one step at a time, in the order of the steps; after a resume, feed it the earlier rows again, or take
-    up its `state`.
+    """The rule, applied to one step at a time in the order of the steps.
 
-    `rang` is the step at which it rang (None so far), `sign` what rang.
+    After a resume, feed it the earlier rows again or restore its `state`. `rang` is the step at which the alarm rang,
+    or None; `sign` names the condition that made it ring.
     """
 
     rule: AlarmRule = field(default_factory=AlarmRule)
@@ -42,7 +42,7 @@ class Alarm:
     def update(self, row: Mapping[str, Any]) -> bool:
         """Take one row of the metrics; True at the one step at which the alarm rings.
 
-        A value that is nan (null in metrics.jsonl) is no evidence: it shows no sign and is left out of the baseline.
+        A NaN (null in metrics.jsonl) shows no sign and is left out of the baseline.
         """
         if self.rang is not None:
             return False
@@ -65,17 +65,17 @@ class Alarm:
         return bool(ringing)
 
     def state(self) -> dict[str, Any]:
-        """All that it remembers, as JSON can hold it, but for the rule."""
+        """Everything that later steps depend on, except the rule, as JSON values."""
         state = asdict(self)
         return {name.lstrip("_"): state[name] for name in ("rang", "sign", "_first", "_held")}
 
     @classmethod
     def restored(cls, rule: AlarmRule, state: Mapping[str, Any]) -> Alarm:
-        """The alarm of a `state`: it goes on as if it had seen the rows that made that state."""
+        """The alarm in a saved `state`, as if it had read the rows that led to it."""
         return cls(rule, state["rang"], state["sign"], [tuple(row) for row in state["first"]], dict(state["held"]))
 
     def _signs(self, agreement: float, share: float, kl: float, length: float) -> dict[str, bool]:
-        """Which signs this step shows. Comparisons with nan are False."""
+        """Which signs this step shows. Comparisons with NaN are False."""
         rule = self.rule
         agreement_0, share_0, length_0 = (_mean(column) for column in zip(*self._first, strict=True))
         risen = agreement >= rule.agreement_high or agreement >= agreement_0 + rule.agreement_rise
@@ -95,7 +95,7 @@ def _mean(values: tuple[float, ...]) -> float:
 def collapse_alarm(frame: pd.DataFrame, rule: AlarmRule | None = None) -> int | None:
     """The step at which the alarm rings on a run's metrics, None if it does not.
 
-    The same as feeding the rows to `Alarm` while training: what it says at step t depends on the rows up to t only.
+    The result is that of feeding the rows to `Alarm` during training: step t depends on the rows up to t only.
     """
     alarm = Alarm(rule or AlarmRule())
     for row in frame.to_dict("records"):
@@ -107,7 +107,7 @@ def collapse_alarm(frame: pd.DataFrame, rule: AlarmRule | None = None) -> int | 
 def accuracy_fall(
     frame: pd.DataFrame, column: str = "true_accuracy", window: int = 7, share: float = 0.5, least: float = 0.05
 ) -> int | None:
-    """The step at which the true accuracy falls for good, None if it does not. It looks ahead: for judging only.
+    """The step at which the true accuracy falls for good, or None. It looks ahead, so it can only judge afterwards.
 
     A_t is the mean of the `window` rows around row t (fewer at the ends), B_t the largest A up to t. The fall is the
     first row t with A_t <= share * B_t and A_t <= B_t - least, after which no later A exceeds share * B_t.
@@ -125,10 +125,10 @@ def accuracy_fall(
 
 @dataclass(frozen=True)
 class AlarmResult:
-    """How the alarm did on one run: the steps of alarm and fall (None: neither came).
+    """How the alarm did on one run: the steps of the alarm and of the fall, each None if it did not happen.
 
-    `lead` = fall - alarm, in steps (positive: it rang before); None unless both came. `false_alarm`: it rang without a
-    fall, or more than `horizon` steps before it. `missed`: the accuracy fell and it never rang.
+    `lead` = fall - alarm in steps, positive if the alarm rang first; None unless both happened. `false_alarm`: it rang
+    without a fall, or more than `horizon` steps before one. `missed`: the accuracy fell and the alarm never rang.
     """
 
     alarm: int | None
@@ -142,12 +142,12 @@ class AlarmResult:
 
     @property
     def false_alarm(self) -> bool:
-        """It rang for nothing, or far too early."""
+        """Whether it rang without a fall, or far too early."""
         return self.alarm is not None and (self.lead is None or self.lead > self.horizon)
 
     @property
     def missed(self) -> bool:
-        """The accuracy fell in silence."""
+        """Whether the accuracy fell without an alarm."""
         return self.fall is not None and self.alarm is None
 
 

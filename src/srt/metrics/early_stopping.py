@@ -1,7 +1,7 @@
 """Early stopping (paper Section 5.1): the evaluated step at which a run's labelled validation set is best.
 
-The run itself goes on to its end, so the step is found afterwards and one run shows both: what stopping there would
-have kept, and what came after.
+The run itself trains to its end and the step is found afterwards, so that one run shows both what stopping there would
+have kept and what came after.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ COLUMN = {"avg": "pass_rate", "maj": "majority_correct"}
 
 
 def early_stopping(spec: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a run of one seed that has a validation set, and a test set.
+    """One row per data set of each run and seed with a validation set; the validation set has a row as well.
 
-    Columns run, label, seed, validation (data set), metric, stop (step at which the validation set is best, ties: the
-    earliest; 0 is where the run starts), dataset, and the metric on that data set: start (step 0), at_stop, at_end,
-    best. The validation set itself is a row, too.
+    Columns: run, label, seed, validation (data set), metric, stop (the step at which the validation set is best, the
+    earliest of equals; 0 is where the run starts), dataset, and the metric on that data set: start (step 0), at_stop,
+    at_end, best.
 
     Raises:
         SrtError: a validation set that is in none of the run's groups files.
@@ -41,7 +41,7 @@ def early_stopping(spec: Mapping[str, Any]) -> pd.DataFrame:
                 raise SrtError(
                     f"runs: {run['run']}: validation: no sample of '{validation}': add it to the run's suites"
                 )
-            stop = curve[validation].idxmax()  # the first of equals
+            stop = curve[validation].idxmax()  # the earliest of equals
             for dataset in curve:
                 values = curve[dataset]
                 rows.append(

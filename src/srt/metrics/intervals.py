@@ -1,11 +1,9 @@
-"""Intervals of the figures: one bootstrap for one run or several seeds, one data set or the mean of several.
+"""Intervals of figures and claims: one bootstrap for one run or several seeds, one data set or the mean of several.
 
-Each replicate draws, with replacement, problems within each data set (so a small set is never swamped by a large
-one) and, where a line has several seeds, the seeds too; all seeds see the same drawn problems. With one data set
-and one seed this is the percentile bootstrap over problems of `srt.metrics.statistics.bootstrap_mean`, to the same
-digits.
-The draws depend only on the number of problems and the position of the data set, so the steps of a curve share
-them: bands are smooth along a curve.
+Each replicate draws, with replacement, problems within each data set, so that a large set does not outweigh a small
+one; where a line has several seeds, it draws the seeds as well. All seeds see the same drawn problems. With one data
+set and one seed the result is `srt.metrics.statistics.bootstrap_mean`, to the same digits. The draws depend only on the
+number of problems and the position of the data set, so all steps of a curve share them and its band is smooth.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import numpy as np
 
 N_BOOT = 2000
 LEVEL = 0.95
-_SEED_OF_SEEDS = 10_007  # keeps the draw of seeds apart from the draws of problems (seeds 0, 1, 2, ...)
+SEED_OF_SEEDS = 10_007  # keeps the draw of seeds apart from the draws of problems (seeds 0, 1, 2, ...)
 _CHUNK = 1 << 21  # indices drawn at once, as in `srt.metrics.statistics.bootstrap_mean`: the same draws, bounded memory
 _ROWS = 250  # replicates at once: 17,000 problems then need 34 MB
 
@@ -55,8 +53,8 @@ def percentile_interval(replicates: np.ndarray, level: float = LEVEL) -> tuple[f
 def mean_interval(strata: Sequence[np.ndarray]) -> tuple[float, float, float]:
     """Mean over data sets of the mean over seeds and problems, with its bootstrap interval.
 
-    `strata` holds one array [seeds, problems] a data set, the same seeds in each. Every data set weighs the same,
-    as in the paper's averages over test sets. Returns (mean, lo, hi).
+    `strata` holds one array [seeds, problems] per data set, with the same seeds in each. Every data set weighs the
+    same, as in the paper's averages over test sets. Returns (mean, lo, hi).
 
     >>> mean_interval([np.ones((1, 4)), np.zeros((1, 2))])
     (0.5, 0.5, 0.5)
@@ -65,7 +63,7 @@ def mean_interval(strata: Sequence[np.ndarray]) -> tuple[float, float, float]:
     if any(values.ndim != 2 or values.shape[0] != seeds for values in strata):
         raise ValueError("each data set needs an array [seeds, problems] with the same seeds")
     mean = float(np.mean([values.mean() for values in strata]))
-    seed_counts = draw_counts(seeds, _SEED_OF_SEEDS).astype(np.float64)
+    seed_counts = draw_counts(seeds, SEED_OF_SEEDS).astype(np.float64)
     total = np.zeros(N_BOOT)
     for position, values in enumerate(strata):
         for rows, counts in count_blocks(values.shape[1], position):
@@ -77,11 +75,11 @@ def mean_interval(strata: Sequence[np.ndarray]) -> tuple[float, float, float]:
 def ratio_interval(strata: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
     """Mean over data sets and seeds of sum(numerator) / sum(denominator) over problems, with its bootstrap interval.
 
-    `strata` holds (numerators, denominators), each [seeds, problems], one pair a data set; problems and seeds are drawn
-    as in `mean_interval`. A seed whose denominators are all 0 has no ratio and is left out; NaN if none has one.
+    `strata` holds (numerators, denominators), each [seeds, problems], one pair per data set; problems and seeds are
+    drawn as in `mean_interval`. A seed whose denominators are all 0 is left out; without any seed the result is NaN.
     """
     seeds = strata[0][0].shape[0]
-    seed_counts = draw_counts(seeds, _SEED_OF_SEEDS).astype(np.float64)
+    seed_counts = draw_counts(seeds, SEED_OF_SEEDS).astype(np.float64)
     total = np.zeros(N_BOOT)
     means = []
     for position, (numerators, denominators) in enumerate(strata):
@@ -101,7 +99,7 @@ def ratio_interval(strata: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[flo
 
 
 def kept_mean_intervals(values: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals of the mean over kept problems, the kept share being resampled too.
+    """Intervals of the mean over kept problems; the number of kept problems is resampled as well.
 
     `values` float [P], `keep` bool [P, T] (which problems each of T thresholds keeps). Returns (lo [T], hi [T]), NaN
     where a threshold keeps nothing.

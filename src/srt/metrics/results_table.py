@@ -20,7 +20,7 @@ COLUMNS = [
 
 
 def results_table(evaluations: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One row a run, step and data set.
+    """One row per run, step and data set.
 
     avg, maj: means over problems of avg@n and maj@n, with 95 % bootstrap intervals over problems. gain: avg minus the
     base model's on the same problems, with the paired interval. parsed: share of responses with an answer.

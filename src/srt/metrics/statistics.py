@@ -1,7 +1,7 @@
 """Numbers over problems: bootstrap intervals, paired differences, pass@k and the generation-verification gap.
 
-What it does not do: read files or know what an answer is. Every array has one entry a problem, so that a resample
-draws problems, not samples: the samples of one problem are correlated and would make an interval too narrow.
+It reads no files and knows nothing of answers. Every array has one entry per problem, so a resample draws problems and
+not samples: the samples of one problem are correlated and would make an interval too narrow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_THRESHOLDS = np.round(np.arange(21) * 0.05, 2)
 def _checked(values: np.ndarray | Sequence[float], name: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
-        raise ValueError(f"{name} must have one entry a problem, not the shape {array.shape}")
+        raise ValueError(f"{name} must have one entry per problem, not the shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinity: drop those problems on purpose before averaging")
     return array
@@ -31,7 +31,7 @@ def bootstrap_mean(
 ) -> tuple[float, float, float]:
     """Mean over problems with a percentile bootstrap interval.
 
-    `values` [P], one number a problem (a pass rate, a 0/1 majority verdict). Returns (mean, lo, hi) in the unit of
+    `values` [P], one number per problem (a pass rate, a 0/1 majority verdict). Returns (mean, lo, hi) in the unit of
     `values`, lo and hi being the (1 - level)/2 and (1 + level)/2 quantiles of `n_boot` resampled means. Without
     problems all three are NaN. The same seed gives the same bits.
 
@@ -65,8 +65,8 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Mean of b - a over the same problems, with a percentile bootstrap interval over problems.
 
-    `a`, `b` [P] in the same problem order (say pass rates before and after training). Pairing removes the spread
-    between easy and hard problems, which is most of the variance on 30-problem sets such as AIME.
+    `a`, `b` [P] in the same order of problems, such as pass rates before and after training. Pairing removes the spread
+    between easy and hard problems, which is most of the variance on sets of 30 problems such as AIME.
     """
     first, second = _checked(a, "a"), _checked(b, "b")
     if first.shape != second.shape:
@@ -102,7 +102,7 @@ def gap_curve(
     """The generation-verification gap of Fig. 9: accuracies of the problems whose consistency reaches a threshold.
 
     All inputs [P]: `consistency` (majority count / parsed, 0 where nothing parsed), `pass_rate` (share of correct
-    samples) and `majority_correct` (maj@n). Returns one row a threshold, in the order given: `threshold`, `kept`
+    samples) and `majority_correct` (maj@n). Returns one row per threshold, in the order given: `threshold`, `kept`
     (share of all P problems with consistency >= threshold), `pass_rate` and `majority_accuracy` (means over the kept
     problems, NaN when none is kept). The gap is majority_accuracy - pass_rate.
     """
@@ -110,7 +110,7 @@ def gap_curve(
     rate = _checked(pass_rate, "pass_rate")
     majority = _checked(np.asarray(majority_correct, dtype=np.float64), "majority_correct")
     if not len(share) == len(rate) == len(majority):
-        raise ValueError(f"one entry a problem each: {len(share)}, {len(rate)}, {len(majority)}")
+        raise ValueError(f"the arrays need one entry per problem each: {len(share)}, {len(rate)}, {len(majority)}")
     rows = []
     for threshold in np.asarray(thresholds, dtype=np.float64):
         # 24/32 must pass 0.75 and 3/10 must pass 0.05 * 6 = 0.30000000000000004: counts are small, so 1e-9 is exact.

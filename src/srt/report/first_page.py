@@ -1,4 +1,4 @@
-"""The verdicts as the report's first page shows them (reStructuredText). Light: the workflow reads it while parsing."""
+"""The verdicts for the first page of the report, as reStructuredText. Without pandas: every job parses the rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from srt.claims.verdict import SIGN
 
 
 def verdict_summary(table: Path) -> str:
-    """How many claims have which verdict, and a table of them; one sentence where no verdicts are written yet."""
+    """How many claims have which verdict, and a table of them; one sentence while there are no verdicts yet."""
     if not table.is_file():
         return "No verdicts are written yet."
     with open(table, encoding="utf-8", newline="") as handle:
@@ -28,5 +28,5 @@ def verdict_summary(table: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Characters that mean something to reStructuredText, escaped."""
+    """The text with the characters of reStructuredText's markup escaped."""
     return "".join(f"\\{c}" if c in "\\*`_|<>@" else c for c in " ".join(text.split()))

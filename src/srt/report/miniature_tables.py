@@ -25,16 +25,15 @@ def collect(config: Config, out: Path) -> None:
             raise SrtError(f"{results / file} does not exist: finish the run (`make mini`), then collect again")
         shutil.copyfile(results / file, out / Path(file).name)
     write_csv(out / "alarm.csv", alarm_table(config))
-    write_csv(out / "cost.csv", spent(config))  # anew: jobs after Snakemake's own table of costs count too
+    write_csv(out / "cost.csv", spent(config))  # costs.csv lacks the jobs that ended after it
 
 
 def alarm_table(config: Config) -> pd.DataFrame:
-    """One row a run and seed: where the label-free alarm rang, and where the accuracy on its test sets fell for good.
+    """One row per run and seed: where the label-free alarm rang, and where the accuracy on its test sets fell for good.
 
     The fall (`srt.metrics.alarm.accuracy_fall`) is the first evaluated step at which avg, the mean of the run's test
-    sets, is
-    10 % and 0.05 below its best so far and stays there: steps between evaluations are not known. Without runs that act
-    on their alarm: it would count as false, as no fall follows.
+    sets, is 10 % and 0.05 below its best so far and stays there; between evaluations nothing is known. Runs that act on
+    their alarm are left out: no fall follows it, so it would count as false.
     """
     rows = []
     results = pd.read_csv(Path(config.results, "tables/results.csv"))

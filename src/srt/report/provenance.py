@@ -1,8 +1,8 @@
-"""What the results were made of: versions, code, configuration, models, data and runs, as one long table.
+"""What the results were made from: versions, code, configuration, models, data and runs, as one long table.
 
-Columns: section, name, item, value. Rows of `data`, `models`, `runs` and `configuration` depend on configuration and
-results only; those of `software` and `code` on the machine and the checkout, so the table is not compared bytewise.
-Nothing here says who, where or when.
+Columns: section, name, item, value. Rows of `data`, `models`, `runs` and `configuration` depend on the configuration
+and the results only. Those of `software` and `code` depend on the machine and the checkout, so two tables may differ in
+them. The table names no user, host or time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Rows = list[tuple[str, str, str, str]]
 
 
 def provenance(spec: Mapping[str, Any], root: Path) -> pd.DataFrame:
-    """The table.
+    """The table of a spec.
 
     `spec`: config (SHA-256 of the resolved configuration), models {id: folder}, data {id: manifest}, runs {id:
     {"metrics": file, "last": groups file of the last step}}. `root` is the repository: code and pins.
@@ -43,7 +43,7 @@ def provenance(spec: Mapping[str, Any], root: Path) -> pd.DataFrame:
 
 
 def software() -> Rows:
-    """Python, the packages that results depend on, and one hash over all installed ones, of this environment."""
+    """Python, the packages that results depend on, and one hash of all packages in this environment."""
     rows: Rows = [("software", "python", "version", platform.python_version())]
     for name in PACKAGES:
         try:
@@ -64,7 +64,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def code(root: Path) -> Rows:
-    """The commit, whether files differ from it, the hash of the source files, and of the files that pin versions."""
+    """The commit, the number of files changed since, and hashes of the source files and of the pinned versions."""
     commit = _git(root, "rev-parse", "HEAD")
     rows: Rows = [("code", "repository", "commit", commit or "unknown: not a git checkout")]
     if commit:
@@ -103,7 +103,7 @@ def data(manifests: Mapping[str, str]) -> Rows:
         about = io.read_json(path)
         missing = [key for key in ("spec", "rows", "fingerprint", "versions") if key not in about]
         if missing:
-            raise SrtError(f"{path} lacks '{missing[0]}': it is no manifest of a data set; make the data set again")
+            raise SrtError(f"{path} lacks '{missing[0]}': it is not a data set's manifest; make the data set again")
         spec = about["spec"]
         where = spec.get("repo") or spec.get("path") or spec.get("name")
         rows.append(("data", name, "source", f"{spec['source']}: {where}"))
@@ -117,7 +117,7 @@ def data(manifests: Mapping[str, str]) -> Rows:
 
 
 def runs(files: Mapping[str, Mapping[str, str]]) -> Rows:
-    """Spec hash, seed, and what the last evaluation was of: checkpoint and data fingerprints, for each run."""
+    """For each run its spec hash and seed, and the checkpoint and data fingerprints of its last evaluation."""
     rows: Rows = []
     for name, paths in files.items():
         about, last = io.parquet_metadata(paths["metrics"]), io.parquet_metadata(paths["last"])
@@ -143,7 +143,7 @@ def runs(files: Mapping[str, Mapping[str, str]]) -> Rows:
     return rows
 
 
-# What says where files lie, what jobs may use, what they save on their way and what a plan assumes: no result.
+# Keys that change no result: where files lie, what jobs may use and save on their way, what the plan assumes.
 _SPARED = {"results", "local_dir", "save_every", "keep_states", "plan"}
 _SPARED_BELOW = {
     "models": {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job"},
@@ -152,7 +152,7 @@ _SPARED_BELOW = {
 
 
 def resolved_hash(configuration: Any) -> str:
-    """SHA-256 of the canonical JSON of the resolved configuration, without what changes no result."""
+    """SHA-256 of the canonical JSON of the resolved configuration, without the keys that change no result."""
     kept = {key: value for key, value in configuration.items() if key not in _SPARED}
     if "scoring" in kept:
         kept["scoring"] = _without(kept["scoring"], {"timeout_s", "memory_mb", "workers"})
