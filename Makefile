@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-smollm setup-cluster smoke mini test lint format dag clean distclean
+.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-smollm setup-cluster smoke mini test test-fast lint format dag clean distclean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,11 @@ mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or mo
 	@echo "report:  results/mini/report.html"
 	@echo "claims:  results/mini/claims/claims.md"
 
-test: setup ## the tests, a file on each core at a time
+test: setup ## all tests, a file on each core at a time; the last lines say what was skipped, and what it needs
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
+
+test-fast: setup ## the tests that take little time: neither slow ones, nor SLURM, nor vLLM
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not slurm and not vllm" $(PYTEST_ARGS)
 
 lint: setup ## ruff, snakefmt, snakemake --lint and generated documents, changing nothing
 	@$(BIN)/python scripts/config_docs.py --check

@@ -1,19 +1,39 @@
-"""Shared fixtures: paths, the shared data folder (skip when absent), one thread for torch."""
+"""Fixtures of all tests; tests whose requirement is absent are skipped, and counted at the end."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from support import ROOT
+from support.requirements import REQUIREMENTS
 from support.specs import TINY_BASE
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what cannot run here before its fixtures are made."""
+    for name, requirement in REQUIREMENTS.items():
+        if item.get_closest_marker(name) and not requirement.there():
+            pytest.skip(requirement.reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each reason to skip, with the number of its tests."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:5}  {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ import pytest
 
 from support import ROOT
 
-TRL = pytest.param(
-    [], marks=pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed: make setup-trl")
-)
+TRL = pytest.param([], marks=pytest.mark.trl)
 
 
 def quick(name: str, out: Path, *arguments: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from support import ROOT
 from support.dag import copy_of_the_tree, jobs, results
 from support.slurm_cluster import Cluster, missing, processes_of, sweep
 
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+pytestmark = pytest.mark.slurm
 FAST = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 
 
@@ -201,12 +201,10 @@ def test_a_run_over_two_nodes(cluster, run, tmp_path):
     assert max(float((ours[k] - theirs[k]).abs().max()) for k in ours) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_whole_smoke_dag_is_byte_for_byte_that_of_a_local_run(tmp_path):
-    """67 jobs: what benchmarks/slurm_smoke.py measures; the micro DAG above is its kin in every test run."""
-    if not os.environ.get("SRT_SLOW"):
-        pytest.skip("left out to save ten minutes: SRT_SLOW=1 runs it, and so does benchmarks/slurm_smoke.py")
+    """67 jobs in ten minutes, measured by benchmarks/slurm_smoke.py; the micro DAG above runs with all tests."""
     from support.slurm_smoke import compare, problems
 
     with Cluster() as own:

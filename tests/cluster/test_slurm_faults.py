@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 
 import pytest
 
-from support.slurm_cluster import Cluster, can_limit_memory, missing
+from support.slurm_cluster import Cluster, can_limit_memory
 from support.slurm_faults import FAULTS, STEPS, TARGET, execute, local, outputs, prepare
 
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +34,10 @@ def undisturbed(prepared, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if f.slow else []) for n, f in FAULTS.items()]
+    "name", [pytest.param(n, marks=[pytest.mark.long] if f.long else []) for n, f in FAULTS.items()]
 )
 def test_a_fault_costs_no_result(name, cluster, prepared, undisturbed, tmp_path):
     fault = FAULTS[name]
-    if fault.slow and not os.environ.get("SRT_SLOW"):
-        pytest.skip("left out to save time: SRT_SLOW=1 runs it, and so does benchmarks/faults.py")
     if reason := fault.skip():
         pytest.skip(reason)
     began = time.monotonic()

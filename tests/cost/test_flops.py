@@ -163,9 +163,8 @@ def test_the_measured_rate_is_that_of_the_fastest_product(monkeypatch):
     assert next(products) == 1, "no product began after 15 s"
 
 
+@pytest.mark.gpu
 def test_the_rate_of_a_gpu_lies_below_its_peak():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
     device = torch.device("cuda", 0)
     rate, peak = measured_rate(device, torch.bfloat16), peak_flops(device, torch.bfloat16)
     assert rate > 0 and (math.isnan(peak) or rate < 1.05 * peak)

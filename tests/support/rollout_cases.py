@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from srt.rollout import Rollout, RolloutEngine, Sampling
 from srt.rollout.hf import HfEngine
-
-HAS_VLLM = importlib.util.find_spec("vllm") is not None
-needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed: make setup-vllm-cpu (or setup-gpu)")
 
 VOCABULARY, EOS = 40, 3
 SAMPLING = Sampling(n=8, max_new_tokens=24, seed=7)

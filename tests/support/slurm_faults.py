@@ -138,7 +138,7 @@ class Fault:
     env: dict[str, str] = field(default_factory=dict)
     needs_root: bool = False
     needs_memory_limits: bool = False
-    slow: bool = False  # left out of the default test run: its kin are in it
+    long: bool = False  # left out of the default test run, which has others of its kind
 
     def skip(self) -> str | None:
         """Why it cannot be made here."""
@@ -296,10 +296,10 @@ FAULTS: dict[str, Fault] = {
         "nothing; to stop for good, Ctrl-C in the controller", _scancel,
     ),
     "preempted": Fault("Preemption, PreemptMode=REQUEUE", REQUEUED, NOTHING, _urgent),
-    "requeued": Fault("`scontrol requeue`", REQUEUED, NOTHING, _requeue, slow=True),
+    "requeued": Fault("`scontrol requeue`", REQUEUED, NOTHING, _requeue, long=True),
     "preempted_for_good": Fault(
         "Preemption, PreemptMode=CANCEL", "the plugin would wait for ever; after 3 minutes as PREEMPTED it counts as "
-        "cancelled and a retry resumes", NOTHING, _preempt_cancel, env={"SRT_PREEMPTED_SECONDS": "2"}, slow=True,
+        "cancelled and a retry resumes", NOTHING, _preempt_cancel, env={"SRT_PREEMPTED_SECONDS": "2"}, long=True,
     ),
     "time_limit": Fault(
         "Time limit", "the trainer ends before it: state saved, exit code 75; a retry resumes",
@@ -313,12 +313,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "slurmctld": Fault(
         "slurmctld away for 30 s", "jobs go on; the controller keeps asking", NOTHING, _slurmctld, attempts=1,
-        slow=True,
+        long=True,
     ),
     "node": Fault(
         "Node drained, then down", "drained: the job goes on; down: the job starts on another node, same id; a trainer "
         "that goes on where SLURM cannot reach it is waited for, and its state taken", NOTHING, _node,
-        slow=True,
+        long=True,
     ),
     "memory": Fault(
         "Out of memory in a step", "the kernel kills the trainer; the retry asks for twice, then three and four times "
@@ -333,7 +333,7 @@ FAULTS: dict[str, Fault] = {
     "disk_full": Fault(
         "Results disk full", "the job fails with one sentence; retries fail alike; the last state stays whole",
         "free space, start the same command", _disk_full, attempts=5, may_repeat=1, needs_root=True,
-        slow=True,
+        long=True,
     ),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from srt.common.errors import SrtError
 from srt.rollout import Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
 from srt.training.sync_check import TOLERANCE, check, check_weights, differing
-from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model, needs_vllm
+from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model
 
 FAULTS = [
     "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
@@ -31,8 +31,8 @@ FAULTS = [
     scope="module",
     params=[
         ("transformers", True),
-        pytest.param(("vllm", True), marks=needs_vllm),
-        pytest.param(("vllm", False), marks=needs_vllm),
+        pytest.param(("vllm", True), marks=pytest.mark.vllm),
+        pytest.param(("vllm", False), marks=pytest.mark.vllm),
     ],
     ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}",
 )

@@ -105,7 +105,6 @@ def test_other_ranks_write_nothing(tmp_path):
 
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
-    pytest.importorskip("tensorboard")
     take(tmp_path, [], 0, 4, seconds=9.0)
     take(tmp_path, [row(1), row(2)], 2, 5)
     assert scalars(tmp_path, "metrics/reward") == [(n, round(0.1 * n, 6)) for n in (1, 2, 3, 4, 5)]
@@ -167,9 +166,8 @@ def test_the_timer_does_little():
     assert calls_of(phases) < 30 * 100
 
 
+@pytest.mark.gpu
 def test_a_gpu_phase_waits_for_its_kernels():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
     timer, x = PhaseTimer("cuda"), torch.randn(8192, 8192, device="cuda")
     with timer("product"):
         for _ in range(20):

@@ -16,11 +16,12 @@ import pytest
 
 from support import ROOT
 
-pytest.importorskip("trl", reason="TRL is not installed: make setup-trl")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import measure
 import peers
+
+pytestmark = [pytest.mark.trl, pytest.mark.slow]
 
 TOLERANCE = 1e-5
 # Of the change of the weights: Adam's first step is lr g / (|g| + 1e-8), which turns the rounding of a gradient that is

