@@ -1,13 +1,13 @@
-"""Score rollouts by our path and by a plain loop over Math-Verify, in one run on one machine.
+"""Score rollouts with the library and with a plain loop over Math-Verify, in one run on one machine.
 
     python benchmarks/scoring.py [--data DIR] [--problems 500] [--samples 32] [--workers 2] [--fast]
 
-Three parts, each with the answers per second of both paths and a `ratio` line: (a) real rollouts when the folder has
-them (8 samples a problem; models as voters), (b) every answer distinct, (c) 32-sample groups with realistic
-repetition. Both paths answer the same question: is this response's boxed answer right, and (c) also which answer has
-the majority. The loop grades each response against the reference with math_verify.parse and verify, the usual reward
-function. Verdicts are compared one by one; every difference is printed with its reason and counted. The last line is
-the ratio of (c).
+Three parts report the answers per second of both paths and a `ratio`: (a) real rollouts if the folder has them (8
+samples per problem, and models as voters), (b) answers that are all distinct, (c) groups of 32 samples with realistic
+repetition. Both paths answer the same question: is the boxed answer of a response correct? In (a) and (c) the library
+also finds the majority. The loop grades each response against the reference with math_verify.parse and verify, the
+usual reward function. Verdicts are compared one by one; every difference is printed with its reason and counted. The
+last line is the ratio of (c).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FILLER = "We compute step by step. Let $x$ be the unknown; then the sum of the t
 
 
 def plain_loop(groups: list[list[str]], labels: list[str]) -> list[list[bool]]:
-    """The usual reward function: Math-Verify on each response, one after the other."""
+    """The usual reward function: Math-Verify on one response after another."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     verdicts = []
@@ -72,7 +72,7 @@ def wrong(answer: str, rng: random.Random) -> str:
 
 
 def grouped(problems: int, samples: int, seed: int = 0) -> tuple[list[list[str]], list[str]]:
-    """Groups as RL sees them: a pass rate a problem, wrong answers concentrated on a few values, 4 % without a box."""
+    """Groups as in RL: a pass rate per problem, wrong answers concentrated on a few values, 4 % without a box."""
     rng = random.Random(seed)
     groups, labels = [], []
     for i in range(problems):
@@ -94,7 +94,7 @@ def grouped(problems: int, samples: int, seed: int = 0) -> tuple[list[list[str]]
 
 
 def distinct(count: int, seed: int = 1) -> tuple[list[list[str]], list[str]]:
-    """One response a problem, no answer twice: nothing to reuse."""
+    """One response per problem and no answer twice, so that nothing can be reused."""
     rng = random.Random(seed)
     labels = [str(i) if i % 3 else reference(rng, 0).replace("x", rng.choice("xyzt")) for i in range(count)]
     groups = [
@@ -120,7 +120,9 @@ def part(name: str, groups: list[list[str]], labels: list[str], workers: int, vo
     """Time both paths, list the differences, print and return the ratio."""
     total = sum(map(len, groups))
     with Grader(workers=workers) as grader:
-        grader.equal([(f"\\sin(2x)+{i}", f"{i}+2\\sin(x)\\cos(x)") for i in range(1, 33)])  # workers start warm as well
+        grader.equal(
+            [(f"\\sin(2x)+{i}", f"{i}+2\\sin(x)\\cos(x)") for i in range(1, 33)]
+        )  # the comparison processes start warm as well
         before = grader.counters
         start = time.perf_counter()
         if votes:
@@ -188,7 +190,7 @@ def main() -> None:
     else:
         print("real rollouts are absent: generated ones only")
     voters = args.data / "rollouts_skythought.parquet"
-    if voters.exists():  # one response a model: the models are a problem's voters
+    if voters.exists():  # one response per model: the models are the voters of a problem
         frame = read_parquet(voters).to_pandas()
         frame = frame[frame["response"].str.contains("boxed", regex=False) & (frame["response"].str.len() < 20000)]
         by_problem = [(list(f["response"]), f["gold"].iloc[0]) for _, f in frame.groupby("problem_id", sort=False)]

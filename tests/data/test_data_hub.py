@@ -119,7 +119,7 @@ def test_incomplete_cache_is_refused(hub: tuple[str, list[str]], tmp_path: Path)
     (shard,) = home.rglob("train-00001-of-00002.parquet")
     shard.unlink()
     result = _make(tmp_path / "b.parquet", _environment(hub[0], home, offline=True))
-    assert result.returncode == 2 and "does not have it whole" in result.stderr
+    assert result.returncode == 2 and "does not have all of it" in result.stderr
     assert not (tmp_path / "b.parquet").exists()
 
 

@@ -70,7 +70,7 @@ def _snapshot(config: HubDataset) -> Path:
         # LocalEntryNotFoundError covers: offline, no connection, an incomplete snapshot in the cache
         cause = "offline mode is on: HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else _cause(error)
         raise SrtError(
-            f"cannot get {at} from the hub, and the cache does not have it whole ({cause}): rerun with a connection, "
+            f"cannot get {at} from the hub, and the cache does not have all of it ({cause}): rerun with a connection, "
             f"or run `{download}` where there is one and make DIR the local data folder"
         ) from None
 

@@ -128,7 +128,7 @@ def _filtered(wanted: Mapping[str, Any], where: str, names: list[str], rows: lis
         if not left:
             seen = sorted({repr(rows[place].get(column)) for place in places})
             shown = ", ".join(seen[:8]) + (", …" if len(seen) > 8 else "")
-            raise SrtError(f"{where}: no row has {column} = {' or '.join(sorted(allowed))} (there is: {shown})")
+            raise SrtError(f"{where}: no row has {column} = {' or '.join(sorted(allowed))} (it has: {shown})")
         places = left
     return places
 

@@ -1,4 +1,4 @@
-"""Preferences: responses of a teacher's scored samples, chosen by votes and never by true answers, to train on.
+"""Preferences: responses to train on, chosen from a teacher's scored samples by votes and never by true answers.
 
 The table is parquet with one row per response, the responses of a problem adjacent and problems in the samples' order:
 problem_id str, sample int32, chosen bool, answer str, votes int32 (number of the n samples with that answer),
