@@ -9,13 +9,9 @@ from pathlib import Path
 
 import pytest
 
-# From the bottom up: a room may import the rooms listed before it.
-ROOMS = (
-    "common", "config", "artefacts", "data", "answers", "rollout", "cost", "cluster", "labels", "models", "metrics",
-    "evaluation", "objective", "packing", "distributed", "training", "workflow", "figures", "audit", "browser",
-    "claims", "plan", "report", "cli",
-)  # fmt: skip
-WITHOUT_TORCH = ("config", "artefacts", "metrics", "figures", "audit", "browser", "claims", "plan", "workflow")
+from support import rooms
+from support.rooms import ROOMS, WITHOUT_TORCH
+
 HEAVY = ("torch", "transformers", "deepspeed", "vllm")
 
 
@@ -107,10 +103,13 @@ def test_only_the_workflow_room_imports_snakemake(root: Path) -> None:
 
 def test_every_room_says_what_it_is_for(root: Path) -> None:
     for name in ROOMS:
-        folder = root / "src" / "srt" / name
-        if folder.is_dir():
-            text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
-            assert text and len(text.splitlines()[0]) > 30, f"src/srt/{name}/__init__.py: say what the room is for"
+        if (root / "src" / "srt" / name).is_dir():
+            assert len(rooms.first_line(name)) > 30, f"src/srt/{name}/__init__.py: say what the room is for"
+
+
+def test_the_picture_of_the_rooms_is_not_stale() -> None:
+    told = "draw it again: .venv/bin/python tests/support/rooms.py"
+    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.picture(), told
 
 
 def test_no_test_imports_another_test(root: Path) -> None:

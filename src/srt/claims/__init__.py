@@ -1,4 +1,4 @@
-"""Claims: the paper's statements, measured from the figures' tables and judged by rule. Imports no torch, no figures.
+"""The paper's statements, measured from the figures' tables and judged by rule. Imports no torch and no figures.
 
     resolve            from the configuration to a spec: which files each claim reads, as plain JSON
     evidence           those files as arrays [seeds, steps, problems], and their bootstrap replicates

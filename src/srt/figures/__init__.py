@@ -1,4 +1,4 @@
-"""Figures: a spec in, PDF, PNG and CSV out, the same bytes for the same inputs. Imports no torch and no Snakemake.
+"""From a figure's spec to PDF, PNG and CSV, with equal bytes for equal inputs. Imports no torch and no Snakemake.
 
     resolve        from the configuration to a spec with every path in it
     spec           the spec, checked and typed

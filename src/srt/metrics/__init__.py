@@ -1,4 +1,4 @@
-"""Metrics: statistics with intervals, the collapse alarm, tables over evaluations. Imports no torch, no matplotlib.
+"""Statistics with intervals, the collapse alarm, tables over evaluations. Imports no torch and no matplotlib.
 
 statistics        numbers over problems: bootstrap means, paired differences, pass@k, the gap curve
 intervals         the bootstrap of figures and claims, over problems and seeds

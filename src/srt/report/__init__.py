@@ -1,4 +1,4 @@
-"""Reports: provenance, the first page of Snakemake's report, the page of the miniature. Imports no torch.
+"""Provenance, the first page of Snakemake's report, the page of the miniature. Imports no torch and no trainer.
 
 provenance          versions, code, configuration, models, data and runs as one table
 first_page          the verdicts on the first page of Snakemake's report
