@@ -6,7 +6,7 @@ every job parses the rules.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -20,7 +20,10 @@ Quantity = Literal[
 
 
 class Options(Strict):
-    """Options that every kind has."""
+    """Options that every kind has, and what its spec holds."""
+
+    has_panels: ClassVar[bool] = True
+    reads_training: ClassVar[bool] = False  # the runs' training metrics, for the collapse alarm or for curves of them
 
     names: dict[str, str] = Field(default_factory=dict, description="Names of data sets in the figure, `{id: name}`.")
 
@@ -74,6 +77,8 @@ class Mark(Strict):
 class CurvesOptions(Options):
     """Options of kind `curves`: accuracy against the RL step."""
 
+    reads_training = True
+
     validation_dataset: str | None = Field(
         None, description="Dashed line at the step where this data set of the suite is best (early stopping)."
     )
@@ -92,6 +97,8 @@ class CurvesOptions(Options):
 class ClimbOptions(Options):
     """Options of kind `climb`: a chain of runs, each from the last checkpoint of the one before."""
 
+    reads_training = True
+
     metrics: Metrics = Field(
         default_factory=list, max_length=MAX_METRICS, description="Rows of panels; left out: the figure's `metric`."
     )
@@ -102,6 +109,8 @@ class ClimbOptions(Options):
 
 class DynamicsOptions(Options):
     """Options of kind `dynamics`: accuracy, training reward and KL of the same runs."""
+
+    reads_training = True
 
     quantities: list[Quantity] = Field(
         default_factory=lambda: ["accuracy", "reward", "kl"], min_length=1, description="Columns of panels, in order."
@@ -142,6 +151,8 @@ class GapOptions(Options):
 class ExamplesOptions(Options):
     """Options of kind `examples`: responses to the same prompts before and after training."""
 
+    has_panels = False
+
     rows: int = Field(3, ge=1, description="How many prompts: those whose pass rate changed most.")
     problems: Annotated[list[str], AfterValidator(_distinct)] = Field(
         default_factory=list,
@@ -159,6 +170,8 @@ class ExamplesOptions(Options):
 
 class SchemeOptions(Options):
     """Options of kind `scheme`: where the reward comes from, as a diagram."""
+
+    has_panels = False
 
 
 OPTIONS: dict[str, type[Options]] = {

@@ -8,12 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from srt.artefacts.paths import Paths
-from srt.config.figures import Figure, Panel
+from srt.config.figures import OPTIONS, Figure, Panel
 from srt.config.lookups import figure_datasets, figure_suites, lineage
 from srt.config.root import Config
-
-# Kinds that mark steps of training (the collapse alarm, early stopping) and so read the training metrics.
-WITH_METRICS = ("curves", "dynamics", "climb")
 
 
 def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]]:
@@ -44,7 +41,7 @@ def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]
         "panels": panels,
         "options": options,
     }
-    if figure.kind in WITH_METRICS and (alarm := config.alarm.changed()):
+    if OPTIONS[figure.kind].reads_training and (alarm := config.alarm.changed()):
         spec["alarm"] = alarm
     return spec, list(dict.fromkeys(inputs))
 
@@ -92,7 +89,7 @@ def _series(
             {"step": step, "groups": [paths.groups(checkpoint, suite) for suite in suites]}
             for step, checkpoint in points
         ],
-        "metrics": paths.run_metrics(instance) if figure.kind in WITH_METRICS else None,
+        "metrics": paths.run_metrics(instance) if OPTIONS[figure.kind].reads_training else None,
     }
     # Early stopping is marked only where the figure's own samples show it: no figure asks for more samples for that.
     held_out = entry.validation if figure.kind in ("curves", "dynamics") else None

@@ -20,8 +20,6 @@ from srt.config.base import Strict
 from srt.config.explain import first_problem
 from srt.config.figures import OPTIONS, ExamplesOptions, Options, parse_options
 
-WITHOUT_PANELS = ("examples", "scheme")
-
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
@@ -164,7 +162,7 @@ class Spec(Strict):
 
     @model_validator(mode="after")
     def _has_what_it_draws(self) -> Spec:
-        if not self.panels and self.kind not in WITHOUT_PANELS:
+        if not self.panels and self.options.has_panels:
             raise ValueError("no panels: name at least one panel with one series")
         titles = [panel.title for panel in self.panels]
         for mark in getattr(self.options, "marks", []):
