@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from support import ROOT
+from support.dag import MICRO, copy_of_the_tree, snakemake
 from support.requirements import REQUIREMENTS
 from support.specs import TINY_BASE
 
@@ -51,14 +54,24 @@ def shared_data() -> Path:
     return folder
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` fills, made by the first of pytest-xdist's workers that needs it; the others wait."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = factory.mktemp(name) / name
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model, trained for a few seconds: enough to write boxes, too little to be right."""
     from srt.models.base_models import make
 
-    out = tmp_path_factory.mktemp("models") / "tiny"
-    make("tiny", TINY_BASE, out)
-    return out
+    return once(tmp_path_factory, "tiny_base", lambda folder: make("tiny", TINY_BASE, folder))
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +89,5 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree in which the micro DAG has run on this machine; its results are not to be changed."""
-    from support.dag import MICRO, copy_of_the_tree, snakemake
-
-    folder = copy_of_the_tree(tmp_path_factory.mktemp("micro") / "clone")
-    snakemake(folder, *MICRO)
-    return folder
+    """A copy of the tree in which the micro DAG has run, shared by all workers: copy it before you change it."""
+    return once(tmp_path_factory, "micro_run", lambda folder: snakemake(copy_of_the_tree(folder), *MICRO))
