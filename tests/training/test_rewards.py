@@ -11,7 +11,8 @@ import pytest
 from srt.answers import Grader
 from srt.common.io import write_parquet
 from srt.config.preferences import OFFLINE
-from srt.training.rewards import VOTING, Monitor, batch_statistics, training_rewards
+from srt.config.runs import VOTING
+from srt.training.rewards import Monitor, batch_statistics, training_rewards
 from srt.training.training_set import REWARDS, read_training_set
 
 # Four responses each. By hand: majority 7 (2 of 3 parsed); tie of 2 and 3; no answer; unanimous 5 though 6 is right;

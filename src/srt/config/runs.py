@@ -21,6 +21,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 # Advantages whose baseline is the whole batch: srt.objective.advantages has the same, and would import torch here.
 BATCH_ESTIMATORS = ("reinforce", "reinforce_pp")
 Reward = Literal["ground_truth", "majority", "soft_majority", "offline_labels", "sft", "dpo", "scpo"]
+VOTING = frozenset({"majority", "soft_majority"})  # rewards whose label is the vote of the group itself
 
 # What a preset sets: only keys whose default is null, and every preset the same ones. Sources: docs/trainer.md.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -351,7 +352,7 @@ class Run(Strict):
             repeated = [v for i, v in enumerate(values) if v in values[:i]]
             if repeated:
                 raise ValueError(f"{key}: {repeated[0]} is there twice: remove one")
-        if self.on_alarm is not None and self.reward not in ("majority", "soft_majority"):
+        if self.on_alarm is not None and self.reward not in VOTING:
             raise ValueError(
                 f"on_alarm: reward {self.reward} does not come from the run's own votes: set reward to majority or "
                 "soft_majority, or remove on_alarm"
@@ -361,7 +362,7 @@ class Run(Strict):
                 "on_alarm: the alarm reads the KL, and skip_unanimous leaves out of it the groups that a collapse "
                 "makes: set train.skip_unanimous to false, or remove on_alarm"
             )
-        if self.refill is not None and self.reward not in ("majority", "soft_majority"):
+        if self.refill is not None and self.reward not in VOTING:
             raise ValueError(
                 f"refill: reward {self.reward} does not come from the run's own votes: set reward to majority or "
                 "soft_majority, or remove refill"

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from srt.answers import Grader, Vote
 from srt.answers.votes import reaches, soft_shares
+from srt.config.preferences import OFFLINE
+from srt.config.runs import VOTING, Reward
 
-VOTING = frozenset({"majority", "soft_majority"})  # the group itself is the label: labels are refused
+ONLINE = tuple(reward for reward in get_args(Reward) if reward not in OFFLINE)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def training_rewards(
         threshold: a group that votes has no label, and reward 0, unless at least this share of all n responses
             agrees with the majority.
     """
-    if kind not in ("ground_truth", "majority", "soft_majority", "offline_labels"):
-        raise ValueError(f"unknown reward '{kind}': use ground_truth, majority, soft_majority or offline_labels")
+    if kind not in ONLINE:
+        raise ValueError(f"unknown reward '{kind}': use one of {', '.join(ONLINE)}")
     votes = grader.vote(groups, tasks=tasks)
     if kind in VOTING:
         if labels is not None:

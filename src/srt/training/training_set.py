@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from srt.common.errors import SrtError, nearest
 from srt.common.io import parquet_metadata, read_parquet
 from srt.config.preferences import OFFLINE
+from srt.config.runs import Reward
 from srt.labels.preferences import Preferences
 
 SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # what a run's spec needs
-REWARDS = ("ground_truth", "majority", "soft_majority", "offline_labels", *OFFLINE)
+REWARDS = get_args(Reward)
 METRICS = (
     "step", "reward", "true_accuracy", "reward_accuracy", "label_accuracy", "majority_ratio", "parsed_rate",
     "kl", "entropy", "response_length", "truncated_rate", "kept_rate", "loss", "grad_norm", "skipped",
