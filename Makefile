@@ -42,12 +42,12 @@ smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figure
 	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES)
 	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES) --report results/smoke/report.html \
 	  > results/smoke/logs/report.log 2>&1 || { cat results/smoke/logs/report.log >&2; exit 1; }
-	@$(BIN)/python scripts/summary.py --table results/smoke/tables/results.csv --require-gain gt_sums3-s1 sums3_test
+	@$(BIN)/srt summary --configfile config/smoke.yaml --require-gain gt_sums3-s1 sums3_test
 	@echo "report:  results/smoke/report.html"
 	@echo "figures: results/smoke/figures/"
 
 mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or more, in about an hour on two cores
-	@$(BIN)/python scripts/watch.py --configfile config/mini.yaml --cores $(CORES) -- \
+	@$(BIN)/srt watch --configfile config/mini.yaml --cores $(CORES) -- \
 	  $(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES)
 	@$(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES) --report results/mini/report.html \
 	  > results/mini/logs/report.log 2>&1 || { cat results/mini/logs/report.log >&2; exit 1; }
@@ -62,7 +62,7 @@ test-fast: setup ## the tests that take little time: neither slow ones, nor SLUR
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not slurm and not vllm" $(PYTEST_ARGS)
 
 lint: setup ## ruff, snakefmt, snakemake --lint and generated documents, changing nothing
-	@$(BIN)/python scripts/config_docs.py --check
+	@$(BIN)/srt docs --check
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m snakefmt --check Snakefile rules

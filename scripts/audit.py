@@ -1,13 +1,9 @@
 """Contamination audit: compare training with test sets, and recompute results on the clean test questions."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 EPILOG = """\
 examples:
@@ -19,9 +15,7 @@ docs/data.md has the definition of a match and the columns of the tables.
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = argument_parser(__doc__, EPILOG)
     commands = p.add_subparsers(dest="command", required=True)
     overlap = commands.add_parser("overlap", help="tables and picture of all exact and near matches")
     overlap.add_argument(
@@ -72,8 +66,7 @@ def make_results(args: argparse.Namespace) -> None:
     from srt.audit.resolve import SPEC, expand
     from srt.common.io import parse_spec, read_parquet, write_csv
 
-    text = Path(args.spec[1:]).read_text(encoding="utf-8") if args.spec.startswith("@") else args.spec
-    evaluations = expand(parse_spec(text, SPEC))
+    evaluations = expand(parse_spec(args.spec, SPEC))
     write_csv(args.out, decontaminated(evaluations, read_parquet(args.clean).to_pandas()))
 
 

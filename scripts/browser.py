@@ -1,17 +1,13 @@
 """Rollout browser: one HTML page over the stored samples and scores of a run's checkpoints, or the list of pages."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argument_parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True)
     page = commands.add_parser("page", help="the page of one run")
     page.add_argument("--spec", required=True, help="JSON: run, label, model, reward, points [{step, name, stems}]")

@@ -1,17 +1,12 @@
 """Write what a run of the workflow has cost, by rule and base model, from its benchmark files (docs/cost.md)."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--resolved", required=True, type=Path, help="resolved configuration (config.json)")
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()

@@ -1,17 +1,12 @@
 """Curriculum: the easiest part of a training set by pass rate or by majority frequency of the base model."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--groups", required=True, type=Path, help="scored groups of the base model (parquet)")
     parser.add_argument("--by", required=True, choices=["pass_rate", "majority_frequency"], help="metric of easiness")
     parser.add_argument("--fraction", type=float, default=1 / 3, help="share of problems to keep (default 1/3)")

@@ -1,17 +1,12 @@
 """Write where early stopping would stop each run that has a validation set (CSV), and what that keeps."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--spec", required=True, help="JSON: results, runs (as the workflow makes it)")
     parser.add_argument("--out", required=True, type=Path, help="CSV to write")
     args = parser.parse_args()

@@ -1,17 +1,12 @@
 """Join the metrics of a run's segments into one table, and as CSV for people."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--segments", required=True, type=Path, nargs="+", help="metrics of the segments, in order")
     parser.add_argument("--out", required=True, type=Path, help="metrics of the run (parquet); a .csv beside it")
     args = parser.parse_args()

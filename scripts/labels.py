@@ -1,18 +1,13 @@
-"""Offline labels: the majority answer of the base model's samples per problem."""
+"""Offline labels: the majority answer of a teacher's samples per problem."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--groups", required=True, type=Path, help="scored groups of the base model (parquet)")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--groups", required=True, type=Path, help="scored groups of the teacher (parquet)")
     parser.add_argument("--out", required=True, type=Path, help="labels to write (parquet)")
     args = parser.parse_args()
 

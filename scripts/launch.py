@@ -1,16 +1,10 @@
-"""Start a script as as many processes as the job has GPUs, on one node or several: launch.py --gpus N -- SCRIPT ..."""
+"""Start a script in one process per GPU of the job, on one node or several: launch.py --gpus N -- SCRIPT ..."""
 
-from __future__ import annotations
-
-import argparse
-
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--gpus", required=True, type=int, help="GPUs of the job, over all nodes (0: one process, CPU)")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job")
     parser.add_argument("script", nargs="+", help="Python script and its arguments, after --")

@@ -1,17 +1,12 @@
 """Make a base model: train a tiny one, copy a local folder, or fetch a pinned revision from the hub."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--name", required=True, help="key of the model, for messages")
     parser.add_argument("--spec", required=True, help="JSON of the model's entry in models.yaml")
     parser.add_argument("--out", required=True, type=Path, help="model folder to write")

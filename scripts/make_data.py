@@ -1,8 +1,8 @@
 """Make one problem table from a data set entry: generate, read a file, or download; then check and select rows."""
 
-import _bootstrap  # noqa: F401
+from pathlib import Path
 
-from srt.common.errors import SrtError, run_cli
+from _script import argument_parser, run_cli
 
 EPILOG = """\
 examples:
@@ -17,14 +17,8 @@ The entry's keys are those of config/datasets.yaml; docs/data.md explains them. 
 """
 
 
-def main() -> int:
-    import argparse
-    import json
-    from pathlib import Path
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = argument_parser(__doc__, EPILOG)
     parser.add_argument("--name", required=True, help="the data set's name, as in config/datasets.yaml")
     parser.add_argument("--spec", required=True, metavar="JSON", help="the entry of config/datasets.yaml, as JSON")
     parser.add_argument(
@@ -36,27 +30,20 @@ def main() -> int:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="PARQUET", help="the problem table to write")
     parser.add_argument("--manifest", required=True, type=Path, metavar="JSON", help="the account of the rows to write")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
 
     from srt.common import io
     from srt.common.progress import log
     from srt.config.datasets import parse_dataset
     from srt.data import load_with_report, write_problems
 
-    try:
-        entry = json.loads(arguments.spec)
-    except ValueError as error:
-        raise SrtError(f"--spec is not JSON ({error}): pass the entry as one quoted JSON object") from None
-    config = parse_dataset(arguments.name, entry)
-    loaded = load_with_report(config, arguments.name, arguments.local_dir)
-    write_problems(arguments.out, loaded.table, arguments.name)
-    io.write_json(arguments.manifest, loaded.manifest(arguments.name, config))
+    config = parse_dataset(args.name, io.parse_spec(args.spec))
+    loaded = load_with_report(config, args.name, args.local_dir)
+    write_problems(args.out, loaded.table, args.name)
+    io.write_json(args.manifest, loaded.manifest(args.name, config))
     for reason, ids in sorted(loaded.dropped.items()):
-        log(
-            f"{arguments.name}: dropped {len(ids)} rows: {reason} ({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''})"
-        )
-    log(f"{arguments.name}: {loaded.table.num_rows} problems -> {arguments.out}")
-    return 0
+        log(f"{args.name}: dropped {len(ids)} rows: {reason} ({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''})")
+    log(f"{args.name}: {loaded.table.num_rows} problems -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
 """Stored responses for training without rollouts: the majority's (SFT), or pairs by votes (DPO, ScPO)."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--samples", required=True, type=Path, help="raw samples of the teacher (parquet)")
     parser.add_argument("--scores", required=True, type=Path, help="their scores (parquet); true answers are not read")
     parser.add_argument(

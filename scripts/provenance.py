@@ -1,17 +1,12 @@
 """Write the table of versions, hashes, seeds and fingerprints (CSV) of everything that a workflow has made."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import ROOT, argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--spec", required=True, help="JSON: config (a hash), models, data, runs (srt.report.provenance)"
     )
@@ -21,8 +16,7 @@ def main() -> None:
     from srt.common.io import parse_spec, write_csv
     from srt.report.provenance import SPEC, provenance
 
-    root = Path(__file__).resolve().parent.parent
-    write_csv(args.out, provenance(parse_spec(args.spec, SPEC), root))
+    write_csv(args.out, provenance(parse_spec(args.spec, SPEC), ROOT))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
 """Draw n responses per problem from a checkpoint and store them as raw samples, ungraded."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--spec", required=True, help="JSON: n, temperature, top_p, max_prompt_tokens, max_new_tokens, "
                         "engine (transformers or vllm), dtype, seed, threads, prompt_suffix")  # fmt: skip
     parser.add_argument("--checkpoint", required=True, type=Path, help="model folder in Hugging Face format")

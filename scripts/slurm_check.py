@@ -1,17 +1,12 @@
 """Look at a compute node (look, inside a job), and print what several jobs found (show)."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     look = commands.add_parser("look", help="look at this node and write what is found")
     look.add_argument("--partition", required=True, help="name of the partition, for the table")
@@ -22,13 +17,14 @@ def main() -> None:
     show.add_argument("found", nargs="+", type=Path, help="JSON files that `look` wrote")
     args = parser.parse_args()
 
-    from srt.cluster import node_check as cluster_check
+    from srt.cluster.node_check import look as look_at_node
+    from srt.cluster.node_check import table
     from srt.common.io import read_json, write_json
 
     if args.command == "look":
-        write_json(args.out, cluster_check.look(args.partition, args.gpus, args.scratch, args.out.parent))
+        write_json(args.out, look_at_node(args.partition, args.gpus, args.scratch, args.out.parent))
     else:
-        print(cluster_check.table([read_json(path) for path in args.found]))
+        print(table([read_json(path) for path in args.found]))
 
 
 if __name__ == "__main__":

@@ -5,18 +5,13 @@ An interrupted call goes on from its own saved state when it is repeated. Exit c
 launch.py --gpus N -- scripts/train.py ...
 """
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
-import _bootstrap  # noqa: F401
-
-from srt.common.errors import run_cli
+from _script import argument_parser, run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--spec", required=True, help="JSON of the run: reward, seed, train (hyperparameters), …")
     parser.add_argument("--base", required=True, type=Path, help="base model: first weights and KL reference")
     parser.add_argument("--problems", required=True, type=Path, help="training problems (parquet)")

@@ -86,8 +86,6 @@ def tables(tmp_path) -> Path:
         ("labels.py", {"groups": "FILE"}),
         ("curriculum.py", {"groups": "FILE", "by": "pass_rate"}),
         ("join_metrics.py", {"segments": ["FILE"]}),
-        ("results_table.py", {"spec": [{"run": "r", "label": "l", "method": "m", "seed": 1, "step": 0,
-                                        "groups": ["FILE"]}]}),
     ],
 )  # fmt: skip
 def test_tables_missing_foreign_broken_and_in_the_way(tmp_path, tables, script, options):
@@ -134,9 +132,6 @@ def test_wrong_specs(tmp_path, script, spec, expected):
         options |= {"checkpoint": tmp_path, "problems": tmp_path}
     if script == "make_base.py":
         options["name"] = "m"
-    if script == "results_table.py":
-        lists = {"[]": ('[{"run": 1}]', "lacks the key"), "{}": ("{}", "lacks the key 'results'")}
-        spec, expected = lists.get(spec, (spec, expected))
     words = [*command(script, **options), "--spec", spec]
     refused(subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=60), expected)
     assert listing(tmp_path) == []

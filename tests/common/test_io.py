@@ -299,9 +299,12 @@ def test_same_tables_same_bytes(tmp_path):
     ("text", "expected"),
     [("{", "--spec is not JSON"), ("[1]", "a JSON list, not a dict"), ('{"a": 1}', "--spec lacks the key 'b'")],
 )
-def test_specs_of_the_command_line(text, expected):
-    with pytest.raises(SrtError, match=expected):
-        io.parse_spec(text, ["a", "b"])
+def test_specs_of_the_command_line(tmp_path, text, expected):
+    file = tmp_path / "spec.json"
+    file.write_text(text)
+    for option in (text, f"@{file}"):
+        with pytest.raises(SrtError, match=expected):
+            io.parse_spec(option, ["a", "b"])
     assert io.parse_spec('{"b": 2, "a": 1}', ["a", "b"]) == {"a": 1, "b": 2}
     assert io.parse_spec("[1]", kind=list) == [1]
 

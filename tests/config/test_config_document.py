@@ -23,6 +23,7 @@ from srt.config.document.schema import main_schema
 from srt.config.evaluation import ScoringConfig
 from srt.config.figures import OPTIONS, DynamicsOptions, Figure
 from srt.config.runs import Run
+from support.commands import srt
 from support.config_files import FILES
 
 
@@ -45,7 +46,7 @@ def reachable(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) 
 
 
 def test_committed_files_are_in_step(root: Path) -> None:
-    assert document.stale(root) == [], "run `python scripts/config_docs.py`"
+    assert document.stale(root) == [], "run `srt docs`"
 
 
 def test_every_key_of_every_model_is_described_in_the_readme() -> None:
@@ -105,18 +106,14 @@ def test_schemas_of_sections_point_into_the_main_one() -> None:
             assert file == "config.schema.json" and pointer in definitions and Path(name).name.startswith(pointer)
 
 
-def test_check_tells_what_is_out_of_step(tmp_path: Path, root: Path) -> None:
-    def script(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, root / "scripts" / "config_docs.py", "--root", tmp_path, *options]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    assert script("--check").returncode == 2
-    assert script().returncode == 0 and script("--check").returncode == 0
+def test_check_tells_what_is_out_of_date(tmp_path: Path) -> None:
+    srt("docs", "--root", tmp_path, "--check", code=2)
+    srt("docs", "--root", tmp_path)
+    srt("docs", "--root", tmp_path, "--check")
     readme = tmp_path / "config" / "README.md"
     readme.write_text(readme.read_text() + "x")
-    done = script("--check")
-    expected = "error: config/README.md: out of step with src/srt/config: run `python scripts/config_docs.py`\n"
-    assert (done.returncode, done.stderr) == (2, expected)
+    done = srt("docs", "--root", tmp_path, "--check", code=2)
+    assert done.stderr == "error: config/README.md: out of date with src/srt/config: run `srt docs`\n"
 
 
 def test_the_examples_of_the_readme_work(root: Path) -> None:

@@ -21,7 +21,7 @@ from srt.config.figures import OPTIONS
 from srt.figures import KINDS, render
 from srt.figures.dynamics import running_mean
 from srt.figures.examples import wrapped
-from srt.figures.spec import parse_spec, read_spec
+from srt.figures.spec import parse_spec
 from srt.figures.style import METHODS, look, looks
 from support import ROOT
 from support.figure_world import World, examples_spec, spec_of
@@ -311,10 +311,7 @@ def test_an_error_keeps_the_old_figure(specs: dict, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
-def test_a_wrong_spec_on_the_command_line() -> None:
-    for text in ("{", "[]", "@nowhere.json"):
-        with pytest.raises(SrtError):
-            read_spec(text)
+def test_a_spec_needs_a_kind() -> None:
     with pytest.raises(SrtError, match="kind '' is unknown"):
         parse_spec({"figure": "fig2"})
 

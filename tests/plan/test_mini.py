@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from srt.plan.measured import Measured
 from srt.plan.price import Pricing
 from srt.plan.schedule import schedule
 from support import ROOT
+from support.commands import srt
 from support.dag import copy_of_the_tree, jobs, snakemake
 
 # The phenomena of the paper that `make mini` is for, and claims that test each.
@@ -185,19 +184,15 @@ def test_left_reads_well() -> None:
     assert Left(12, 60, 45.0, 300.0).line() == "12 of 60 jobs done after 5 min, about 45 s left"
 
 
-def watch(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable, str(ROOT / "scripts/watch.py"), "--configfile", "config/mini.yaml", "--cores", "2",
-            "--every", "0.5", "--log", str(folder / "out.log"), "--", *command,
-        ],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+def watch(folder: Path, *command: str, code: int = 0) -> str:
+    """What `srt watch` prints while it runs a command."""
+    options = ("--configfile", "config/mini.yaml", "--cores", "2", "--every", "0.5", "--log", folder / "out.log")
+    return srt("watch", *options, "--", *command, code=code).stderr
 
 
 def test_watch_hands_on_what_the_command_says(tmp_path: Path) -> None:
-    done = watch(tmp_path, "bash", "-c", "echo progress; sleep 2")
-    assert done.returncode == 0 and "jobs done after" in done.stderr and "progress" not in done.stderr
+    said = watch(tmp_path, "bash", "-c", "echo progress; sleep 2")
+    assert "jobs done after" in said and "progress" not in said
     assert (tmp_path / "out.log").read_text() == "progress\n"
-    failed = watch(tmp_path, "bash", "-c", "echo the reason >&2; exit 3")
-    assert failed.returncode == 3 and failed.stderr.endswith("the reason\n") and "progress" not in failed.stderr
+    failed = watch(tmp_path, "bash", "-c", "echo the reason >&2; exit 3", code=3)
+    assert failed.endswith("the reason\n") and "progress" not in failed

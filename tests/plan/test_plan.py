@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +22,7 @@ from srt.plan.tables import by_figure, by_group, make_plan, to_json
 from srt.plan.text import savings, to_text
 from srt.plan.variants import Variant
 from support import ROOT
+from support.commands import srt
 from support.dag import copy_of_the_tree, jobs, snakemake
 from support.work import calls_of
 
@@ -279,16 +278,14 @@ def test_text_and_json_hold_the_same_numbers() -> None:
 
 
 def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "scripts/plan.py", "--configfile", "config/smoke.yaml", "--partitions", "1", "3"]
-    done = subprocess.run([*command, "--out", tmp_path], capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    words = ("plan", "--configfile", "config/smoke.yaml", "--partitions", "1", "3")
+    done = srt(*words, "--out", tmp_path)
     with open(tmp_path / "plan.csv", encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert rows[0]["target"] == "fig1" and rows[-1]["target"] == "total, each job once"
     assert f"{int(rows[-1]['jobs']):,} jobs" in done.stdout.replace("\n", " ")
     assert [w["partitions"] for w in json.loads((tmp_path / "plan.json").read_text())["wall"]] == [1, 3]
-    wrong = subprocess.run([*command, "0"], capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert wrong.returncode == 2 and wrong.stderr == "error: --partitions must be at least 1\n"
+    assert srt(*words, "0", code=2).stderr == "error: --partitions must be at least 1\n"
 
 
 def test_a_resolved_configuration_gives_the_same_plan(tmp_path: Path) -> None:

@@ -46,8 +46,14 @@ def read_json(path: str | Path) -> Any:
 
 
 def parse_spec(text: str, needs: Iterable[str] = (), kind: type = dict) -> Any:
-    """Parse a `--spec` option: JSON of type `kind` and, for an object, with the keys `needs`; else an `SrtError`."""
+    """Parse a `--spec` option, JSON or @FILE that holds it: of type `kind` and, for an object, with the keys `needs`.
+
+    Raises:
+        SrtError: it is something else.
+    """
     try:
+        if text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
         spec = json.loads(text)
     except json.JSONDecodeError as error:
         raise SrtError(f"--spec is not JSON ({error}): quote it as one argument") from None

@@ -7,9 +7,7 @@ mini and full runs. This module needs no matplotlib and reads no data.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -177,24 +175,6 @@ class Spec(Strict):
     def where(self) -> str:
         """How errors name this figure."""
         return f"figure '{self.figure}'"
-
-
-def read_spec(text: str) -> dict[str, Any]:
-    """The raw spec of the command line: JSON text, or @FILE with JSON in it."""
-    if text.startswith("@"):
-        from srt.common.io import read_json  # here, not at the top: it brings pandas, which `--help` does not need
-
-        raw = read_json(Path(text[1:]))
-        source = text[1:]
-    else:
-        source = "--spec"
-        try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SrtError(f"--spec is not JSON ({error}): pass one JSON object, or @FILE that holds one") from None
-    if not isinstance(raw, dict):
-        raise SrtError(f"{source} holds a JSON {type(raw).__name__}, not an object with the keys of a figure's spec")
-    return raw
 
 
 def parse_spec(raw: Mapping[str, Any]) -> Spec:

@@ -1,4 +1,4 @@
-"""How long a workflow that runs now still takes: jobs left, at what jobs like them took so far (`scripts/watch.py`).
+"""How long a workflow that runs now still takes: jobs left, at what jobs like them took so far (`srt watch`).
 
 The jobs are those of `srt.plan.jobs`. Their seconds come from `srt.plan.price`: the benchmark files that Snakemake has
 written so far, and for rules that have none the assumptions of the section `plan`. What remains is scheduled on the

@@ -46,7 +46,7 @@ def schedule(
 
     If the first in line does not fit, the partition that will be free for it first is kept for it. A job of more GPUs
     than a partition has takes whole partitions; of more than there are, all (and is then too slow by that much, which
-    `srt.plan.report` says). `disk`: bytes that are there before.
+    `srt.plan.tables` says). `disk`: bytes that are there before.
     """
     tail = critical_path(dag, prices, remaining)
     waiting = {key: sum(parent in remaining for parent in dag.parents(key)) for key in remaining}

@@ -1,0 +1,69 @@
+"""`srt COMMAND`: finds the command's module, which is imported only then, so that `srt --help` is instant.
+
+A module of a command has a docstring (the start of its help), `options(parser)`, which adds its options, and
+`run(args)`, which returns the exit code or None for 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from srt.common.errors import SrtError, nearest, run_cli
+
+COMMANDS = {
+    "plan": "what a configuration costs: jobs, GPU-hours, wall time, disk",
+    "check": "what would stop it: versions, data files, models, results folder",
+    "watch": "run a workflow and show how long it still takes",
+    "prompt": "one prompt as a model gets it, with its token ids",
+    "summary": "the base model and the last step of every run",
+    "compare": "two runs: specs, metrics, final evaluations",
+    "claims": "the paper's claims and their verdicts so far",
+    "regrade": "grade rollouts of another project and compare the verdicts",
+    "miniature": "make docs/miniature from a finished miniature run",
+    "docs": "make config/README.md and the schemas from src/srt/config",
+}
+
+
+def usage() -> str:
+    """The help of `srt` itself."""
+    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    return (
+        "usage: srt COMMAND [OPTIONS]    (srt COMMAND --help explains one)\n\n"
+        "Files are made by Snakemake (`snakemake --list` names its targets); everything else is here:\n\n"
+        + "\n".join(lines)
+        + "\n\nRun them in the repository root. Exit codes: 0 done, 1 a check failed, 2 wrong input.\n"
+    )
+
+
+def dispatch(argv: list[str]) -> int | None:
+    """Run the command that `argv` names; return its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise SrtError(f"srt has no command '{name}'{nearest(name, COMMANDS)}: srt --help lists them")
+    command = importlib.import_module(f"srt.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"srt {name}", description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.options(parser)
+    try:
+        code = command.run(parser.parse_args(rest))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `srt plan | head`: nobody reads on, and Python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    run_cli(lambda: dispatch(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Print the paper's claims with their verdicts, numbers and intervals (docs/claims.md).
+
+`snakemake claims` makes every table that the claims need first; this command reads those that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from srt.cli.shared import add_configfile, configuration
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_configfile(parser)
+    parser.add_argument(
+        "--partial", action="store_true", help="undecided, instead of an error, where a table is not made yet"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the verdicts as Markdown."""
+    from srt.claims.check import check_claims
+    from srt.claims.resolve import resolve_claims
+    from srt.claims.verdict_tables import to_markdown
+
+    spec, _ = resolve_claims(configuration(args))
+    print(to_markdown(check_claims(spec, args.partial)), end="")

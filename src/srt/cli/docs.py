@@ -1,0 +1,28 @@
+"""Write config/README.md and the JSON schemas of the configuration from the models in src/srt/config."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a file is out of date")
+    parser.add_argument(
+        "--root", type=Path, default=Path(), metavar="FOLDER", help="repository to write in (default: this folder)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write what is out of date, or name it."""
+    from srt.common.errors import SrtError
+    from srt.common.io import write_text
+    from srt.config.document import files, stale
+
+    old = stale(args.root)
+    if args.check and old:
+        raise SrtError(f"{', '.join(old)}: out of date with src/srt/config: run `srt docs`")
+    for name in old:
+        write_text(args.root / name, files()[name])
+    print(f"wrote {', '.join(old)}" if old else "config/README.md and the schemas are up to date")

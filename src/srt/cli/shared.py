@@ -1,0 +1,40 @@
+"""What several commands share: the configuration that they are about, and tables for a terminal."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from srt.config import Config
+
+
+def add_configfile(parser: Any, default: str = "config/config.yaml") -> None:
+    """Add --configfile, as Snakemake has it."""
+    parser.add_argument(
+        "--configfile", type=Path, default=Path(default), metavar="FILE", help="configuration (default: %(default)s)"
+    )
+
+
+def configuration(args: argparse.Namespace, **changes: Any) -> Config:
+    """The configuration of --configfile, with top-level keys changed as by Snakemake's --config."""
+    from srt.config import load_config, read_yaml
+
+    raw = read_yaml(args.configfile) | changes
+    return load_config(raw, Path.cwd(), str(args.configfile), [args.configfile])
+
+
+def table(frame: pd.DataFrame, **formats: str) -> str:
+    """A table as text, its first column flush left. `formats`: the format of some columns, such as `avg="{:.3f}"`."""
+    first = str(frame.columns[0])
+    width = max(map(len, [first, *frame[first].astype(str)]))
+    shown = {first: f"{{:<{width}}}", **formats}
+    text = frame.rename(columns={first: f"{first:<{width}}"}).to_string(
+        index=False,
+        na_rep="",
+        formatters={(f"{first:<{width}}" if key == first else key): value.format for key, value in shown.items()},
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines())
