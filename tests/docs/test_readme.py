@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from srt.cli import __main__ as cli
 from srt.config import load_config, read_yaml
 from support import ROOT
 from support.dag import copy_of_the_tree, snakemake
@@ -74,3 +75,9 @@ def test_the_tree_names_what_is_there():
     tree = README.split("## The tree")[1].split("```")[1]
     for name in re.findall(r"^(\S+)", tree, re.MULTILINE):
         assert (ROOT / name.rstrip("/")).exists(), name
+
+
+@pytest.mark.parametrize("file", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_every_srt_command_exists(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:^ *|`)srt (\w+)", text, re.MULTILINE)) <= set(cli.COMMANDS)
