@@ -223,7 +223,7 @@ def test_ties(clean):
         assert authors.vote([boxes("b", "a")])[0].majority == "b"
     assert clean.vote([boxes("7", "3")])[0].majority == clean.vote([boxes("3", "7")])[0].majority
     winners = [clean.vote([boxes(str(i), str(i + 100))])[0].majority == str(i) for i in range(200)]
-    assert 60 < sum(winners) < 140  # favours neither the small nor the short answer
+    assert 60 < sum(winners) < 140  # prefers neither the smaller nor the shorter answer
 
 
 def test_nothing_parsed_and_empty_box(clean):
@@ -236,7 +236,7 @@ def test_nothing_parsed_and_empty_box(clean):
 
 
 def test_union_makes_classes_transitive(clean):
-    # 0.333333 stands for two exact values that differ; together all three are one class, whatever the order.
+    # 0.333333 equals two exact values that differ: together all three are one class, in any order.
     third, near = r"\frac{1}{3}", r"\frac{333333}{1000000}"
     assert clean.equal([(third, near)]) == [False]
     for group in ([third, near, "0.333333"], ["0.333333", third, near]):

@@ -1,4 +1,4 @@
-"""Nothing that a model writes may hang, crash or eat the machine."""
+"""Nothing that a model writes may hang or crash the grader, or exhaust the machine's memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def grader():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_come_back(grader, name):
-    number = 2 + list(HOSTILE).index(name)  # other neighbours in each case: they are compared, not looked up
+    number = 2 + list(HOSTILE).index(name)  # other neighbours in each case, so that none is cached
     group = [f"\\boxed{{{HOSTILE[name]}}}", f"\\boxed{{x+{number}}}", f"\\boxed{{{number}+x}}", "\\boxed{\\sqrt{8}}"]
     vote = grader.vote([group])[0]
     assert vote.classes[1] == vote.classes[2] != vote.classes[3]  # the neighbours are unharmed
@@ -164,7 +164,7 @@ def test_a_killed_item_is_a_timeout_and_its_neighbours_are_not():
         assert [(v.correct, v.reason) for v in verdicts] == [(False, "timeout"), (True, "ok"), (True, "ok")]
         assert grader.counters["timeouts"] + grader.counters["memory_kills"] == 1
         grader.verify([responses], ["x^2+2x+1"])
-        assert grader.counters["cache_hits"] == 1  # what was compared is not compared again
+        assert grader.counters["cache_hits"] == 1  # known pairs come from the cache
         assert grader.counters["timeouts"] + grader.counters["memory_kills"] == 1
 
 
@@ -193,7 +193,7 @@ def test_the_pool_survives_a_thousand_kills_in_a_row():
 
 
 def test_works_in_a_thread():
-    # Math-Verify's own timeout is signal.alarm, which raises outside the main thread: there every answer is wrong.
+    # Math-Verify's own timeout uses signal.alarm, which raises outside the main thread, so every answer would be wrong.
     found = []
 
     def grade():

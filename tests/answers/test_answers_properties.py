@@ -21,7 +21,7 @@ def clean():
         yield grader
 
 
-integers = st.sampled_from([-5, -1, 0, 1, 2, 3, 100, 1000, 1234])  # few, so that equal values meet
+integers = st.sampled_from([-5, -1, 0, 1, 2, 3, 100, 1000, 1234])  # few values, so that equal ones occur
 
 
 @st.composite
@@ -130,8 +130,8 @@ def test_vote_is_invariant_under_relabelling(clean, answers, names):
     )
     assert (first.count, first.parsed) == (second.count, second.parsed)
     pairs = set(zip(answers, second.classes, strict=True))
-    assert len(pairs) == len(set(answers))  # the partition is carried over
-    if sorted(answers.count(a) for a in set(answers))[-2:].count(first.count) == 1:  # no tie for the first place
+    assert len(pairs) == len(set(answers))  # the classes stay the same
+    if sorted(answers.count(a) for a in set(answers))[-2:].count(first.count) == 1:  # the first place is not tied
         assert int(second.majority) == 1000 + names[int(first.majority)]
 
 

@@ -1,4 +1,4 @@
-"""Reasoning Gym answers: agreement with the library's scorers at "fully correct", and no sight of the entry."""
+"""Reasoning Gym answers: agreement with the library's scorers on "fully correct", without reading the entry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TASKS = list(ours.KEYS)
 
 
 def variants(answer: str, other: str) -> list[str]:
-    """Right, wrong and oddly written predictions for an entry."""
+    """Right, wrong and unusually written predictions for an entry."""
     out = [
         answer,
         other,

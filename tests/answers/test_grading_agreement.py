@@ -31,7 +31,7 @@ def load(shared_data: Path, name: str, variable: str) -> list[dict]:
 
 
 def classify(pred: str, gold: str, expected: bool | None) -> str:
-    """A first reading of a disagreement by its form; a person's word is in docs/answers.md."""
+    """A first guess, by form, at who is wrong; docs/answers.md has the verdicts of a person."""
     a, b = parse(pred), parse(gold)
     x, y = a.value, b.value
     if expected and x is not None and y is not None and x != y:

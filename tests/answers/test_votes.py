@@ -1,4 +1,4 @@
-"""Thresholds and soft shares, against numbers worked out by hand; what a constant policy thinks of itself."""
+"""Thresholds and soft shares against numbers worked out by hand; the reward of a policy with one constant answer."""
 
 from __future__ import annotations
 

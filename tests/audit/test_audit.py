@@ -122,7 +122,7 @@ def test_the_inverted_index_finds_what_comparing_all_pairs_finds(a: list[list[st
     expected = {}
     for i, left in enumerate(texts[0]):
         for j, right in enumerate(texts[1]):
-            # shingles as plain strings: another way to the same numbers
+            # shingles as plain strings: a second way to compute the same numbers
             x, y = ({n[k : k + 8] for k in range(len(n) - 7)} for n in (normalise(core(left)), normalise(core(right))))
             both = len(x & y)
             jaccard, inside = both / max(len(x | y), 1), both / max(len(y), 1)
@@ -341,7 +341,7 @@ def test_agreement_with_the_checked_pairs(real, shared_data) -> None:
     assert recall >= 0.97 and precision >= 0.88
     both = checked.merge(ours, on=keys, suffixes=("", "_ours"))
     assert (both.loc[both["kind"] == "exact", "kind_ours"] == "exact").all()
-    # those that a person found by reading, the form of the answer being rewritten
+    # pairs that a person found by reading; their answers are written in another form
     assert len(both[both["kind"] == "manual"]) == (checked["kind"] == "manual").sum() == 6
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks of the trainer in their quick mode: they run, and check what they compare; no time is looked at."""
+"""The benchmarks in their quick mode: they run and their two sides agree; no time is checked."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_flops_count_each_prompt_once() -> None:
     found = flops(config, data)
     body = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 172)  # two layers: q, o; k, v; gate, up, down
     pairs = 4 * 2 * 64 * 36  # attention of a prompt of 8: 36 pairs, 4 FLOP, 2 layers of 64 columns
-    spared = 4 * (2 * 3) * (2 * body * 8 + pairs)  # 4 passes' worth, 3 prompts of each group of 4
+    spared = 4 * (2 * 3) * (2 * body * 8 + pairs)  # 4 forward passes over 3 of the 4 prompts of each group
     assert found["model"] - found["necessary"] == pytest.approx(spared)
 
 

@@ -193,7 +193,7 @@ READY = "document.documentElement?.dataset?.ready"
 
 
 def opened(chrome: Chrome, folder: Path, page: str, fragment: str = "") -> None:
-    file = folder / f"page-{len(list(folder.glob('page-*')))}.html"  # a new name: else the old page would answer
+    file = folder / f"page-{len(list(folder.glob('page-*')))}.html"  # a new name, or Chromium would show the old page
     file.write_text(page, encoding="utf-8")
     chrome.open(f"{file.as_uri()}{fragment}")
     chrome.wait(READY)
@@ -255,7 +255,7 @@ def test_untrusted_text_stays_text(tmp_path) -> None:
         assert chrome.js("document.images.length") == 0 and chrome.js("window.hacked") is None
         chrome.js("go({q: '<img'})")
         assert chrome.js("document.querySelectorAll('mark').length") > 0 and chrome.js("document.images.length") == 0
-        # were one let through nevertheless, the policy would stop it
+        # if one got through all the same, the content security policy would stop it
         chrome.js("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked=1\">')")
         chrome.js("new Promise((done) => setTimeout(done, 200))")
         assert chrome.js("window.hacked") is None

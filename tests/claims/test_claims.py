@@ -43,7 +43,7 @@ def tables(tmp_path: Path) -> Tables:
     [
         (0.01, 0.2, {"above": 0}, SUPPORTED),
         (-0.2, -0.01, {"above": 0}, REFUTED),
-        (0.0, 0.0, {"above": 0}, REFUTED),  # exactly nothing is not more than nothing
+        (0.0, 0.0, {"above": 0}, REFUTED),  # an effect of exactly 0 is not above 0
         (-0.1, 0.1, {"above": 0}, UNDECIDED),
         (0.0, 0.1, {"above": 0}, UNDECIDED),
         (-0.2, -0.01, {"below": 0}, SUPPORTED),
@@ -51,7 +51,7 @@ def tables(tmp_path: Path) -> Tables:
         (-0.03, 0.03, {"within": [-0.03, 0.03]}, SUPPORTED),
         (-0.04, 0.03, {"within": [-0.03, 0.03]}, UNDECIDED),
         (0.031, 0.09, {"within": [-0.03, 0.03]}, REFUTED),
-        (-0.5, 0.5, {"within": [-0.03, 0.03]}, UNDECIDED),  # no evidence of a difference is no equivalence
+        (-0.5, 0.5, {"within": [-0.03, 0.03]}, UNDECIDED),  # no evidence of a difference is not evidence of equivalence
         (float("inf"), float("inf"), {"within": [0, 100]}, REFUTED),
     ],
 )
@@ -69,7 +69,7 @@ def test_rule_never_says_both_and_mirrors(lo: float, width: float, at: float, ma
         assert REFUTED in (above, below)
     inside = judge(lo, hi, {"within": [at - margin, at + margin]})
     narrower = judge(lo + width / 4, hi - width / 4, {"within": [at - margin, at + margin]})
-    assert inside == UNDECIDED or narrower == inside  # a narrower interval inside it never turns a verdict around
+    assert inside == UNDECIDED or narrower == inside  # a narrower interval inside the first never reverses a verdict
 
 
 def number(lo: float, hi: float, seeds: int = 3) -> Number:
@@ -95,7 +95,7 @@ def test_too_wide_too_few_seeds_or_no_interval_decide_nothing() -> None:
 
 
 def brute_force(problem_positions: dict[str, np.ndarray], seeds: int, position: int = 0) -> np.ndarray:
-    """Replicates of the mean over data sets, seeds and problems, one drawn index after the other; arrays [S, P]."""
+    """Bootstrap replicates of the mean over data sets, seeds and problems, drawn index by index; arrays [S, P]."""
     replicates = np.zeros(N_BOOT)
     seed_counts = draw_counts(seeds, 10_007 + position)
     for b in range(N_BOOT):
@@ -155,7 +155,7 @@ def test_an_effect_that_is_not_there_is_rarely_supported() -> None:
     assert wrong <= 12  # 2.5 % are expected
 
 
-# -- tables that do not fit --------------------------------------------------------------------------------------------
+# -- inconsistent tables -----------------------------------------------------------------------------------------------
 
 
 def test_models_with_different_problems_are_compared_on_what_they_share(tables: Tables) -> None:
@@ -320,7 +320,7 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("estimator", "options", "segment", "expected"),
     [
-        # the other run's steps are checked as well, though `against_at` is left out, and those of further runs
+        # without `against_at`, the steps of the other run and of further runs are checked as well
         ("difference", "against: gt, at: 6", 12, "at: run 'gt' has no checkpoint at step 6: take a multiple"),
         ("difference", "against: gt, also: [gt], at: 6", 6, "also: run 'gt' is there twice: remove one"),
         ("difference", "against: other, also: [gt], at: 6", 12, "at: run 'gt' has no checkpoint at step 6"),
@@ -392,7 +392,7 @@ claims:
     path = folder / "tests/micro/config.yaml"
     path.write_text(path.read_text(encoding="utf-8") + claims, encoding="utf-8")
     planned = jobs(snakemake(folder, *MICRO, "-n"))
-    # what a configuration is made of is in the provenance, which is therefore written again
+    # the provenance records the configuration, so it is written again
     assert planned == {"claims": 1, "provenance": 1, "all": 1, "total": 3}
     snakemake(folder, *MICRO, "claims")
     made = folder / "results/micro/claims"

@@ -45,7 +45,7 @@ def test_level_change_and_difference(tables: Tables) -> None:
         == SUPPORTED
     )
     assert tables.verdict("change", {"above": 0}, max_width=1e-6, **up) == UNDECIDED
-    # a number for each further run, and all must hold
+    # one number per further run, all of which must hold
     numbers = tables.numbers("difference", against="down", also=["noisy", "up"], **up)
     assert [n.name.split(" minus ")[1].split(",")[0] for n in numbers] == ["down", "noisy", "up"]
     assert numbers[2].estimate == 0 and numbers[0].estimate > numbers[1].estimate > 0
@@ -63,7 +63,7 @@ def test_peaks_within_the_same_steps(tables: Tables) -> None:
     assert free.estimate == pytest.approx(0.2) and bound.estimate == pytest.approx(0)
     assert bound.name.endswith("peak up to step 200")
     assert tables.verdict("difference", {"within": [-0.02, 0.02]}, against="short", until=200, **pair) == SUPPORTED
-    # steps that only one of them is evaluated at would give it more chances
+    # a run must not gain chances from steps at which only it is evaluated
     (fewer,) = tables.numbers("difference", against="often", until=200, **pair)
     assert fewer.estimate == pytest.approx(0)
     with pytest.raises(Undecided, match="run short stops at step 200, before step 300"):
@@ -141,7 +141,7 @@ def test_when_the_fall_comes(tables: Tables) -> None:
     ]:  # fmt: skip
         assert tables.verdict("peak_then_fall", {"above": 0.05}, run=run, datasets=["t"], after=after) == verdict, run
     assert tables.verdict("peak_then_fall", {"above": 0.05}, run="early", datasets=["t"]) == SUPPORTED
-    # the best from the step on, not the value at it
+    # the best value from that step on, not the value at that step
     third = tables.numbers("peak_then_fall", run="rising", datasets=["t"], after=200)[2]
     assert third.estimate == pytest.approx(at["rising"][3] - at["rising"][4])
     with pytest.raises(Undecided, match="nothing comes after it"):
@@ -193,7 +193,7 @@ def test_falls_sooner_by_seed(tables: Tables) -> None:
     tables.run("hard", {"t": hard}, seeds=2)
     tables.run("easy", {"t": [curve(0.3, 0.4, 0.5, 0.5, 0.52)] * 2}, seeds=2)
     (got,) = tables.numbers("falls_sooner", run="hard", against="easy", datasets=["t"])
-    assert got.estimate == 250 - 400  # the steady run counts with the last common step
+    assert got.estimate == 250 - 400  # the steady run's value is that of the last common step
     assert tables.verdict("falls_sooner", {"below": 0}, run="hard", against="easy", datasets=["t"]) == SUPPORTED
     assert tables.verdict("falls_sooner", {"below": 0}, run="easy", against="hard", datasets=["t"]) == REFUTED
     with pytest.raises(Undecided, match="neither"):
@@ -219,7 +219,7 @@ def test_one_answer(tables: Tables) -> None:
     assert tables.verdict("one_answer", {"above": 0.8}, **r) == SUPPORTED
     assert tables.verdict("one_answer", {"above": 0.8}, at="base", **r) == REFUTED
     assert tables.verdict("one_answer", {"above": 0.95}, **r) == UNDECIDED
-    assert tables.numbers("one_answer", at=200, **r)[0].estimate == 0  # nothing parsed agrees with nothing
+    assert tables.numbers("one_answer", at=200, **r)[0].estimate == 0  # with no parsed answer there is no agreement
 
 
 def test_one_answer_pools_test_sets_by_brute_force(tables: Tables) -> None:
@@ -241,7 +241,7 @@ def test_one_answer_pools_test_sets_by_brute_force(tables: Tables) -> None:
 
 
 def test_one_answer_among_many_rare_ones_lies_in_its_interval(tables: Tables) -> None:
-    rare = np.array([str(i // 2) for i in range(P)])  # every answer twice: the largest of a resample is larger
+    rare = np.array([str(i // 2) for i in range(P)])  # every answer occurs twice; a resample has a larger count
     tables.run("r", {"t": curve(0.3, 0.3, 0.3, 0.3, 0.3)}, majority=[rare] * 5)
     (got,) = tables.numbers("one_answer", run="r", datasets=["t"])
     assert got.estimate == 2 / P and got.lo <= got.estimate <= got.hi
@@ -310,7 +310,7 @@ def test_jumps_together(tables: Tables) -> None:
     tables.run("apart", falls, [{"reward": ramp(250), "kl": ramp(60, seed=1)}])
     tables.run("steady", {"t": curve(0.3, 0.5, 0.5, 0.5, 0.5)}, [{"reward": ramp(250), "kl": ramp(250)}])
     near, far = tables.numbers("jumps_together", run="apart", **options)
-    # the fall lies in steps 201 to 300: a jump there has the distance 0
+    # the fall lies in steps 201 to 300: a jump in that range has distance 0
     assert near.estimate == 0 and far.estimate == pytest.approx(201 - 60, abs=10)
     assert tables.verdict("jumps_together", {"below": 50}, run="together", **options) == SUPPORTED
     assert tables.verdict("jumps_together", {"below": 50}, run="apart", **options) == REFUTED

@@ -1,4 +1,4 @@
-"""The scripts by hand: --help, one sentence for each bad input, a full disk, Ctrl-C; nothing half-written."""
+"""The scripts as a person calls them: --help, one sentence per bad input, a full disk, Ctrl-C, no partial files."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_wrong_models(tmp_path):
 
 
 def broken_models(base: Path, folder: Path) -> dict[str, tuple[Path, str]]:
-    """Folders that are no checkpoint, or no longer one."""
+    """Folders that are not checkpoints, or are damaged."""
     found: dict[str, tuple[Path, str]] = {}
     for name, expected in (
         ("empty", "is not a model in Hugging Face format"),
@@ -166,7 +166,7 @@ def broken_models(base: Path, folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 def test_wrong_checkpoints_for_sample_and_train(tmp_path, tiny_base, sums, capsys):
-    """In process, since each start costs seconds; the scripts only pass on what the library raises."""
+    """Called in this process, since starting a script takes seconds; scripts only print what the library raises."""
     from srt.common.errors import SrtError
     from srt.models.checkpoint import load_model
 
@@ -229,7 +229,7 @@ def test_full_disk_while_sampling(small_disk, tiny_base, sums):
 
 
 def test_full_disk_while_a_state_is_saved(small_disk, tmp_path, tiny_base, sums):
-    """DeepSpeed and torch hide it in errors of their own; the earlier states and outputs stay as they were."""
+    """DeepSpeed and torch wrap the error in their own; earlier states and outputs stay unchanged."""
     options = train_options(tmp_path / "runs", tiny_base, sums, work=small_disk / "work")
     refused(run("train.py", **options), r"disk full while writing \S*work/state-1:")
     kept = [name for name in listing(small_disk) if "tensorboard" not in name]

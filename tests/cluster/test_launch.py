@@ -131,7 +131,7 @@ def script(folder: Path, base: Path, sums: Path, stop: int) -> list[str]:
 
 
 def test_two_nodes_of_two_processes_have_the_gradients_of_one(tmp_path, tiny_base, sums):
-    """Two torchruns that meet at a port of the loopback, two gloo ranks each, as scripts/launch.py starts them."""
+    """Two torchruns that meet on a loopback port, with two gloo ranks each, as scripts/launch.py starts them."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     endpoint = f"127.0.0.1:{launch.free_port()}"
@@ -155,7 +155,7 @@ def test_two_nodes_of_two_processes_have_the_gradients_of_one(tmp_path, tiny_bas
     ]
     assert norms[0] > 1e-3 and norms[1] == pytest.approx(norms[0], rel=1e-5)
     shards = sorted(p.name for p in (tmp_path / "four/step-1/state").rglob("*rank_*optim*"))
-    assert len(shards) == 4, "each rank has written its part of the optimizer state"
+    assert len(shards) == 4, "each rank writes its part of the optimizer state"
 
 
 # -- jobs of a dead controller -------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_a_new_start_waits_for_them_and_plans_again(monkeypatch, capsys, tmp_pat
     ("gpus", "given", "kept"), [(0, None, True), (0, "glibc.malloc.check=3", False), (2, None, False)]
 )
 def test_a_trainer_on_a_cpu_keeps_what_it_frees(monkeypatch, gpus, given, kept):
-    """Unless its user has tuned the allocator."""
+    """Unless the user has set the allocator's options."""
     started = []
     monkeypatch.setattr(launch.os, "execvp", lambda file, argv: started.append(dict(os.environ)))
     monkeypatch.setattr(launch, "command", lambda *args: ["python"])
@@ -214,7 +214,7 @@ def test_a_trainer_on_a_cpu_keeps_what_it_frees(monkeypatch, gpus, given, kept):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_the_allocator_understands_it(tmp_path):
-    """Memory that was freed is there again without a page fault."""
+    """Freed memory is reused without a page fault."""
     script = tmp_path / "script.py"
     script.write_text(
         "import resource\n"

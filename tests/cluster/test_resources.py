@@ -238,7 +238,7 @@ def test_tiny_models_need_half_an_hour_of_one_core(path, run):
     small = config(path)
     request = training_job(small, run, 6, LIMITS)
     assert (request.gpus, request.minutes, request.cores) == (0, 30, 1)
-    assert 1600 < request.memory_mb < 2000  # measured: 1,100 MB for the trainer, 170 for each of the two Snakemakes
+    assert 1600 < request.memory_mb < 2000  # measured: 1,100 MB for the trainer, 170 MB per Snakemake process
     model, suite = next(iter(small.models)), next(iter(small.suites))
     drawn = sampling_job(small, model, suite, LIMITS)
     assert (drawn.gpus, drawn.minutes, drawn.cores) == (0, 30, 1) and drawn.memory_mb < 2000
@@ -297,7 +297,7 @@ def test_rows_of_a_data_set_are_known_from_its_entry():
 
 
 def test_other_requests_rerun_nothing(micro_run, tmp_path):
-    """Memory, time, cores, GPUs, parameters and partitions of finished jobs are no reason to do them again."""
+    """Other memory, time, cores, GPUs, parameters or partitions do not rerun finished jobs."""
     folder = tmp_path / "clone"
     shutil.copytree(micro_run, folder, symlinks=True)
     file: Path = folder / "tests/micro/models.yaml"
@@ -310,4 +310,4 @@ def test_other_requests_rerun_nothing(micro_run, tmp_path):
     )
     (folder / "workflow/profiles/slurm/partitions.yaml").write_text("partitions: {cpu: {max_runtime: 1h}}\n")
     output = snakemake(folder, *MICRO, "-n")
-    assert set(jobs(output)) <= {"provenance", "all", "total"}, output  # it names the configuration's hash
+    assert set(jobs(output)) <= {"provenance", "all", "total"}, output  # it contains the configuration's hash

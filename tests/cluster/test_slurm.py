@@ -65,7 +65,7 @@ def test_without_slurm_it_says_how_to_get_it(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("user", ["same", "unprivileged"])
 def test_a_killed_owner_leaves_nothing_after_the_next_start(user, tmp_path):
-    """SIGKILL of the process that started it, with a job running; as root also for an unprivileged user."""
+    """The process that started the cluster gets SIGKILL while a job runs; as root, also for an unprivileged user."""
     options: dict = {}
     if user == "unprivileged":
         if os.geteuid() != 0:
@@ -108,7 +108,7 @@ def test_the_cluster_config_is_the_micro_config_with_gpus(root):
 
 @pytest.fixture(scope="module")
 def run(cluster, tmp_path_factory) -> tuple[Path, str, list[dict[str, str]]]:
-    """A fresh clone after `snakemake --profile slurm` on the micro DAG: folder, output, SLURM's view of each job."""
+    """A fresh clone after `snakemake --profile slurm` on the micro DAG: folder, output, SLURM's record of each job."""
     folder = copy_of_the_tree(tmp_path_factory.mktemp("slurm") / "clone")
     output = snakemake(cluster, folder, "--configfile", "tests/cluster/config.yaml", *FAST)
     shown = cluster.call("scontrol", "show", "job", "-o", check=True).splitlines()
@@ -159,7 +159,7 @@ def test_logs_are_found_by_rule_and_wildcards(run):
 
 def test_slurm_check_reports_each_partition(cluster, tmp_path):
     folder = copy_of_the_tree(tmp_path / "clone")
-    # no accounting daemon runs here: its answer, when the plugin asks whether the account exists, is given for it
+    # no accounting daemon runs here, so the plugin's question whether the account exists is answered in its place
     sacctmgr = cluster.folder / "bin" / "sacctmgr"
     sacctmgr.write_text("#!/bin/sh\necho lab\n")
     sacctmgr.chmod(0o755)
@@ -169,7 +169,7 @@ def test_slurm_check_reports_each_partition(cluster, tmp_path):
     finally:
         sacctmgr.unlink()
     charged = re.findall(r"Account=(\S+)", cluster.call("scontrol", "show", "job", "-o", check=True))
-    assert charged.count("lab") == 2, "the jobs of this call, one a partition, and no others"
+    assert charged.count("lab") == 2, "the jobs of this call, one per partition, and no others"
     assert re.search(r"^cpu: job \d+ on cpu-\w+-\d", output, re.MULTILINE)
     assert re.search(r"^h200: job \d+ on h200-\w+-\d", output, re.MULTILINE)
     assert "0 asked, '' given" in output and re.search(r"1 asked, '\d' given", output)

@@ -1,4 +1,4 @@
-"""Files are whole or not there, errors are one sentence that names the file, equal tables are equal bytes."""
+"""Files are complete or absent, errors are one sentence with the file's name, equal tables have equal bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from srt.common.errors import EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USAGE, Interru
 
 
 class Stop(BaseException):
-    """As an interrupt: not an Exception."""
+    """Like KeyboardInterrupt, not an Exception."""
 
 
 def listing(folder: Path) -> list[str]:
@@ -141,7 +141,7 @@ def test_run_cli_hides_no_bug(error):
 
 
 def in_the_way(tmp_path: Path) -> dict[str, Path]:
-    """Outputs whose place, parent or grandparent is of the wrong kind."""
+    """Output paths where the path itself, its parent or its grandparent is of the wrong kind."""
     (tmp_path / "file").write_text("keep me")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "inside").write_text("keep me")
@@ -176,7 +176,7 @@ def test_files_in_the_way_of_a_folder_are_one_sentence(tmp_path, capsys, name):
 
 @contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
-    """As the user nobody, since root may do everything; skips where that is not possible."""
+    """Run as the user nobody, since root may write anywhere; skip where that is not possible."""
     if os.geteuid() != 0:
         yield
         return
@@ -194,7 +194,7 @@ def without_privileges() -> Iterator[None]:
 
 
 def test_no_permission_is_a_sentence_for_readers_and_writers(capsys):
-    folder = Path(tempfile.mkdtemp())  # not pytest's, whose parents are closed to other users
+    folder = Path(tempfile.mkdtemp())  # not pytest's folder, which other users cannot enter
     try:
         io.write_parquet(folder / "x.parquet", pd.DataFrame({"a": [1]}))
         (folder / "x.json").write_text("{}")

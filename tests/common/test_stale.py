@@ -1,4 +1,4 @@
-"""What a SIGKILL leaves half-written goes at the next attempt; what somebody still writes stays."""
+"""The next attempt removes what a SIGKILL left half-written, but not what a live process is writing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with getattr(atomic_files, kind)(target) as temporary:
 
 
 def writer(kind: str, target: Path) -> tuple[subprocess.Popen, Path]:
-    """A process in the middle of writing `target`, and its temporary."""
+    """A process that is writing `target`, and its temporary path."""
     argv = [sys.executable, "-c", WRITER, str(ROOT / "src"), kind, str(target)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -65,7 +65,7 @@ def test_the_next_writer_removes_what_a_killed_one_left_but_not_what_a_live_one_
 
 
 def elsewhere(target: Path, age: float) -> Path:
-    """A temporary of a process of another host, last changed `age` seconds ago."""
+    """A temporary path of a process on another host, last changed `age` seconds ago."""
     left = target.with_name(f".{target.name}.0badcafe-{os.getpid()}.tmp")
     left.mkdir()
     (left / "part").write_text("half")
@@ -80,7 +80,7 @@ def test_a_writer_on_another_host_is_believed_to_live_for_a_day(tmp_path):
     young = elsewhere(target, 3600)
     write("atomic_dir", target, "whole")
     assert young.exists()
-    os.utime(young, (0, 0))  # an old folder with a young file in it is being written
+    os.utime(young, (0, 0))  # an old folder that holds a new file is still being written
     assert atomic_files.remove_stale(target) == []
     os.utime(young / "part", (0, 0))
     assert atomic_files.remove_stale(target) == [young] and names(tmp_path) == ["state"]
@@ -116,7 +116,7 @@ def test_nobody_elses_files_are_touched(tmp_path):
 
 
 def test_a_segment_begins_by_clearing_up(tiny_base, sums, tmp_path):
-    """What a killed attempt on another node left beside the outputs, and its torn state."""
+    """It removes what a killed attempt on another node left beside the outputs, and its incomplete state."""
     from support.training import train
 
     out = tmp_path / "step-1"

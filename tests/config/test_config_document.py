@@ -1,4 +1,4 @@
-"""The generated README and JSON schemas: in step with the models, complete, and true for the shipped files."""
+"""The generated README and JSON schemas: up to date with the models, complete, and valid for the shipped files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def models() -> list[type[BaseModel]]:
 
 
 def reachable(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> set[type[BaseModel]]:
-    """All models that a model's fields lead to."""
+    """All models that a model's fields refer to, directly or not."""
     seen = set() if seen is None else seen
     if model not in seen:
         seen.add(model)
@@ -128,7 +128,7 @@ def test_the_examples_of_the_readme_work(root: Path) -> None:
     assert config.runs["srt_authors"].train.resolved().kl_clamp == 10.0
 
 
-# Lists that repeat what other modules know, because those are too slow to import while rules are parsed.
+# Lists copied from modules that are too slow to import while rules are parsed.
 
 
 def test_methods_are_those_of_the_figures() -> None:

@@ -18,7 +18,7 @@ from support.config_files import FILES, change, write
 
 MAIN = "main.yaml"
 
-# id: file, text in it, what a user made of that text, what the sentence says
+# id: file, the right text, the mistaken text, parts of the sentence
 MISTAKES: dict[str, list[str]] = read_yaml(Path(__file__).with_name("config_mistakes.yaml"))
 
 
@@ -74,7 +74,7 @@ def test_what_came_from_the_command_line_is_called_so(tmp_path: Path) -> None:
 
 
 def snakemake(folder: Path, root: Path, *options: str, target: str = "all") -> subprocess.CompletedProcess[str]:
-    """A dry run of the real workflow in `folder`; without a profile, as Snakemake has a line of its own for each."""
+    """A dry-run of the real workflow in `folder`, without a profile, for each of which Snakemake prints a line."""
     return subprocess.run(
         [sys.executable, "-m", "snakemake", target, "-n", "-s", root / "Snakefile", "--directory", folder,
          "--configfile", folder / "main.yaml", "--workflow-profile", "none", *options],
@@ -98,7 +98,7 @@ def test_snakemake_takes_and_checks_overrides(tmp_path: Path, root: Path) -> Non
     write(tmp_path)
     done = snakemake(tmp_path, root, "--config", "reslts=x")
     assert done.returncode == 2 and done.stderr == "error: --config: unknown key 'reslts' (did you mean 'results'?)\n"
-    # nested values come as text from the command line
+    # nested values arrive as text from the command line
     done = snakemake(
         tmp_path, root, "--config", "results=results/here", "sampling={n: 4, top_p: 1e-1}",
         "train_defaults={gradient_checkpointing: none, zero_stage: 2}", target="results/here/models/tiny",
@@ -125,7 +125,7 @@ def test_any_value_anywhere_is_accepted_or_one_sentence(data: st.DataObject) -> 
     for section, file in raw.pop("files").items():
         raw[section] = yaml.safe_load(FILES[file])
     node: Any = raw
-    while True:  # walk down to a random place and put anything there, or under a new key
+    while True:  # walk to a random place and put any value there, or under a new key
         keys = list(node) if isinstance(node, dict) else list(range(len(node)))
         key = data.draw(st.sampled_from(keys))
         if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.integers(0, 3)) == 0:

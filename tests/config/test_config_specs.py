@@ -1,4 +1,4 @@
-"""Specs: what retrains and resamples, and what does not; presets; numbers in other spellings."""
+"""Specs: which changes train or sample again; presets; numbers in other spellings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAIN, MODELS, DATASETS, RUNS, FIGURES = "main.yaml", "models.yaml", "datasets.ya
 
 
 def changed(folder: Path, file: str, old: str, new: str) -> set[str]:
-    """The specs that another text in a file changes, adds or takes away."""
+    """The specs that an edit of a file changes, adds or removes."""
     write(folder)
     before = specs(load(folder))
     change(folder, file, old, new)
@@ -44,7 +44,7 @@ def changed(folder: Path, file: str, old: str, new: str) -> set[str]:
         (MAIN, "1.0e-4", "1e-4"),  # another spelling of the same number
         (MAIN, "1.0e-4", "0.0001"),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: '0.01'"),
-        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, preset: clean, kl_clamp: null"),  # the defaults, said
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, preset: clean, kl_clamp: null"),  # the defaults
     ],
 )
 def test_what_changes_no_spec(file: str, old: str, new: str, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
 
 
 def test_runs_whose_gradients_were_wrong_are_trained_again(tmp_path: Path, root: Path) -> None:
-    """In bfloat16 under ZeRO 1; the specs of all others, those of the shipped configurations, stay."""
+    """Those in bfloat16 under ZeRO 1; all other specs of the shipped configurations stay."""
     for key, revision in (("zero_stage: 1", 2), ("zero_stage: 2", 1), ("dtype: float32", 1)):
         write(tmp_path)
         change(tmp_path, RUNS, "kl_coefficient: 0.01", key)
@@ -150,7 +150,7 @@ def test_presets_are_what_the_documents_say() -> None:
     )  # fmt: skip
     assert authors.votes == "authors"
     assert Train(preset="authors", kl_clamp=3.0).resolved().kl_clamp == 3.0
-    for preset in PRESETS.values():  # all set the same keys, and only such as have no default of their own
+    for preset in PRESETS.values():  # all presets set the same keys, none of which has a default of its own
         assert set(preset) == set(PRESETS["clean"])
         assert set(preset) <= {k for k, v in Train.model_fields.items() if v.default is None}
 
@@ -203,6 +203,6 @@ def test_results_folder_is_normalised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("main", ["config", "smoke", "mini", "smollm2"])
 def test_a_resolved_configuration_is_read_as_itself(main):
-    """Rules hand it to jobs as config.json, with every key and default written out."""
+    """Rules pass it to jobs as config.json, with every key and default spelled out."""
     config = load_config(read_yaml(ROOT / f"config/{main}.yaml"), ROOT, f"config/{main}.yaml")
     assert Config.model_validate_json(config.model_dump_json()) == config

@@ -1,4 +1,4 @@
-"""The full matrix: every cell that the paper has, and runs that start from, learn from or stop by others."""
+"""The full matrix: every cell of the paper, and runs that start from, learn from or stop by other runs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_second_version_climbs_levels_from_one_checkpoint_to_the_next(matrix
             "group_std", "loss", 1e-4, 1e-6,
         )  # fmt: skip
         assert run.reward == "ground_truth" if run.init is None else run.reward != "ground_truth", name
-        # tests are of the level that is trained, and apart from it; 16 responses a problem, of training problems 32
+        # test sets have the trained level and other problems; 16 responses per test problem, 32 per training problem
         (suite,) = run.suites
         (test,) = matrix.suites[suite].datasets
         assert matrix.sampling_of(run.model, suite).n == 16 and train.rollouts_per_prompt == 32
@@ -125,7 +125,7 @@ def test_decoding_temperatures_of_one_checkpoint(matrix: Config) -> None:
     sampled = [matrix.sampling_of("qwen2_5_math_7b", str(panel.suite)) for panel in figure.panels]
     assert [(s.temperature, s.n) for s in sampled] == [(0.0, 1), (0.3, 32), (0.6, 32), (1.0, 32)]
     files = resolve_figure(matrix, "v2_fig16")[1]
-    assert len(files) == 4 * 7  # of each: the base model, and three seeds of two runs at one step
+    assert len(files) == 4 * 7  # on each suite: the base model, and three seeds of two runs at one step
     assert {Path(f).parent.name for f in files} == {"qwen2_5_math_7b", "step-750"}
 
 
@@ -140,7 +140,7 @@ def test_one_seed_by_the_command_line() -> None:
 
 
 def test_specs_fit_a_command_line(matrix: Config) -> None:
-    assert len(json.dumps(evaluation_spec(matrix))) < 100_000  # Linux: 131,072 bytes an argument
+    assert len(json.dumps(evaluation_spec(matrix))) < 100_000  # Linux: 131,072 bytes per argument
     assert expand_evaluations(json.loads(json.dumps(evaluation_spec(matrix)))) == evaluations(matrix)
 
 
@@ -283,9 +283,9 @@ def every_spec(config: Config) -> dict[str, str]:
         (MODELS, "repo: Qwen", "unpinned: null\n  sampling: null\n  repo: Qwen", set()),
         (MODELS, "repo: Qwen", "sampling: {}\n  repo: Qwen", set()),
         (DATASETS, "more.jsonl", "more.jsonl\n  ranges: {}\n  on_duplicate_problem: keep", set()),
-        # what says nothing about results
+        # keys that cannot change results
         (RUNS, "reward: majority", "reward: majority\n  validation: {dataset: more_test}", set()),
-        # what does
+        # keys that can
         (RUNS, "by: pass_rate", "by: pass_rate, model: hub7b", {"train srt-s1", "train srt-s2"}),
         (MODELS, "repo: Qwen", "sampling: {temperature: 0}\n  repo: Qwen", {"sample hub7b"}),
         (DATASETS, "more.jsonl", "more.jsonl\n  ranges: {rate: [0, 1]}", {"data more_test"}),

@@ -1,4 +1,4 @@
-"""Suites with a temperature of their own: what they sample again, what reads them, and a run with refilled batches."""
+"""Suites with their own temperature: what is sampled for them, what reads them; a run with refilled batches."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_figure_and_a_claim_ask_for_start_and_one_checkpoint_alone(folder: Pat
         f"results/test/eval/{c}/{s}.groups.parquet" for c in ("base/tiny", "gt-s1/step-6") for s in ("warm", "tests")
     }
     assert set(resolve_claims(config)[1]) == ends
-    # all other tables are without them, and the plan has them once
+    # no other table contains them, and the plan has them once
     assert not any("other" in file or "warm" in file for row in evaluations(config) for file in row["groups"])
     sampled = {job.name for job in build(config).jobs.values() if job.rule == "sample"}
     assert {name for name in sampled if name.endswith(("other", "warm"))} == {
@@ -125,7 +125,7 @@ def test_the_gain_on_each_suite(tmp_path: Path) -> None:
     usual, cold = tables.numbers("suite_gain", run="a", datasets=["x"], suites=["tests", "cold"], at=300)
     assert STEPS[2] == 300 and usual.estimate == pytest.approx(0.3, abs=1e-3) and cold.estimate == pytest.approx(0.1)
     assert usual.name == "gain of avg@32 of a to step 300, tests" and "avg@1 of a to step 300, cold" in cold.name
-    assert usual.hi - usual.lo < 0.01  # nearly every problem gains as much: paired
+    assert usual.hi - usual.lo < 0.01  # nearly every problem gains the same amount, so the paired interval is narrow
     (last,) = tables.numbers("suite_gain", run="a", datasets=["x"], suites=["tests"])
     assert last.estimate == pytest.approx(-0.05, abs=1e-3)
     options = {"run": "a", "datasets": ["x"], "suites": ["tests", "cold"], "at": 300}
@@ -172,7 +172,7 @@ def probed(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             handle.write(text)
     (folder / "workflow/report/fig16.rst").write_text("Temperatures.\n")
     planned = jobs(snakemake(folder, *MICRO, "-n", "fig16"))
-    assert planned["sample"] == planned["score"] == 5  # two temperatures of two checkpoints, the usual one of the new
+    assert planned["sample"] == planned["score"] == 5  # two temperatures for two checkpoints, the usual one for the new
     assert planned["train"] == 1 and not {"data", "base_model", "train_last"} & set(planned)
     snakemake(folder, *MICRO, "fig16", "refilled_s1")
     return folder
@@ -194,7 +194,7 @@ def test_the_samples_are_of_their_temperature(probed: Path) -> None:
     assert (len(cold), len(warm), len(usual)) == (12, 96, 96)
     assert parquet_metadata(folder / "warm.samples.parquet")["spec"]["temperature"] == 0.5
     mean = [np.concatenate(part["logprobs"].to_list()).mean() for part in (warm, usual)]
-    assert mean[0] > mean[1] + 0.1  # of the distribution that was sampled from
+    assert mean[0] > mean[1] + 0.1  # log-probs are those of the distribution that was sampled from
     table = pd.read_csv(probed / "results/micro/figures/fig16.csv")
     bars = table[table["quantity"] != "gain"]
     assert bars["panel"].unique().tolist() == ["Greedy", "Warm", "Usual"] and set(table["step"]) == {0, 1}

@@ -1,4 +1,4 @@
-"""The cost model: shapes, the length law by simulation, decoding by a loop, monotony, and the known 7B step."""
+"""The cost model: shapes, the length law by simulation, decoding by a loop, monotonicity, and the known 7B step."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_length_law_by_simulation(mean: float, limit: float) -> None:
     assert draws(mean, limit, 400_000).mean() == pytest.approx(mean, rel=0.01)
     for sequences in (1, 8, 64):
         longest_drawn = draws(mean, limit, 20_000 * sequences, 1).reshape(-1, sequences).max(axis=1).mean()
-        # the cut is taken after the mean, so the formula is an upper bound where it matters
+        # the formula truncates the mean, not each draw: an upper bound where truncation matters
         found = longest(sequences, mean, limit)
         assert longest_drawn * 0.98 <= found <= max(longest_drawn * 1.25, limit * 0.999)
     assert longest(512, mean, limit) <= limit
@@ -132,7 +132,7 @@ def test_lengths_at_the_limit() -> None:
 
 
 def test_decoding_by_a_loop() -> None:
-    """Token by token: one pass over weights and cache of those alive, or their FLOP."""
+    """Token by token: each pass reads the weights and the live sequences' cache, or does their FLOPs."""
     sequences, prompt, mean, limit = 64, 180, 670, 3072
     scale, end, total = length_scale(mean, limit), longest(512, mean, limit), 0.0
     for t in range(int(end)):
@@ -191,9 +191,9 @@ def test_a_segment_reads_and_writes_a_state() -> None:
 
     assert ends(8, "none") == pytest.approx(0)
     assert ends(8, "waiting") == pytest.approx(2 * state / CENTRAL.disk_rate)
-    # 2 ranks at a process's own rate: half of it to read, and to write the weights beside half of the rest
+    # 2 ranks at one process's rate each: each reads half, and writes the weights beside half of the rest
     assert ends(2, "background") == pytest.approx((state / 2 + weights + (state - weights) / 2) / CENTRAL.disk_rate)
-    # many ranks at the disk's
+    # many ranks at the disk's rate
     assert ends(16, "background") == pytest.approx((state + max(state, 4 * (weights + (state - weights) / 16))) / 4e9)
 
 

@@ -1,4 +1,4 @@
-"""FLOPs against an explicit parameter count and against torch's own counter; peaks and rates."""
+"""FLOPs against an explicit parameter count and torch's own counter; peak and measured rates."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def counted(model: Qwen2ForCausalLM, prompt: int, response: int) -> tuple[int, i
 def test_forward_and_update_equal_torch_s_counter_up_to_the_masked_half(prompt, response):
     model = Qwen2ForCausalLM._from_config(tiny(), attn_implementation="eager")
     shape, s = Shape.of(tiny()), prompt + response
-    masked = 2 * shape.attention * s * (s - 1)  # 4 d s² are counted, 2 d s (s + 1) are needed
+    masked = 2 * shape.attention * s * (s - 1)  # torch counts 4 d s², and 2 d s (s + 1) are needed
     ahead, back = counted(model, prompt, response)
     tokens = count_tokens([prompt], [response])
     assert forward_flops(shape, tokens) == ahead - masked

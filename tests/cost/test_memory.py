@@ -34,7 +34,7 @@ SPARE = (memory.WORKSPACE + memory.BUCKETS) / GB
 
 
 def test_7b_on_eight_h200_is_the_published_arithmetic() -> None:
-    """57 GB of weights, gradients and states; 103 GB with the reference, the engine's copy and a whole cache."""
+    """57 GB of weights, gradients and moments; 103 GB with the reference, the engine's copy and a full cache."""
     parts = 2 * 7.6 + 4 * 7.6 + 12 * 7.6 / 8
     assert parts == pytest.approx(57, abs=0.2)
     trainer = trainer_bytes(replace(PAPER, reference_offload=False), 8)
@@ -151,7 +151,7 @@ def test_a_larger_work_never_needs_less(sizes: dict[str, Any], key: str, gpus: i
 @given(sizes=st.fixed_dictionaries(SIZES), gpus=st.sampled_from([1, 2, 4, 8]))
 @settings(deadline=None, derandomize=True, max_examples=60)
 def test_more_gpus_need_no_more_memory_each_and_no_more_time(sizes: dict[str, Any], gpus: int) -> None:
-    """Apart from the time of what they send each other."""
+    """Apart from communication time."""
     work, assumed = training(**sizes), replace(GENEROUS, gpu_link_rate=float("inf"))
     assert training_bytes(work, 2 * gpus) <= training_bytes(work, gpus)
     assert segment_seconds(work, 2 * gpus, assumed) <= segment_seconds(work, gpus, assumed)

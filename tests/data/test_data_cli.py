@@ -1,4 +1,4 @@
-"""scripts/make_data.py by hand: bytes, manifest, exit codes, and nothing left behind by a failure."""
+"""scripts/make_data.py as a person calls it: bytes, manifest, exit codes, and no files after a failure."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_columns_task_and_numbered_ids(tmp_path: Path) -> None:
     table = made(tmp_path, rows, columns=columns, task="chain_sum").table
     first = {"id": "t-000000", "problem": "q0", "answer": "1", "source": "t", "subject": "5", "level": "2.5"}
     assert table.to_pylist()[0] == first | {"task": "chain_sum"}
-    # the number is the row's place in the file, whatever is selected
+    # the number is the row's place in the file, whichever rows are selected
     assert ids(tmp_path, rows, columns=columns, filter={"Q": ["q2"]}) == ["t-000002"]
 
 
@@ -91,7 +91,7 @@ def test_take_and_shuffle(tmp_path: Path) -> None:
     shuffled = ids(tmp_path, ROWS, shuffle_seed=1)
     assert sorted(shuffled) == ids(tmp_path, ROWS) != shuffled
     assert shuffled != ids(tmp_path, ROWS, shuffle_seed=2)
-    assert ids(tmp_path, ROWS[::-1], shuffle_seed=1) == shuffled, "the order does not depend on the file's"
+    assert ids(tmp_path, ROWS[::-1], shuffle_seed=1) == shuffled, "the order does not depend on that of the file"
     assert ids(tmp_path, ROWS, shuffle_seed=1, take=4) == shuffled[:4]
 
 
@@ -113,7 +113,7 @@ def test_holdout_parts_are_disjoint_and_whole(texts: list[str], fraction: float)
     together = sorted(row["id"] for part in parts.values() for row in part)
     assert together == [f"x-{i:06d}" for i in range(len(rows))]
     keys = [{question_key(row["problem"]) for row in part} for part in parts.values()]
-    assert not keys[0] & keys[1], "a repeated question is on one side"
+    assert not keys[0] & keys[1], "all copies of a question are in the same part"
 
 
 def test_holdout_is_the_same_after_a_filter(tmp_path: Path) -> None:

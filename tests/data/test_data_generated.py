@@ -124,7 +124,7 @@ def test_another_process_with_other_string_hashes_makes_the_same() -> None:
 
 
 def test_rows_never_change() -> None:
-    """Written down from one run: a change of hashing or of the generator changes every result that was stored."""
+    """Recorded once: another hash or generator would change every stored result."""
     table = load(entry(split="test", size=3), "t")
     assert table["problem"].to_pylist() == GOLDEN_PROBLEMS
     assert fingerprint(table) == GOLDEN_FINGERPRINT
@@ -163,7 +163,7 @@ def test_wrong_labels_of_family_relationships_are_left_out() -> None:
         one, two = (name for name in re.findall(r"\w+", question) if name in {*men, *women})
         assert relationship(story, one, two, men) == answer
         words[answer] += 1
-        # a married man's or woman's parents-in-law are asked about the other way round only, which has no word upstream
+        # parents-in-law are only asked about in the other direction, for which the library has no word
         assert answer not in ("mother-in-law", "father-in-law")
     assert {"niece", "nephew", "aunt", "uncle", "grandfather", "sister", "wife", "son"} <= set(words)
 
@@ -235,7 +235,7 @@ def test_shares_are_stable_and_ignore_space_and_case(text: str, salt: str) -> No
     assert 0 <= hash_share(salt, text) < 1
     assert generated_split(text) == generated_split(" " + "\n".join(text) + "\t")
     small, large = holdout_part(text, 0.1), holdout_part(text, 0.5)
-    assert not (small == "heldout" and large == "train"), "a larger fraction holds out a superset"
+    assert not (small == "heldout" and large == "train"), "a larger fraction must hold out a superset"
 
 
 def test_shares_are_uniform() -> None:

@@ -1,4 +1,4 @@
-"""Hub data sets against a server on loopback that answers as the hub does: the real clients make the real requests."""
+"""Hub data sets against a loopback server that answers as the hub does: the real clients send real requests."""
 
 from __future__ import annotations
 

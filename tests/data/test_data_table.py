@@ -1,4 +1,4 @@
-"""The problem table on disk: what is written is what is read, and nothing else is accepted."""
+"""The problem table on disk: it is read as it was written, and nothing else is accepted."""
 
 from __future__ import annotations
 

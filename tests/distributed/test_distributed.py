@@ -26,7 +26,7 @@ from support import ROOT
 from support.specs import train_spec
 from support.training import torchrun
 
-# A name, the changes to the spec, and the checkpoints of the chain (their last step is 3).
+# Name, changes to the spec, and checkpoints of the chain (the last is step 3).
 RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
     ("zero0", {"zero_stage": 0}, [1, 3]),
     ("zero1", {"zero_stage": 1}, [1, 3]),
@@ -38,12 +38,12 @@ RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
     ("authors", {"preset": "authors", "micro_batch_sequences": 6, "zero_stage": 1}, [3]),
     ("whole", {"zero_stage": 1}, [3]),
 ]
-# Three prompts on two ranks: unequal shares, and as many micro-batches as rows: unequal numbers of them.
+# Three prompts on two ranks are unequal shares; one row per micro-batch makes unequal numbers of micro-batches.
 COMMON = {"prompts_per_step": 3, "learning_rate": 2e-4, "micro_batch_tokens": 1}
 
 
 def train_all(folder: Path, base: Path, problems: Path) -> None:
-    """Train `RUNS` under `folder`, as however many processes there are."""
+    """Train `RUNS` under `folder`, on all processes of this job."""
     for name, changes, cuts in RUNS:
         spec = train_spec(**COMMON, **changes)
         data, truth = read_training_set(problems, spec["reward"])
@@ -83,7 +83,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "zero3s", "authors", "batch", "several"])
 def test_two_processes_are_one(alone, together, tiny_base, name):
-    """The same weights to 1e-5 after one step and after three; AdamW forgets the scale, the logged norm does not."""
+    """Weights agree to 1e-5 after one step and after three. AdamW hides a wrong scale; the logged norm shows it."""
     base = load_file(tiny_base / "model.safetensors")
     for step in {n: cuts for n, _, cuts in RUNS}[name]:
         ours, theirs = alone / name / str(step), together / name / str(step)
@@ -91,7 +91,7 @@ def test_two_processes_are_one(alone, together, tiny_base, name):
         assert distance(weights(ours), base) > 1e-4
         one, two = (read_parquet(x / "metrics.parquet").to_pandas() for x in (ours, theirs))
         assert one["grad_norm"].gt(1e-3).all() and one["reward"].gt(0).all()
-        drift = [c for c in one if c.startswith("mismatch")]  # rounding, and nothing else
+        drift = [c for c in one if c.startswith("mismatch")]  # only rounding
         assert one[drift].lt(1e-4).all(axis=None) and two[drift].lt(1e-4).all(axis=None)
         one, two = (torch.tensor(x.drop(columns=[*drift, "packed_tokens"]).to_numpy(float)) for x in (one, two))
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
@@ -103,7 +103,7 @@ def test_stages_are_one_another(alone, name):
 
 
 def test_resume_with_two_processes_is_bitwise(together):
-    """A chain of two segments is one segment of three steps: weights, metrics, and each rank's optimizer state."""
+    """A chain of two segments equals one segment of three steps: weights, metrics, each rank's optimizer state."""
     chain, whole = together / "zero1" / "3", together / "whole" / "3"
     assert sha256_file(chain / "model/model.safetensors") == sha256_file(whole / "model/model.safetensors")
     second, three = (read_parquet(x / "metrics.parquet").to_pandas() for x in (chain, whole))
@@ -127,7 +127,7 @@ def script(folder: Path, base: Path, sums: Path, stop: int, *more: str) -> list[
 
 
 def test_the_script_under_torchrun_goes_on_from_a_state_of_two(tmp_path, tiny_base, sums, together):
-    """As the train rule starts it (torchrun takes `--start` for its own without a `--`): bitwise one long call."""
+    """As the train rule starts it (without `--`, torchrun would take `--start` for its own option): bitwise equal."""
     resume = together / "zero1" / "1" / "state"
     result = torchrun(*script(tmp_path, tiny_base, sums, 3, "--start", "1", "--resume", str(resume)))
     assert result.returncode == 0, result.stderr[-4000:]
@@ -157,14 +157,14 @@ OPTIONS: dict[str, Any] = {"learning_rate": 1e-2, "betas": (0.9, 0.95), "weight_
 
 
 def losses(step: int) -> list[tuple[torch.Tensor, float]]:
-    """Two micro-batches of ids with scales that make some steps clip and others not."""
+    """Two micro-batches of ids, scaled so that some steps are clipped and others are not."""
     generator = torch.Generator().manual_seed(step)
     return [(torch.randint(11, (5,), generator=generator), 10.0 ** (step % 3 - 2) * factor) for factor in (1.0, -3.0)]
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_deepspeed_is_plain_adamw(zero_stage):
-    """Several backward passes a step, sums not means, clipping by the norm of all of them, decoupled decay."""
+    """Several backward passes per step, summed and not averaged, clipped by their common norm, with decoupled decay."""
     model, plain = toy(), toy()
     engine = DeepSpeedEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="float32")
     optimizer = torch.optim.AdamW(
@@ -190,9 +190,9 @@ def test_deepspeed_is_plain_adamw(zero_stage):
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_memory_is_reserved_by_the_models_size(zero_stage):
-    """DeepSpeed's buckets of 500 million numbers are 2 GB an engine; a process that large cannot fork."""
+    """DeepSpeed's default buckets of 500 million numbers take 2 GB per engine; a process that large cannot fork."""
 
-    def reserved() -> int:  # pages of this process, touched or not
+    def reserved() -> int:  # the size of this process, including pages never touched
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
     kept, before = [], 0
@@ -203,7 +203,7 @@ def test_memory_is_reserved_by_the_models_size(zero_stage):
             engine.backward(scale * engine.model(ids).square().sum(), last=last == len(parts))
         engine.step()
         kept.append(engine)
-        before = before if number else reserved()  # after the first: threads and libraries have come
+        before = before if number else reserved()  # after the first engine, which starts threads and loads libraries
     assert reserved() - before < 500e6
 
 
@@ -216,7 +216,7 @@ def test_bfloat16_without_masters_is_refused():
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_updates_nothing(zero_stage, dtype, poison):
-    """The step is left out as if it had not been: the same weights as a run without it, moments included."""
+    """The step is skipped entirely: weights and moments equal those of a run without it."""
     if zero_stage == 0 and dtype == "bfloat16":
         pytest.skip("refused: no float32 masters")
     ids = torch.tensor([1, 2, 3])
@@ -256,12 +256,12 @@ def test_bfloat16_has_float32_masters(zero_stage):
 def test_bfloat16_gradients_are_summed_in_float32(zero_stage):
     """1 and 128 times 2^-9: next to 1 bfloat16 has no number below 2^-7, so its sum would stay at 1.
 
-    And each pass counts once: at stage 1 it once counted again with every later one.
+    Each pass counts once: at stage 1 a pass used to be counted again with every later pass.
     """
     model = torch.nn.Linear(4, 4, bias=False, dtype=torch.bfloat16)
     engine = DeepSpeedEngine(model, init_world(), **OPTIONS, zero_stage=zero_stage, dtype="bfloat16")
     ones = torch.ones(1, 4, dtype=torch.bfloat16)
-    for step in range(2):  # and from zero again
+    for step in range(2):  # the sum starts at zero again
         for number in range(129):
             scale = 2.0**-9 if number else 1.0
             engine.backward(scale * engine.model(ones).float().sum(), last=number == 128)
@@ -297,7 +297,7 @@ def test_a_state_of_another_model_is_a_sentence(tmp_path):
 
 
 def test_an_engine_starts_without_torchs_compiler():
-    """DeepSpeed's own optimizer would load it, which takes longer than loading torch; afterwards it may be used."""
+    """DeepSpeed's own optimizer would load the compiler, which takes longer than loading torch. It stays usable."""
     script = (
         "import os, sys, torch\n"
         "from srt.distributed.deepspeed_engine import DeepSpeedEngine\nfrom srt.distributed.world import init_world\n"

@@ -1,4 +1,4 @@
-"""States saved in the background: real copies, whole or not there, one in flight, errors in the main thread.
+"""States saved in the background: real copies, complete or absent, one at a time, errors in the main thread.
 
 Under torchrun this file is the worker of the test of two ranks.
 """
@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {"learning_rate": 0.1, "betas": (0.9, 0.99), "weight_d
 
 @pytest.fixture(autouse=True)
 def at_once_in_the_background(monkeypatch):
-    """Small states, too, are left to the thread here."""
+    """Save small states in the background thread, too."""
     monkeypatch.setattr("srt.distributed.saving.SMALL", 0)
 
 
@@ -64,7 +64,7 @@ def weights(engine: DeepSpeedEngine) -> list[torch.Tensor]:
 
 
 class Held:
-    """An engine's snapshot whose writes wait for `go`, and then fail with `error` if there is one."""
+    """An engine's snapshot whose writes wait for `go`, and then fail with `error` if one is set."""
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self.engine, self.go, self.error = engine, threading.Event(), None  # type: ignore[var-annotated]
@@ -91,7 +91,7 @@ def make_saver(folder: Path, held: Held) -> Saver:
 
 
 def settled(saver: Saver, folder: Path, name: str) -> None:
-    """Step boundaries until the state is there."""
+    """Go through step boundaries until the state exists."""
     deadline = time.monotonic() + 60
     while not (folder / name).exists():
         assert time.monotonic() < deadline
@@ -115,7 +115,7 @@ def test_an_update_between_copy_and_write_does_not_reach_the_file(tmp_path, zero
     other = make_engine(init_world(), zero_stage)
     other.load(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(weights(other), before, strict=True))
-    update(other)  # the moments are those of the copy too
+    update(other)  # the moments also come from the copy
     assert all(torch.equal(a, b) for a, b in zip(weights(other), after, strict=True))
 
 
@@ -153,7 +153,7 @@ def test_a_state_is_whole_at_the_boundary_after_its_write(tmp_path, held):
     metrics.append({"step": 2})
     update(held.engine)
     saver.settle()
-    assert not final.exists() and states(tmp_path) == [], "it is still being written"
+    assert not final.exists() and states(tmp_path) == [], "the first state is still being written"
     held.go.set()
     settled(saver, tmp_path, "state-1")
     progress = check_state(final, SPEC, 1)
@@ -169,7 +169,7 @@ def test_the_next_save_waits_for_the_one_in_flight(tmp_path, held):
     timer = threading.Timer(0.3, lambda: (seen.append(states(tmp_path)), held.go.set()))
     timer.start()
     final = saver.start(2, [], wait=True)
-    assert seen == [[]] and states(tmp_path) == [final], "state-1 was made whole first, then dropped for state-2"
+    assert seen == [[]] and states(tmp_path) == [final], "state-1 was completed first, then replaced by state-2"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_full_disk_in_the_thread_is_the_same_sentence_in_the_main_thread(tmp_p
     with pytest.raises(OSError) as raised:
         saver.settle(wait=True)
     assert describe_os_error(raised.value).startswith(f"disk full while writing {tmp_path / 'state-2'}: free space")
-    assert [p.name for p in tmp_path.iterdir()] == ["state-1"], "the state before stays, nothing half-written does"
+    assert [p.name for p in tmp_path.iterdir()] == ["state-1"], "the earlier state stays, no half-written one does"
     held.error = None
     saver.start(3, [], wait=True)
     assert [p.name for p in tmp_path.iterdir()] == ["state-3"]
@@ -289,14 +289,14 @@ def test_two_ranks_write_one_state_and_fail_together(tmp_path):
     assert found["early"] == [False, False], "rank 1 was still writing"
     assert found["sentences"][0] == found["sentences"][1] and "state-2" in found["sentences"][0]
     assert not list((tmp_path / "work").glob(".state-*"))
-    # each rank of the next segment hashes its share: together they find a damaged file, wherever it is
+    # each rank of the next segment hashes its share of the files, so together they find any damaged one
     for file in [p for p in state.rglob("*") if p.name not in ("manifest.json", "progress.json") and p.is_file()]:
         content = file.read_bytes()
         file.write_bytes(content[:-1])
         assert sum(damaged(state, rank) for rank in (0, 1)) == 1, file
         file.write_bytes(content)
     assert not damaged(state, 0) and not damaged(state, 1)
-    # and both pass over the state, whose rank found the damage
+    # both ranks skip the state, whichever of them found the damage
     assert found["taken"].pop("whole") == ["state-1", "state-1"]
     assert len(found["taken"]) == 3 and set(map(tuple, found["taken"].values())) == {(None, None)}
 
@@ -334,7 +334,7 @@ def ranks(folder: Path) -> None:
     taken = {"whole": found_by(world, folder / "work")}
     for file in sorted((folder / "work" / "state-1").rglob("*.pt")):
         content = file.read_bytes()
-        gather([], world)  # both have read it
+        gather([], world)  # both ranks have read it
         if world.main:
             file.write_bytes(content[:-1])
         taken[file.name] = found_by(world, folder / "work")
@@ -345,13 +345,13 @@ def ranks(folder: Path) -> None:
 
 
 def found_by(world: World, work: Path) -> list[str | None]:
-    """The state that each rank would go on from."""
+    """The state that each rank would resume from."""
     found = find_state(work, SPEC, world)
     return gather([found and found[0].name], world)
 
 
 def hang(folder: Path, base: Path, sums: Path) -> None:
-    """Train; the third save's thread writes its files and then stays until the kill, while training goes on."""
+    """Train; the thread of the third save writes its files and then waits for the kill while training continues."""
     whole, count = DeepSpeedEngine.snapshot, [0]
 
     def snapshot(self: DeepSpeedEngine, place: Path) -> Callable[[], list[Path]]:

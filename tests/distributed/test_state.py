@@ -1,4 +1,4 @@
-"""States on disk: a kill at any call of a commit leaves a whole one; what is none is refused in one sentence."""
+"""States on disk: a kill at any system call of a commit leaves a complete one; anything else is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from srt.common.io import read_json, sha256_file, spec_hash, write_json
 from srt.distributed.state import check_state, clear_up, commit_state, states
 
 SPEC: dict[str, Any] = {"run": "toy"}
-CALLS = ("replace", "unlink", "rmdir", "fsync")  # of os, also through shutil
+CALLS = ("replace", "unlink", "rmdir", "fsync")  # functions of os, also called through shutil
 
 
 def commit(folder: Path, step: int, content: str) -> Path:
@@ -30,7 +30,7 @@ def commit(folder: Path, step: int, content: str) -> Path:
 
 
 def killed_at(number: int, act: Callable[[], Any]) -> bool:
-    """Whether a child that is killed at its call `number` (from 0) of one of CALLS came that far."""
+    """Kill a child at its call `number` (from 0) of one of CALLS; return whether it got that far."""
     child = os.fork()
     if not child:
         left = itertools.count(number, -1)
@@ -57,7 +57,7 @@ def killed_at(number: int, act: Callable[[], Any]) -> bool:
 
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_kill_at_any_call_leaves_a_whole_state(tmp_path, step):
-    """A new state of the same step, or of the next one: it or the old one is there, and nothing else after clearing."""
+    """A new state of the same step or the next: after clearing up, either it or the old one exists, nothing else."""
     seen = []
     for number in itertools.count():
         folder = tmp_path / str(number)
@@ -67,7 +67,7 @@ def test_a_kill_at_any_call_leaves_a_whole_state(tmp_path, step):
         newest = states(folder)[-1]
         assert check_state(newest, SPEC, 1)["step"] in (3, step)
         seen.append((newest / "engine" / "weights.pt").read_text(encoding="utf-8"))
-        assert not list(folder.glob(".*")), "hidden files are left"
+        assert not list(folder.glob(".*")), "hidden files remain"
         assert commit(folder, step, "again") == states(folder)[-1]
         if not killed:
             break

@@ -1,4 +1,4 @@
-"""The README says what is so: its commands plan, its entries load, its files exist."""
+"""What the README says is true: its commands plan, its entries load, its files exist."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_snakemake_command_plans(clone, command):
         assert all(target in listed for target in ("all_figures", "fig2", "train"))
         return
     at = args.index("--") if "--" in args else len(args)
-    never_trains = "--allowed-rules" in args  # in a fresh clone there is nothing to redraw from
+    never_trains = "--allowed-rules" in args  # in a fresh clone there are no results to redraw from
     output = snakemake(clone, *args[:at], "-n", *args[at:], code=1 if never_trains else 0)
     assert "Missing input files" in output if never_trains else "Job stats" in output
 
@@ -49,7 +49,7 @@ def test_make_targets_exist(target):
 
 
 def test_the_entries_to_add_load(tmp_path):
-    """Each block at the end of the file of its section, as a reader would add it."""
+    """Each block is appended to the file of its section, as a reader would do."""
     blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     shutil.copytree(ROOT / "config", tmp_path / "config")
     sections = [("mini", "runs"), *(("config", name) for name in ("datasets", "models", "runs"))]

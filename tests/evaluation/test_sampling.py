@@ -63,7 +63,7 @@ def test_schema_order_and_metadata(drawn, tiny_base, sums, odd):
 
 
 def test_rows_are_what_the_model_drew(drawn, tiny_base, sums):
-    """Text, tokens, log-probs, reason and seed of each row belong together."""
+    """Text, tokens, log-probs, finish reason and seed of a row belong to the same sample."""
     model, tokenizer, (eos,) = load_model(tiny_base, "float32")
     problem = dict(zip(*(read_parquet(sums)[c].to_pylist() for c in ("id", "problem")), strict=True))
     frame = read_parquet(drawn).to_pandas()

@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def specs(world: World) -> dict[str, dict]:
-    """One spec a figure, all kinds; the seeds and steps are fewer than a paper's."""
+    """One spec per kind of figure, with fewer seeds and steps than a paper has."""
     srt = [world.series("srt", "SRT", seed=seed, every=250) for seed in (1, 2)]
     truth = world.series("ground_truth", "Ground truth", every=250)
     base = {"run": "base", "label": "Base", "method": "base", "points": srt[0]["points"][:1], "metrics": None}
@@ -70,7 +70,7 @@ def draw(spec: dict, folder: Path, change: Callable[[dict], None] | None = None)
 
 
 def error(spec: dict, folder: Path, change: Callable[[dict], None]) -> str:
-    """The one sentence that a changed spec gives; nothing may be written."""
+    """The one sentence that a changed spec is refused with; nothing may be written."""
     with pytest.raises(SrtError) as caught:
         draw(spec, folder, change)
     assert not folder.exists() or not list(folder.iterdir())
@@ -81,7 +81,7 @@ def error(spec: dict, folder: Path, change: Callable[[dict], None]) -> str:
 
 @pytest.mark.parametrize("name", ["fig2", "fig3", "fig4", "fig6", "fig9", "table1"])
 def test_every_kind_writes_three_files_from_the_command_line(name: str, specs: dict, tmp_path: Path) -> None:
-    """This process and one with another hash seed, time zone and a user's matplotlib settings: equal bytes."""
+    """Equal bytes from this process and from one with another hash seed, time zone and matplotlib settings."""
     (tmp_path / "matplotlibrc").write_text("xtick.direction: in\naxes.facecolor: yellow\nfont.size: 30\n")
     (tmp_path / "spec.json").write_text(json.dumps(specs[name]))
     spec = json.dumps(specs[name]) if name == "fig2" else f"@{tmp_path / 'spec.json'}"
@@ -212,7 +212,7 @@ def test_examples_show_named_problems_in_their_order(
     rest = [f"aime24-{i:03d}" for i in range(30) if f"aime24-{i:03d}" not in most]
     assert named(rest[5], rest[2]) == [rest[5], rest[2]]
     capfd.readouterr()
-    # one that is not there gives way to the prompt that changed most, and the log says so
+    # an absent problem is replaced by the one that changed most, and the log names it
     shown = named(rest[1], "amc23-000", rest[0])
     assert shown[::2] == [rest[1], rest[0]] and shown[1] in most
     told = f"problem 'amc23-000' of options.problems is not among the samples: problem '{shown[1]}', whose pass rate"
@@ -319,7 +319,7 @@ def test_a_spec_needs_a_kind() -> None:
 def test_methods_differ_in_colour_line_and_marker() -> None:
     for values in zip(*((m.color, m.marker) for m in METHODS.values()), strict=True):
         assert len(set(values)) == len(METHODS)
-    # srt and test_time, which never share a figure's lines, are the only two with a solid line.
+    # Only srt and test_time both have solid lines, and no figure draws both.
     assert sorted(name for name, m in METHODS.items() if m.line == "-") == ["srt", "test_time"]
     dashes = [m.line for m in METHODS.values() if m.line != "-"]
     assert len(set(dashes)) == len(dashes)
@@ -333,7 +333,7 @@ def test_labels_of_one_method_differ_and_the_first_keeps_the_colour() -> None:
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of writer_name, which Snakemake uses too
 def test_captions_render_as_the_report_renders_them(root: Path) -> None:
-    """Jinja2, then docutils with every warning an error, as `snakemake --report` does at the very end of a run."""
+    """By Jinja2, then by docutils with warnings as errors, as `snakemake --report` does at the end of a run."""
     import jinja2
     from docutils import core
 

@@ -103,14 +103,14 @@ def test_a_figure_asks_for_no_more_than_it_shows(full: Config) -> None:
         *(f"bitwise_{n}_avg16" for n in (2, 3, 4)),
         *(f"knights_{n}_avg16" for n in (2, 3, 5, 7, 9)),
     }
-    # early stopping is marked where the samples that are there tell it, and never asks for the validation set's
+    # early stopping is marked only where existing samples allow it; it never requests samples of the validation set
     assert asked("v2_fig6")[1] == {"math500"}
     assert all("validation" not in s for p in resolve_figure(full, "v2_fig6")[0]["panels"] for s in p["series"])
     assert all(s["validation"] for s in resolve_figure(full, "fig10")[0]["panels"][0]["series"])
 
 
 def test_snakemake_plans_one_figure_alone_and_knows_its_other_number(tmp_path: Path) -> None:
-    """`snakemake -n fig10`: the two runs' segments, their samples, one figure; `v2_fig7` is Figure 3."""
+    """`snakemake -n fig10` plans the segments and samples of two runs and one figure; `v2_fig7` is Figure 3."""
     folder = copy_of_the_tree(tmp_path)
 
     def planned(target: str) -> tuple[dict[str, int], str]:
@@ -138,7 +138,7 @@ def test_a_climb_adds_up_the_steps_of_its_chain(full: Config, tmp_path: Path) ->
     assert bitwise.groupby("runs", sort=False).step.min().to_dict() == {
         "gt_bitwise_2-s1": 0, "srt_bitwise_3-s1": 950, "srt_bitwise_4-s1": 1450,
     }  # fmt: skip
-    # a level's first point is the model of the level before, on the new level's problems
+    # a level's first point is the last model of the level before, on the new level's problems
     path = f"{full.results}/eval/srt_knights_3-s1/step-500/knights_5_avg16.groups.parquet"
     first = levels[levels.dataset == "knights_5_test"].iloc[0]
     assert first.value == pytest.approx(pd.read_parquet(path).pass_rate.mean()) and first.step_of_run == 0
@@ -194,7 +194,7 @@ def test_alarm_and_early_stopping_are_those_of_their_modules(full: Config, tmp_p
     for run in ("srt_dapo-s1", "gt_dapo-s1"):
         rang = collapse_alarm(pd.read_parquet(f"{full.results}/runs/{run}/metrics.parquet"))
         assert (run in alarms.index) == (rang is not None) and (rang is None or alarms[run] == rang)
-    assert list(alarms.index) == ["srt_dapo-s1"], "the alarm rings in the run that collapses, once"
+    assert list(alarms.index) == ["srt_dapo-s1"], "the alarm rings once, in the run that collapses"
     stops = drawn[drawn.quantity == "early stopping"]
     assert len(stops) == 6, "two runs, three test sets"
     entries = [run for run in evaluation_spec(full)["runs"] if run["run"] in ("srt_dapo", "gt_dapo")]
@@ -227,7 +227,7 @@ def test_panels_of_models_with_another_n_say_theirs(full: Config, tmp_path: Path
 
 
 def test_every_figure_can_be_drawn(full: Config, tmp_path: Path) -> None:
-    """With as many samples as the configuration says: a figure is drawn after all training is paid."""
+    """With the configured number of samples, since a figure that fails after all training is expensive."""
     for name in full.figures:
         assert len(table(full, name, tmp_path)), name
 
@@ -328,7 +328,7 @@ DEFICIENCIES = {
 
 
 def lab(color: str, matrix: np.ndarray) -> np.ndarray:
-    """CIELAB of a #RRGGBB colour as a reader with a deficiency sees it."""
+    """CIELAB of a #RRGGBB colour as a reader with a colour vision deficiency sees it."""
     rgb = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.clip(matrix @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4), 0, 1)
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear

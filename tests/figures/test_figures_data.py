@@ -1,8 +1,4 @@
-"""A small synthetic world of real files for the tests of the figures, and tests of what is computed from it.
-
-`World` writes groups, samples, problems and training metrics in the project's schemas. Its models answer by drawing
-32 answers a problem from known probabilities: ground truth rises, SRT rises and then collapses to the answer "1".
-"""
+"""What figures compute from their tables, on the synthetic runs of `figure_world`."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def test_three_steps_by_the_script(tmp_path, tiny_base, sums, stored, reward):
     if reward == "dpo":  # starts at its reference: margin 0
         assert frame["pair_margin"][0] == pytest.approx(0, abs=1e-5) and frame["pair_margin"][2] > 0
         nll = frame["loss"][0] - math.log(2)
-        assert nll > 0  # of the chosen responses, a token
-    # the alarm and the tables of runs take them
+        assert nll > 0  # mean NLL of the chosen responses, per token
+    # the alarm and the tables of runs accept these metrics
     from srt.metrics.alarm import collapse_alarm
 
     assert collapse_alarm(frame) is None
@@ -117,7 +117,7 @@ def test_chosen_responses_become_likelier_and_rejected_ones_less(tmp_path, tiny_
 
 
 def test_true_answers_do_not_change_the_training(tmp_path, tiny_base, sums, stored):
-    """Without true answers, and with wrong ones, the weights are the same; only the log's column is not."""
+    """Without true answers, or with wrong ones, the weights are the same; only a column of the log differs."""
     table = read_parquet(sums).to_pandas()
     blind, wrong = tmp_path / "blind.parquet", tmp_path / "wrong.parquet"
     write_parquet(blind, table.drop(columns="answer"))
@@ -158,7 +158,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path, tiny_base, sums, stored, reward, mo
 
 
 def test_no_engine_is_started_and_other_rewards_keep_their_trainer(tmp_path, tiny_base, sums, stored):
-    """With vLLM named, which is not on every machine: nothing draws rollouts."""
+    """Even with `rollout_engine: vllm`, which not every machine has, since nothing draws rollouts."""
     data, truth = read_training_set(sums, "sft", preferences=stored["sft"])
     given = spec("sft", rollout_engine="vllm")
     trainer = trainer_of("sft")(whole_run(tmp_path, tiny_base, given), data, init_world(), truth)
@@ -168,7 +168,7 @@ def test_no_engine_is_started_and_other_rewards_keep_their_trainer(tmp_path, tin
 
 
 def test_another_table_starts_anew(tmp_path, tiny_base, sums, stored):
-    """States are tied to the responses: what an attempt on others left is not gone on with."""
+    """States belong to their responses: an attempt on other responses is not resumed."""
     from srt.training.segment import inputs_of
 
     given = whole_run(tmp_path, tiny_base, spec("dpo"))
@@ -253,13 +253,13 @@ def test_jobs_ask_for_no_engine_and_less_time(tmp_path):
 
 
 def test_the_files_of_the_workflow_are_the_plans(tmp_path):
-    """Rules and plan name the same table; the table's job reads samples and scores of the teacher."""
+    """Rules and plan name the same tables; the job of a table reads the teacher's samples and scores."""
     from srt.plan.jobs import build
 
     config = configuration(tmp_path, SFT, DPO, SCPO)
     dag = build(config)
     jobs = [job for job in dag.jobs.values() if job.rule == "preferences"]
-    assert len(jobs) == 2 * len(config.runs["sft"].seeds)  # by kind and seed; DPO and ScPO share theirs
+    assert len(jobs) == 2 * len(config.runs["sft"].seeds)  # one table per kind and seed; DPO and ScPO share theirs
     stem = f"{config.results}/eval/base/tiny/sums"
     assert all(job.inputs == (f"{stem}.samples.parquet", f"{stem}.scores.parquet") for job in jobs)
     assert np.all([Path(job.outputs[0]).is_relative_to(f"{config.results}/preferences/base/tiny") for job in jobs])

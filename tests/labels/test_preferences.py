@@ -1,4 +1,4 @@
-"""Stored responses: which ones are chosen, by votes alone; the table; what the trainer is given."""
+"""Stored responses: which are chosen, by votes alone; their table; what the trainer receives."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_a_pair_is_an_answer_with_most_votes_and_one_with_fewest():
 
 def test_pairs_that_are_not_apart_are_left_out():
     assert pick("b") == [] and pick("b", margin=1) == [] and len(pick("b", margin=0)) == 2
-    assert len(pick("e", margin=3)) == 2 and pick("e", margin=4) == []  # more than the margin, not as much
-    assert pick("c", margin=0) == [] and pick("d", margin=0) == []  # nothing to reject, nothing to choose
+    assert len(pick("e", margin=3)) == 2 and pick("e", margin=4) == []  # above the margin, not equal to it
+    assert pick("c", margin=0) == [] and pick("d", margin=0) == []  # no response to reject, or none to choose
 
 
 def test_draws_depend_on_the_seed_and_reach_every_response():
     seen = {(seed, pick("a", seed=seed)[0][0], pick("a", seed=seed)[1][0]) for seed in range(200)}
     assert {best for _, best, _ in seen} == {1, 2, 4, 6, 7} and {worst for _, _, worst in seen} == {0, 5}
     assert pick("a", seed=3) == pick("a", seed=3)
-    # independent: all ten pairs come up
+    # seeds are independent: all ten pairs occur
     assert {seen_pair[1:] for seen_pair in seen} == set(itertools.product((1, 2, 4, 6, 7), (0, 5)))
 
 
@@ -118,7 +118,7 @@ def test_counts_for_the_log(tmp_path):
 
 
 def test_many_problems_in_several_batches(tmp_path):
-    """More rows than one read batch: the tokens are still those of their samples, in order."""
+    """With more rows than one read batch holds, tokens still belong to their samples, in order."""
     rows = 9000
     problems = [f"p{i // 8}" for i in range(rows)]
     table = {
@@ -138,7 +138,7 @@ def test_many_problems_in_several_batches(tmp_path):
 
 
 def test_true_answers_are_out_of_reach(tmp_path):
-    """With verdicts of any kind, or without the column, the bytes are the same."""
+    """The bytes are the same with any verdicts, and without their column."""
     rows = 40
     texts = {
         made(tmp_path, PAIRS, f"{i}.parquet", **more).read_bytes()
@@ -154,7 +154,7 @@ def test_mistakes_are_sentences(tmp_path):
         made(tmp_path, {**PAIRS, "kind": "dpo"})
     samples, scores = tables(tmp_path)
     table = read_parquet(samples)
-    write_parquet(samples, table.slice(1))  # sampled anew, not scored
+    write_parquet(samples, table.slice(1))  # sampled again, but not scored again
     with pytest.raises(SrtError, match="has other samples than were scored"):
         make_preferences(samples, scores, PAIRS, tmp_path / "out.parquet")
 

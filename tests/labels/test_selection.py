@@ -1,4 +1,4 @@
-"""Offline labels and curricula from a groups table small enough to sort by hand; the table of all evaluations."""
+"""Offline labels and curricula from a groups table that can be sorted by hand; the table of all evaluations."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_each_sign_rings_when_it_has_held_for_the_patience(sign, rows):
 @pytest.mark.parametrize("rows", [DRIFT, ONE_ANSWER, SHORTCUT])
 def test_no_sign_counts_without_more_agreement(rows):
     assert collapse_alarm(frame({}, {}, {}, *[{**rows, "majority_ratio": 0.59}] * 5)) is None
-    agreeing = {"majority_ratio": 0.9}  # a rise by 0.2 is impossible: 0.95 is enough
+    agreeing = {"majority_ratio": 0.9}  # agreement above 0.8 cannot rise by 0.2, so 0.95 is enough
     assert collapse_alarm(frame(*[agreeing] * 3, *[{**rows, "majority_ratio": 0.96}] * 2)) == 5
 
 
@@ -47,7 +47,7 @@ def test_signs_alternating_do_not_add_up():
 
 
 def test_multiple_choice_is_not_one_answer():
-    """With four possible answers half of the prompts may share one from the start."""
+    """With four possible answers, half of the prompts may share an answer from the start."""
     start = {"top_majority_share": 0.4}
     assert collapse_alarm(frame(*[start] * 3, *[{"majority_ratio": 0.9, "top_majority_share": 0.6}] * 5)) is None
     assert collapse_alarm(frame(*[start] * 3, *[{"majority_ratio": 0.9, "top_majority_share": 0.85}] * 2)) == 5
@@ -90,7 +90,7 @@ def test_what_it_says_at_a_step_depends_on_rows_up_to_it_only(table, patience, b
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(table=tables, cut=st.integers(0, 30), patience=st.integers(1, 3), baseline=st.integers(1, 4))
 def test_a_state_is_all_that_it_remembers(table, cut, patience, baseline):
-    """Saved as JSON between any two rows, keys in another order: rings at the same step, by the same sign."""
+    """Saved as JSON after any row, with keys in another order, it rings at the same step by the same sign."""
     rule = AlarmRule(patience=patience, baseline=baseline)
     whole, halves = Alarm(rule), Alarm(rule)
     for number, row in enumerate(table.to_dict("records")):
@@ -132,7 +132,7 @@ def test_the_fall_is_the_step_from_which_half_of_the_best_is_never_reached_again
     assert accuracies(0.3, 0.5, 0.6, 0.2, 0.1, 0.1) == 40
     assert accuracies(0.3, 0.5, 0.6, 0.2, 0.4, 0.3) == 60  # 0.4 is a recovery, 0.3 is half
     assert accuracies(0.3, 0.5, 0.6, 0.2, 0.4) is None
-    assert accuracies(0.04, 0.0, 0.0) is None, "nothing to lose"
+    assert accuracies(0.04, 0.0, 0.0) is None, "there is no accuracy to lose"
     assert accuracies(0.3) is None and accuracies() is None and accuracies(float("nan"), float("nan")) is None
     assert accuracies(0.5, 0.5, 0.0, 0.5, 0.5, window=3) is None, "one bad step is noise"
     assert accuracies(*[0.5] * 5, *[0.0] * 5, window=5) == 60

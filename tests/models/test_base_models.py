@@ -21,7 +21,7 @@ from support.hub_server import ABSENT, OLD, REPOSITORIES, Hub, serve
 
 
 class ModelHub(Hub):
-    """The data hub's server with the paths of model repositories, which have no prefix."""
+    """The same server with the paths of model repositories, which have no prefix."""
 
     def _find(self) -> tuple[int, dict[str, str], bytes]:
         if not self.path.startswith(("/api", "/datasets")):
@@ -80,7 +80,7 @@ def test_a_local_folder_is_copied_and_others_are_refused(tiny_base, tmp_path):
 
 
 def test_solved_turns_come_before_every_prompt():
-    """In the chat template, so that sampling, training and every later checkpoint have them."""
+    """They are in the chat template, so sampling, training and every later checkpoint use them."""
     from jinja2 import Template
 
     template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
@@ -97,7 +97,7 @@ def test_a_gguf_file_is_refused_in_one_sentence_unless_it_is_the_one_named(tmp_p
     (tmp_path / "weights_in_a_wheel/__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     find = importlib.util.find_spec
-    for package in ("gguf", "accelerate"):  # transformers reads GGUF files with both
+    for package in ("gguf", "accelerate"):  # transformers needs both to read GGUF files
         monkeypatch.setattr(importlib.util, "find_spec", lambda n, gone=package: None if n == gone else find(n) or True)
         with pytest.raises(SrtError, match=f"'{package}' is not installed: install it"):
             make("m", spec, tmp_path / "m")

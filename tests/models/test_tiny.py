@@ -1,4 +1,4 @@
-"""The base model from scratch: bytes by seed, right traces, known corruption, a tokenizer that loses nothing."""
+"""The base model from scratch: the same bytes per seed, right traces, known corruption, a lossless tokenizer."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_trace_without_corruption_is_right(expression, seed):
 
 @pytest.mark.parametrize("corruption", [0.1, 0.5, 1.0])
 def test_the_share_of_wrong_steps_is_the_corruption(corruption):
-    """And each later step goes on from the wrong number, so that a trace is a chain."""
+    """Each later step uses the wrong number, so that a trace stays a chain."""
     rng, wrong, steps_seen, right_answers = random.Random(0), 0, 0, 0
     traces = 4000
     for _ in range(traces):
@@ -114,7 +114,7 @@ def test_the_share_of_wrong_steps_is_the_corruption(corruption):
         right_answers += answer == exact_value(expression)
     spread = (corruption * (1 - corruption) / steps_seen) ** 0.5
     assert abs(wrong / steps_seen - corruption) <= 4 * spread
-    if corruption < 1:  # slips may cancel, but rarely
+    if corruption < 1:  # errors may cancel, but rarely do
         assert abs(right_answers / traces - (1 - corruption) ** 3) < 0.1
 
 
@@ -179,7 +179,7 @@ def tokenizer(first):
 @example("é 数 🙂 \x00")
 @example(EOS)
 def test_any_text_comes_back(tokenizer, text):
-    """In Unicode's form NFC, and without lone surrogates, which no UTF-8 has."""
+    """In Unicode's form NFC, without lone surrogates, which UTF-8 cannot encode."""
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode("utf-8"))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
@@ -197,7 +197,7 @@ def test_phrases_and_digits_are_single_tokens(tokenizer):
 
 
 def test_batch_decode_takes_arrays_of_any_equal_lengths(tokenizer):
-    """One token a response must stay one text a response."""
+    """One token per response must stay one text per response."""
     import numpy as np
 
     eos = tokenizer.eos_token_id

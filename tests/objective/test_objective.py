@@ -39,7 +39,7 @@ def test_unanimous_group_keeps_its_kl_signal():
 
 
 def test_kl_outside_the_baseline_gives_the_golden_numbers_of_openrlhf():
-    """Its advantage: leave-one-out of the task reward, minus the KL still to come at each token."""
+    """OpenRLHF's advantage: leave-one-out of the task reward, minus the KL of the remaining tokens at each token."""
     kl = kl_per_token(padded(OLD), padded(REF)).nan_to_num() * MASK
     to_come = kl.flip(-1).cumsum(-1).flip(-1)
     found = advantages(REWARD, GROUP)[:, None] - BETA * to_come
@@ -79,7 +79,7 @@ def test_loss_value_is_the_golden_one():
 
 
 def test_trl_has_a_sequence_ratio_and_a_loss_of_zero():
-    """Its loss is -mean_i min(r_i A_i, clip(r_i) A_i): exactly 0 on-policy, with the golden gradient all the same."""
+    """TRL's loss is -mean_i min(r_i A_i, clip(r_i) A_i): exactly 0 on-policy, yet its gradient is the golden one."""
     logprobs = torch.nan_to_num(padded(OLD)).requires_grad_()
     weights, advantage = sequence_weights(LENGTHS, "sequence_sum"), golden_advantages("k1")
     loss = policy_loss(logprobs, logprobs.detach(), advantage, weights, MASK, LossOptions(clip=0.2, ratio="sequence"))

@@ -1,4 +1,4 @@
-"""From a preset's keys to the gradient they stand for, and the settings that are refused."""
+"""From a preset's keys to the gradient of their loss, and the settings that are refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_ttrl_has_the_gradient_of_grpo_with_a_kl_in_the_loss():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_equal_settings_are_one_spec(preset):
-    """A value spelled out that the preset, or a default, has anyway changes nothing."""
+    """Spelling out a value that the preset or a default already sets changes nothing."""
     full = Train(preset=preset).resolved()
     assert Train.model_validate(full.model_dump()).resolved() == full == full.resolved()
     assert full.rollouts_trained == 32 and full.rollouts_per_prompt == (64 if preset == "ttrl" else 32)
@@ -128,7 +128,7 @@ def test_refused_in_one_sentence(keys, sentence):
 @pytest.mark.parametrize(
     "keys",
     [
-        {"preset": "authors", "iterations": 4},  # its clip comes from the preset
+        {"preset": "authors", "iterations": 4},  # the clip range comes from the preset
         {"iterations": 2, "clip": 0.2, "zero_stage": 3},
         {"importance_cap": 2.0, "iterations": 2, "clip": 0.2},
         {"kl_placement": "loss", "kl_estimator": "k1", "kl_coefficient": 0},

@@ -1,4 +1,4 @@
-"""Properties of the objective on random batches: brute force, invariances, nothing leaks, nothing is changed."""
+"""Properties of the objective on random batches: brute force, invariances, no leaks, inputs left unchanged."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_advantages_sum_to_zero_and_ignore_constants(estimator, sizes, seed, shi
     parts = [group >= -3] if estimator in BATCH_ESTIMATORS else [group == name for name in group.unique()]
     for part in parts:
         near(found[part].sum(), 0.0, atol=1e-6 if "std" in estimator or "pp" in estimator else 1e-9)
-    if estimator not in BATCH_ESTIMATORS:  # any constant a group, as hard prompts have
+    if estimator not in BATCH_ESTIMATORS:  # any constant per group, as between easy and hard prompts
         shift = shift + torch.randn(int(group.max()) + 4, generator=generator, dtype=torch.float64)[group + 3]
     near(advantages(rewards + shift, group, estimator), found, atol=1e-7)
 
@@ -147,7 +147,7 @@ def test_unanimous_groups_by_brute_force(sizes, seed):
 @fixed
 @given(SEEDS, st.sampled_from([None, 0.05, 0.2, 0.5]))
 def test_ppo_clip_by_brute_force(ratio, seed, clip):
-    """Value and gradient: a ratio outside the range that its advantage would push further away has none."""
+    """Value and gradient: there is no gradient where the ratio is out of range and the advantage pushes it further."""
     b = batch_of(seed)
     logprobs = b["logprobs"].clone().requires_grad_()
     loss = policy_loss(logprobs, b["old"], b["advantage"], b["weights"], b["mask"], LossOptions(clip, ratio))
@@ -185,7 +185,7 @@ def test_on_policy_the_clip_and_the_kind_of_ratio_change_no_gradient(seed):
 @fixed
 @given(SEEDS, st.sampled_from([1.0, 1.2, 2.0]))
 def test_truncated_importance_sampling_by_brute_force(seed, cap):
-    """Weights min(p_trainer / p_rollout, cap), constant, after the minimum of PPO; entropy and KL do not have them."""
+    """Constant weights min(p_trainer / p_rollout, cap), applied after PPO's minimum, but not to entropy and KL."""
     b = batch_of(seed, spread=0.8)
     rollout = b["ref"]
     c = importance_weights(b["old"], rollout, b["mask"], cap)

@@ -21,7 +21,7 @@ from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 RESPONSES = [(0,), *itertools.product((1, 2), (0, 1, 2))]
 STATES = torch.tensor(
     [[0, r[0]] for r in RESPONSES]
-)  # the state before token 1 and 2: the token so far, 0 at the start
+)  # the state before token 1 and 2: the previous token, 0 at the start
 TOKENS = torch.tensor([[r[0], r[-1]] for r in RESPONSES])
 LENGTHS = torch.tensor([len(r) for r in RESPONSES])
 MASK = torch.arange(2)[None, :] < LENGTHS[:, None]
@@ -73,11 +73,11 @@ def finite_difference(objective: Callable[[Tensor], Tensor], step: float = 1e-5)
 
 def near(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-8, rtol=1e-7)
-    assert float(expected.abs().max()) > 1e-3  # nothing is compared with nothing
+    assert float(expected.abs().max()) > 1e-3  # the comparison is not of empty tensors
 
 
 NOW = THETA.log_softmax(-1)
-PREFIX = torch.tensor([1.0, *NOW[0, 1:].exp()], dtype=torch.float64)  # how often each state comes up
+PREFIX = torch.tensor([1.0, *NOW[0, 1:].exp()], dtype=torch.float64)  # how often each state is visited
 ZERO = torch.zeros(2, dtype=torch.long)
 
 
@@ -97,7 +97,7 @@ def rloo(
     rows: Tensor, table: Tensor, weights: Tensor, estimator: str | None = None, options: LossOptions | None = None,
     **terms: Tensor,
 ) -> Tensor:  # fmt: skip
-    """The loss of a group as the trainer puts it together, strictly on-policy."""
+    """The loss of a group as the trainer computes it, strictly on-policy."""
     logprobs = token_logprobs(table)[rows]
     scores = VALUE[rows] - (BETA * kl_sums(estimator, table.detach())[rows] if estimator else 0.0)
     advantage = advantages(scores, torch.zeros_like(rows))
@@ -120,7 +120,7 @@ def test_rloo_with_k1_in_the_reward_descends_the_kl():
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_rloo_with_a_kl_in_the_reward_is_the_gradient_of_that_fixed_reward(estimator):
-    """k2 and k3 are scores like any other; their own dependence on the policy is no part of a policy gradient."""
+    """k2 and k3 act as rewards; a policy gradient does not differentiate a reward by the policy."""
     fixed = VALUE - BETA * kl_sums(estimator, NOW)
     near(
         expected_update(lambda *a: rloo(*a, estimator=estimator)),
@@ -130,7 +130,7 @@ def test_rloo_with_a_kl_in_the_reward_is_the_gradient_of_that_fixed_reward(estim
 
 
 def test_k3_in_the_reward_hardly_pulls_back_near_the_reference():
-    """Of one token, its penalty descends KL(policy || ref) - KL(ref || policy): second order in the distance.
+    """On one token, its penalty descends KL(policy || ref) - KL(ref || policy): of second order in the distance.
 
     k1 descends KL(policy || ref): first order. So at a tenth of the distance k1 has a tenth of its gradient and k3 a
     hundredth.
@@ -155,13 +155,13 @@ def test_k3_in_the_reward_hardly_pulls_back_near_the_reference():
 @pytest.mark.parametrize(
     ("estimator", "divergence"),
     [
-        ("k2", lambda t: (t.exp() * (t - REF)).sum(-1)),  # KL(policy || reference): the one that is wanted
+        ("k2", lambda t: (t.exp() * (t - REF)).sum(-1)),  # KL(policy || reference), the intended one
         ("k3", lambda t: (REF.exp() * (REF - t)).sum(-1)),  # KL(reference || policy)
         ("k1", lambda t: torch.zeros(3, dtype=torch.float64)),
     ],
 )
 def test_what_a_kl_in_the_loss_descends(estimator, divergence):
-    """Per state, with the states as often as they are now."""
+    """Per state, weighted by how often the current policy visits it."""
 
     def loss(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
         ref = token_logprobs(REF)[rows]
@@ -186,7 +186,7 @@ def test_entropy_bonus_climbs_the_entropy():
 
 @pytest.mark.parametrize(("estimator", "share"), [("group_mean", 1 / 2), ("reinforce", 1 / 2), ("rloo", 1.0)])
 def test_a_baseline_that_contains_its_own_sample_shrinks_the_gradient(estimator, share):
-    """By (n - 1) / n, here 1/2; leave-one-out does not."""
+    """It shrinks by (n - 1) / n, here 1/2; a leave-one-out baseline does not shrink it."""
 
     def loss(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
         logprobs = token_logprobs(table)[rows]
@@ -197,7 +197,7 @@ def test_a_baseline_that_contains_its_own_sample_shrinks_the_gradient(estimator,
 
 
 def test_sequence_ratio_corrects_for_samples_of_another_policy():
-    """Unclipped and under an old policy's samples it is still the gradient at the current one (several iterations)."""
+    """Unclipped, on samples of an old policy, it is the gradient at the current policy (several iterations)."""
 
     def loss(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
         old = token_logprobs(BEHAVIOUR)[rows]
@@ -210,7 +210,7 @@ def test_sequence_ratio_corrects_for_samples_of_another_policy():
 
 
 def test_importance_weights_correct_for_an_engine_that_samples_otherwise():
-    """For one token, with a cap that does not bind: exactly. A cap that binds leaves a bias."""
+    """Exactly, for one token and a cap above every weight; a lower cap leaves a bias."""
     value = torch.tensor([1.0, 0.0, 0.3], dtype=torch.float64)
     mask = torch.ones(2, 1, dtype=torch.bool)
     theta = THETA[2].clone().requires_grad_()

@@ -35,7 +35,7 @@ def test_margins():
     [
         # -log sigmoid(0.3) = 0.554355, -log sigmoid(-0.4) = 0.913015; sigmoid(-0.3) = 0.425557, sigmoid(0.4) = 0.598688
         (ONE, 0.0, [0.554355, 0.913015], [-0.0425557, -0.0598688, 0.0425557, 0.0598688]),
-        # the NLL a token is 1.5 and 2; its slope -1/4 and -1/5
+        # the NLL per token is 1.5 and 2, its slope -1/4 and -1/5
         (ONE, 1.0, [2.054355, 2.913015], [-0.2925557, -0.2598688, 0.0425557, 0.0598688]),
         (WEIGHT, 1.0, [1.0271775, 0.364126875], [-0.14627785, -0.0324836, 0.02127785, 0.0074836]),
     ],
@@ -79,7 +79,7 @@ def models(monkeypatch):
 
 
 def batch(method: str) -> Batch:
-    """Four pairs, or for SFT 8 responses to learn of four prompts."""
+    """Four pairs, or for SFT 8 responses to four prompts."""
     rng = np.random.default_rng(4)
     signs = [s for w in SIGNS for s in ((w, -w) if method != "sft" else (1.0, 1.0))]
     return Batch(
@@ -92,7 +92,7 @@ def batch(method: str) -> Batch:
 
 
 def logps(model, b: Batch) -> torch.Tensor:
-    """log-probs of whole responses [N], one unpadded pass each."""
+    """Log-probs of whole responses [N], from one unpadded pass each."""
     found = []
     for prompt, response in zip(b.prompts, b.responses, strict=True):
         rows = one_by_one(model, prompt, response, 1.0)
@@ -132,7 +132,7 @@ CASES = [
 ]  # fmt: skip
 
 
-# Put behind the configuration's back, which refuses two of them together.
+# Set without the configuration, which refuses some of these combinations.
 MEANINGLESS = {
     "skip_unanimous": True,
     "entropy_coefficient": 0.1,
@@ -146,7 +146,7 @@ MEANINGLESS = {
 @pytest.mark.parametrize("budget", [1, 25, 10_000], ids=["a response a pack", "25 tokens", "one pack"])
 @pytest.mark.parametrize(("method", "aggregation", "nll"), CASES)
 def test_the_update_is_the_loss(models, method, aggregation, nll, budget, zero_stage):
-    """Value and gradient, to 1e-10 in double precision; what has no meaning here is set and does nothing."""
+    """Value and gradient, to 1e-10 in double precision; hyperparameters without meaning here have no effect."""
     model, reference = models
     b = batch(method)
     result, steps, _ = update(
@@ -185,7 +185,7 @@ def test_the_order_of_pairs_does_not_matter(models):
     rows = [6, 7, 2, 3, 0, 1, 4, 5]
     _, (one,), _ = update(models, "scpo", b)
     _, (other,), _ = update(models, "scpo", b.take(rows))
-    swapped = [1, 0, 3, 2, 5, 4, 7, 6]  # within a pair: the sign says which is chosen
+    swapped = [1, 0, 3, 2, 5, 4, 7, 6]  # within a pair, the sign tells the chosen one
     _, (third,), _ = update(models, "scpo", b.take(swapped))
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=1e-12, rtol=0)
@@ -202,7 +202,7 @@ def test_scpo_with_equal_weights_is_dpo(models):
 
 @pytest.mark.parametrize("row", [1, 4])
 def test_sft_on_one_response_is_the_cross_entropy_of_transformers(models, row):
-    """Which is computed in single precision, whatever the model's."""
+    """Transformers computes it in single precision, whatever the model's precision."""
     model, _ = models
     b = batch("sft").take([row])
     result, (found,), _ = update(models, "sft", b)

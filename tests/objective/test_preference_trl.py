@@ -46,7 +46,7 @@ def trl_step(folder: Path, base: Path, model: Any, reference: Any, b: Batch, nll
         gradient_checkpointing=False, disable_tqdm=True, per_device_train_batch_size=len(rows),
     )  # fmt: skip
     _, tokenizer, _ = load_model(base, "float32", "cpu")
-    words = Dataset.from_list([{"prompt": "1", "chosen": " 2", "rejected": " 3"}])  # to be built; the step has its own
+    words = Dataset.from_list([{"prompt": "1", "chosen": " 2", "rejected": " 3"}])  # the step gets other rows
     trainer = DPOTrainer(model=model, ref_model=reference, args=args, train_dataset=words, processing_class=tokenizer)
     loss = trainer.compute_loss(trainer.model.train(), trainer.data_collator(rows))
     loss.backward()

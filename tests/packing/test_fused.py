@@ -1,4 +1,4 @@
-"""Norms and rotary embeddings against those of transformers: values, gradients, what is left as it was."""
+"""Norms and rotary embeddings against those of transformers: values, gradients, models that are left unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tiny(family: str, dtype: torch.dtype) -> torch.nn.Module:
     model = kind(config(**SHAPE)).to(dtype)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):  # 1 and 0 at first
+            if "norm" in name or name.endswith("bias"):  # they start at 1 and 0
                 p.add_(0.2 * torch.randn_like(p))
     return model
 
@@ -59,14 +59,14 @@ def worst(values: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> fl
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("dtype", "wide"), [(torch.float32, torch.float64), (torch.bfloat16, torch.float32)])
 def test_a_model_is_what_transformers_makes_of_it(family, dtype, wide, monkeypatch):
-    """Logits and gradients are as near to those in a wider type as transformers' own are."""
+    """Logits and gradients are as close to those in a wider type as transformers' own."""
     model = tiny(family, dtype)
     theirs = found(model)
     with fused(model):
         ours = found(model)
     monkeypatch.setattr(type(model.model.norm), "forward", double_norm)
     truth = found(model.to(wide))
-    assert worst(ours, theirs) > 0  # something was replaced
+    assert worst(ours, theirs) > 0  # at least one module was replaced
     assert worst(ours, truth) <= 1.5 * worst(theirs, truth)
 
 
@@ -86,7 +86,7 @@ def test_gradients_by_finite_differences():
 
 
 def test_less_is_kept_for_the_backward_pass():
-    """Of bfloat16: transformers' norms keep float32 copies."""
+    """In bfloat16, where transformers' norms keep float32 copies."""
     kept = []
     model = tiny("qwen3", torch.bfloat16)
 

@@ -63,7 +63,7 @@ def test_a_pack_is_one_by_one(family, tied, temperature):
 
 
 def test_rows_do_not_see_each_other():
-    """In another order, in other company, a group in two packs: the same numbers but for rounding."""
+    """In another order, beside other rows, or with a group in two packs: the same numbers up to rounding."""
     model = make_model()
     prompts, responses, group = make_rows()
     whole, entropy = run(model, pack(prompts, responses, group, range(8)))
@@ -92,7 +92,7 @@ def test_a_model_without_a_pack_is_refused():
 
 
 def factors(i: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each token's log-prob and entropy count for in row i: all different."""
+    """Weights of each token's log-prob and entropy in row i, all different."""
     factor = torch.linspace(-1, 2, 20, dtype=torch.float64) * (1 + i)
     return factor, factor.flip(0)
 
@@ -127,7 +127,7 @@ def gradients(model, packs: list[list[int]]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_gradients_are_those_of_single_sequences(tied, monkeypatch):
-    """In double precision, for one pack, for a pack a row, for a group cut in two; none, selective, full recompute."""
+    """In double precision: one pack, one pack per row, a group cut in two; no, selective and full recomputation."""
     monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
     model = make_model(tied, "float64")
     expected = naive_gradients(model)
@@ -183,7 +183,7 @@ def test_only_the_log_probs_or_only_the_entropies():
 
 
 def test_half_precision_is_reduced_and_accumulated_in_single():
-    """bfloat16 has 8 bits: sums of 300 tokens' weight gradients in it would be off by percents."""
+    """bfloat16 has 8 bits: weight gradients of 300 tokens, summed in it, would be off by several percent."""
     torch.manual_seed(3)
     head = torch.nn.Linear(16, VOCABULARY, bias=False).to(torch.bfloat16)
     hidden = torch.randn(300, 16).to(torch.bfloat16)

@@ -61,7 +61,7 @@ def test_balance_is_a_partition_close_to_the_best(costs, parts):
 
 
 def test_layout_of_a_pack():
-    """Two prompts once each, responses without their last tokens, states that predict, positions in the sequence."""
+    """Each prompt once, responses without their last tokens, the states that predict, positions in the sequence."""
     prompts, responses = [[7, 8], [7, 8], [9]], [np.array(x, np.int32) for x in ([1, 2, 3], [4], [5, 6])]
     p = pack(prompts, responses, [0, 0, 1], [0, 1, 2])
     assert p.ids.tolist() == [7, 8, 9, 1, 2, 5]
@@ -74,7 +74,7 @@ def test_layout_of_a_pack():
 @quick
 @given(st.integers(0, 1000))
 def test_attention_sees_its_prompt_and_its_past(seed):
-    """Which positions of the pack every position sees, read off the buckets, against the definition."""
+    """Which positions each position of a pack attends to, read from the buckets, against the definition."""
     rng = np.random.default_rng(seed)
     prompts, responses, group = [], [], []
     for g in range(rng.integers(1, 4)):

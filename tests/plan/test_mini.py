@@ -1,4 +1,4 @@
-"""`make mini`: its configuration, its jobs, what it costs, and how long it says that it still takes."""
+"""`make mini`: its configuration, jobs, cost, and the time left that it reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import ROOT
 from support.commands import srt
 from support.dag import copy_of_the_tree, jobs, snakemake
 
-# The phenomena of the paper that `make mini` is for, and claims that test each.
+# The paper's phenomena that `make mini` shows, and the claims that test each.
 PHENOMENA = {
     "SRT tracks ground truth early": ["tracks_ground_truth"],
     "it raises avg@32 and maj@32": ["raises_avg", "raises_majority", "raises_majority_next_level"],
@@ -84,14 +84,14 @@ def test_jobs_are_those_of_a_dry_run(tmp_path: Path) -> None:
 
 
 def test_it_is_planned_for_an_hour_on_two_cores() -> None:
-    # the assumptions of `plan:` are what was measured for this configuration on one quiet core (docs/measured.md)
+    # the assumptions under `plan:` were measured for this configuration on one idle core (docs/measured.md)
     config = configuration()
     dag = build(config)
     pricing = Pricing(config, dag, Measured())
     prices = {key: replace(pricing.price(key), gpus=1) for key in dag.jobs}
     wall = schedule(dag, prices, set(dag.jobs), 1, 2).wall
     assert 0.4 * 3600 < wall < 3600
-    # and the two parts that make it up, apart from the schedule
+    # training and sampling make up most of it
     work = {
         rule: sum(prices[k].seconds for k, job in dag.jobs.items() if job.rule.startswith(rule))
         for rule in ("train", "sample")
@@ -143,7 +143,7 @@ def mini_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 @pytest.mark.parametrize(("train", "other", "gaps"), [(1.0, 1.0, 1.0), (2.0, 1.0, 1.1), (0.5, 0.7, 1.3)])
 def test_after_ten_minutes_the_eta_is_right(mini_in_tmp: Config, train: float, other: float, gaps: float) -> None:
-    """Jobs take other times than assumed, and Snakemake loses time between them: the ETA learns both."""
+    """Jobs take other times than assumed, and Snakemake needs time between them: the ETA learns both."""
     config = mini_in_tmp
     dag = build(config)
     pricing = Pricing(config, dag, Measured())

@@ -68,7 +68,7 @@ def test_a_job_is_in_the_total_once(micro: Config) -> None:
 
 
 def finish(config: Config, keys: set[str], slower: float = 1.0) -> None:
-    """Make the outputs of these jobs, and their benchmarks: so many times the predicted seconds."""
+    """Make the outputs of these jobs, and benchmarks of `slower` times the predicted seconds."""
     dag = build(config)
     pricing = Pricing(config, dag)
     for key in keys:
@@ -89,10 +89,10 @@ def test_what_is_done_and_what_remains(micro: Config, monkeypatch: pytest.Monkey
     plan = make_plan(micro)
     assert plan.done == base and not plan.remaining & base
     assert plan.remaining == set(dag.jobs) - base
-    # the state between two segments is temporary: a run is done without it
+    # the state between two segments is temporary: a finished run does not need it
     finish(micro, {k for k in dag.jobs if not k.startswith("data")})
     again = make_plan(micro)
-    assert not again.remaining and len(again.done) == len(dag.jobs) - 2  # nobody asks for the tables any more
+    assert not again.remaining and len(again.done) == len(dag.jobs) - 2  # no target needs the tables any more
     assert all(s.wall == 0 for s in again.schedules)
 
 
@@ -155,12 +155,12 @@ def test_two_runs_on_one_and_on_two_partitions() -> None:
 def test_the_disk_of_a_chain() -> None:
     dag, prices = chain("a/0", "a/1", "a/2")
     found = schedule(dag, prices, set(dag.jobs), 1, 8, disk=100.0)
-    # the third starts with two models, and the state of the second: 2 + 10, and works with 20 more
+    # the third job starts with two models and the second's state, 2 + 10, and uses 20 more while it runs
     assert found.peak == 100 + 2 + 10 + 20
 
 
 def test_a_big_job_is_not_starved() -> None:
-    """Small jobs that come later do not keep a job waiting that needs the whole partition."""
+    """Later small jobs do not delay a job that needs the whole partition."""
     dag, prices = chain(*(f"s{i}/0" for i in range(20)), "big/0", "big/1", gpus=1)
     for step, hours in ((0, 1), (1, 2)):
         prices[f"train big/{step}"] = Price(3600 * hours, 8)
@@ -215,7 +215,7 @@ def test_the_wall_time_of_a_target_is_of_what_remains(micro: Config, monkeypatch
     table = by_figure(make_plan(micro)).set_index("target")
     assert table.loc["fig9", "wall_hours_1"] == 0 < fresh.loc["fig9", "wall_hours_1"]
     assert table.loc["fig2", "wall_hours_1"] < fresh.loc["fig2", "wall_hours_1"]
-    # what is there already is on the disk from the start, and in the end as before
+    # existing files take disk space from the start, and the total at the end is as before
     assert table.loc["fig9", "disk_peak_bytes_1"] == pytest.approx(table.loc["fig9", "disk_bytes"])
     assert table["disk_bytes"].tolist() == pytest.approx(fresh["disk_bytes"].tolist())
 
@@ -240,7 +240,7 @@ def gpu_config(seeds: int = 1, **plan: object) -> Config:
 def test_savings_are_those_of_the_variants() -> None:
     plan = make_plan(gpu_config(paper_gpu_hours={"v1": 1000}, target_gpu_hours=1.0))
     hours = [value for _, value in plan.savings]
-    assert hours[0] > hours[1] > hours[2]  # CUDA graphs and the old-policy pass save
+    assert hours[0] > hours[1] > hours[2]  # CUDA graphs save time, and so does leaving out the old-policy pass
     assert hours[-1] == pytest.approx(plan.gpu_hours(set(plan.dag.jobs)))  # nothing was measured
     text = "\n".join(savings(plan))
     assert "The target of 1 is missed by" in text and "v1 states 1,000 GPU-hours" in text

@@ -1,4 +1,4 @@
-"""The page of the miniature run: numbers come from the CSVs beside it, and from nowhere else."""
+"""The page of the miniature run: its numbers come only from the CSVs beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def configuration(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """CSVs as a run makes them, with numbers that are easy to see again."""
+    """CSVs as a run makes them, with numbers that are easy to recognise."""
     claim = {
         "version": "v1",
         "where": "§4",
@@ -136,7 +136,7 @@ def test_a_wrong_call_is_a_sentence(folder: Path, call: str, sentence: str) -> N
 
 def test_table_of_alarms(tmp_path: Path) -> None:
     config = configuration(tmp_path)
-    # a run that acts on its alarm is not judged, and needs no metrics here
+    # a run that acts on its alarm is not judged, so its metrics are not needed
     kept = {n: config.runs[n].model_copy(update={"seeds": [1, 2, 3]}) for n in ("srt_beyond", "ext_stop")}
     config = config.model_copy(update={"runs": kept})
     steps = range(1, 31)

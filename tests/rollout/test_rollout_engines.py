@@ -1,4 +1,4 @@
-"""One protocol, two engines: what `srt.rollout.RolloutEngine` promises, asked of transformers and of vLLM alike."""
+"""What the protocol `srt.rollout.RolloutEngine` promises, checked for transformers and for vLLM."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from support.rollout_cases import (
     ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}",
 )
 def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """(engine, the transformers model whose weights it was made from and does not share)."""
+    """(engine, the transformers model that it was made from; they share no tensor)."""
     name, tied = request.param
     model = make_model(tied)
     with engine_of(name, model, tmp_path_factory.mktemp("model"), 7 if name == "refilling" else 1024) as engine:
@@ -45,7 +45,7 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def fresh(setup: tuple) -> tuple:
-    """The same, with the first weights back in place."""
+    """The same, with the original weights restored."""
     engine, model = setup
     engine.update_weights(model.named_parameters())
     return engine, model
@@ -77,11 +77,11 @@ def test_no_prompts_and_wrong_keys(fresh: tuple) -> None:
 def test_same_seed_repeats_other_seed_or_key_differs(fresh: tuple) -> None:
     engine, _ = fresh
     first = engine.generate(PROMPTS, KEYS, SAMPLING)
-    torch.manual_seed(99)  # the global generator must not matter
+    torch.manual_seed(99)  # the global generator must have no effect
     assert all_same(first, engine.generate(PROMPTS, KEYS, SAMPLING))
     for other in (
         engine.generate(PROMPTS, KEYS, replace(SAMPLING, seed=8)),
-        engine.generate(PROMPTS, [f"1/{key}" for key in KEYS], SAMPLING),  # as the trainer names another step
+        engine.generate(PROMPTS, [f"1/{key}" for key in KEYS], SAMPLING),  # as for another step of the trainer
     ):
         for left, right in zip(first, other, strict=True):
             assert sum(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(left, right, strict=True)) <= 1
@@ -101,7 +101,7 @@ def test_sample_depends_on_neither_batch_nor_n_nor_order(fresh: tuple) -> None:
 
 
 def test_the_limit_does_not_change_what_is_drawn(fresh: tuple) -> None:
-    """A limit of one token included; a response that ends in exactly its last place was not cut."""
+    """Not even a limit of one token; a response that ends at exactly the limit is not truncated."""
     engine, _ = fresh
     many = replace(SAMPLING, n=150, max_new_tokens=8)
     full = engine.generate(PROMPTS, KEYS, many)
@@ -157,16 +157,16 @@ def test_first_tokens_follow_the_distribution(fresh: tuple) -> None:
 
 def test_update_weights_takes_every_weight_over(fresh: tuple) -> None:
     engine, model = fresh
-    for seed in (1, 2):  # twice: what the second update meets is what the first one left
+    for seed in (1, 2):  # twice: the second update starts from what the first one left
         other = perturbed(model, seed)
-        engine.update_weights(other.named_parameters())  # without the head if it is tied, as a checkpoint has it
+        engine.update_weights(other.named_parameters())  # without a tied head, as in a checkpoint
         rollouts = engine.generate(PROMPTS, KEYS, SAMPLING)
         assert worst(other, PROMPTS, rollouts) < 1e-4
         assert worst(model, PROMPTS, rollouts) > 1e-2
 
 
 def test_checksums_are_the_trainers_by_its_names(fresh: tuple) -> None:
-    """Before an update and after it; the head is there in any case where the engine keeps one of its own."""
+    """Before and after an update; the head is included where the engine keeps its own."""
     engine, model = fresh
     for current in (model, perturbed(model, 1)):
         engine.update_weights(current.named_parameters())
@@ -184,7 +184,7 @@ def test_checksums_are_the_trainers_by_its_names(fresh: tuple) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_score_is_that_of_a_full_forward(fresh: tuple, temperature: float) -> None:
-    """Of its own samples it gives the log-probs that it drew them with; the next samples are what they would be."""
+    """For its own samples, it returns the log-probs of sampling; the next samples are unaffected."""
     engine, model = fresh
     sampling = replace(SAMPLING, temperature=temperature)
     groups = engine.generate(PROMPTS, KEYS, sampling)

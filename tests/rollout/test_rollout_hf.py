@@ -74,7 +74,7 @@ def same(a: Rollout, b: Rollout) -> bool:
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.7, 1.0), (1.0, 0.7), (0.8, 0.9)])
 def test_logprobs_are_those_of_a_full_forward(model, temperature, top_p):
-    """Left padding, prompts of 1 to 11 tokens, shared prefill, dropped rows: none of it may show."""
+    """Left padding, prompts of 1 to 11 tokens, shared prefill, finished rows: none may change a log-prob."""
     sampling = Sampling(n=12, temperature=temperature, top_p=top_p, max_new_tokens=14, seed=3)
     groups = HfEngine(model, [EOS]).generate(PROMPTS, KEYS, sampling)
     assert len({len(r.token_ids) for g in groups for r in g}) > 3  # rows did end at different times
@@ -118,7 +118,7 @@ def test_shapes_types_end_tokens_and_reasons(drawn):
         assert 1 <= len(tokens) <= 12 and np.isfinite(r.logprobs).all() and (r.logprobs <= 0).all()
         ends = [t in (EOS, OTHER_EOS) for t in tokens]
         if r.finish_reason == STOP:
-            assert ends[-1] and sum(ends) == 1  # included, and nothing after it
+            assert ends[-1] and sum(ends) == 1  # the end token is included, and nothing after it
         else:
             assert r.finish_reason == LENGTH and len(tokens) == 12 and not any(ends)
         reasons.add((r.finish_reason, tokens[-1] if ends[-1] else None))
@@ -139,14 +139,14 @@ def test_an_end_token_in_the_last_place_is_a_stop(model):
 
 
 def test_a_sample_does_not_depend_on_its_batch(model, drawn):
-    """Alone, in other orders, with other n, with a smaller batch: the same tokens, and log-probs but for rounding."""
+    """Alone, in another order, with another n or a smaller batch: the same tokens, and log-probs up to rounding."""
     engine = HfEngine(model, [EOS, OTHER_EOS])
     sampling = Sampling(n=16, max_new_tokens=12, seed=7)
     for p, (prompt, key) in enumerate(zip(PROMPTS, KEYS, strict=True)):
         alone = engine.generate([prompt], [key], sampling)[0]
         fewer = engine.generate([prompt], [key], Sampling(n=3, max_new_tokens=12, seed=7))[0]
         assert all(map(same, alone, drawn[p])) and all(map(same, fewer, drawn[p][:3]))
-        for a, b in zip(alone, drawn[p], strict=True):  # a matrix product of other shape sums in another order
+        for a, b in zip(alone, drawn[p], strict=True):  # a matrix product of another shape sums in another order
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
     backwards = engine.generate(PROMPTS[::-1], KEYS[::-1], sampling)[::-1]
     assert all(same(a, b) for g, h in zip(backwards, drawn, strict=True) for a, b in zip(g, h, strict=True))
@@ -168,7 +168,7 @@ def test_seeds_repeat_and_differ(model, drawn):
 
 
 def test_seed_keys_are_distinct_and_fixed():
-    """The keys are part of every result: another hash would change them all."""
+    """Every result depends on these keys: another hash would change all results."""
     keys = {sample_key(s, k, i) for s in range(20) for k in ("a", "b", "0/a") for i in range(40)}
     assert len(keys) == 20 * 3 * 40
     assert sample_key(1, "12", 3) != sample_key(11, "2", 3) != sample_key(1, "1", 23)
@@ -188,7 +188,7 @@ def test_uniforms_are_uniform_and_independent():
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.8)])
 def test_sampled_tokens_follow_the_softmax(temperature, top_p):
-    """Chi-square of 4000 first tokens against the model's own distribution; the seed is fixed, so is the statistic."""
+    """Chi-square of 4,000 first tokens against the model's own distribution; the fixed seed fixes the statistic."""
     model = make_model(peaked=0.08)
     sampling = Sampling(n=4000, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=11)
     group = HfEngine(model, [EOS], max_rows=4000).generate([PROMPTS[0]], ["a"], sampling)[0]
@@ -197,7 +197,7 @@ def test_sampled_tokens_follow_the_softmax(temperature, top_p):
     counts = np.bincount([int(r.token_ids[0]) for r in group], minlength=VOCABULARY)
     assert (counts[expected == 0] == 0).all()
     assert (expected > 0).sum() == (VOCABULARY if top_p == 1 else (counts > 0).sum())
-    rare = expected < 5  # pooled, as the chi-square approximation wants
+    rare = expected < 5  # rare tokens are pooled, as the chi-square approximation requires
     observed = np.append(counts[~rare], counts[rare].sum())
     wanted = np.append(expected[~rare], expected[rare].sum())
     observed, wanted = observed[wanted > 0], wanted[wanted > 0]
@@ -211,7 +211,7 @@ def test_sampled_tokens_follow_the_softmax(temperature, top_p):
     st.integers(2, 50), st.sampled_from([0.3, 1.0, 2.0]), st.sampled_from([0.1, 0.5, 0.9, 1.0]), st.integers(0, 2**31)
 )
 def test_no_uniform_number_can_draw_an_impossible_token(size, temperature, top_p, seed):
-    """Both ends of [0, 1): 1 - 2^-53 is 1 in float32, where the inverse of the distribution function would leave it."""
+    """At both ends of [0, 1): 1 - 2^-53 is 1 in float32, where the inverse distribution function would overflow."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(size, generator=generator)
     logits[torch.rand(size, generator=generator) < 0.3] = -1000.0  # probability 0 in float32
@@ -240,7 +240,7 @@ class _Calls:
 @pytest.mark.parametrize("max_rows", [1, 5, 16, 33, 63, 64])
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
 def test_more_samples_than_slots(model, max_rows, top_p):
-    """Never more rows than allowed, each prompt prefilled once, and the samples are those of one large batch."""
+    """Never more rows than allowed, each prompt prefilled once, and the same samples as from one large batch."""
     sampling = Sampling(n=16, max_new_tokens=12, seed=7, top_p=top_p)
     one_batch = HfEngine(model, [EOS, OTHER_EOS]).generate(PROMPTS, KEYS, sampling)
     calls = _Calls(model)
@@ -249,7 +249,7 @@ def test_more_samples_than_slots(model, max_rows, top_p):
     calls.hook.remove()
     assert sum(calls.prefills) == len(PROMPTS)
     assert max(calls.decodes) <= max_rows
-    assert sum(calls.decodes) < 1.6 * sum(len(r.token_ids) for g in groups for r in g), "slots are not left idle"
+    assert sum(calls.decodes) < 1.6 * sum(len(r.token_ids) for g in groups for r in g), "no slot stays idle"
     for a, b in zip((r for g in groups for r in g), (r for g in one_batch for r in g), strict=True):
         assert same(a, b)
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
@@ -260,7 +260,7 @@ def test_more_samples_than_slots(model, max_rows, top_p):
 
 
 def test_places_are_refilled_while_others_go_on(model):
-    """Fewer passes than one full batch after the other would take: the point of refilling."""
+    """It takes fewer passes than one full batch after another, which is the point of refilling."""
     rng = np.random.default_rng(0)
     prompts = [rng.integers(5, VOCABULARY, int(rng.integers(1, 12))).tolist() for _ in range(24)]
     keys, sampling = [str(i) for i in range(24)], Sampling(n=4, max_new_tokens=40, seed=2)
@@ -273,7 +273,7 @@ def test_places_are_refilled_while_others_go_on(model):
 
 
 def test_a_full_buffer_is_rewound(model, monkeypatch):
-    """Columns run out in a long queue: what open rows need moves to the front, several times, without a trace."""
+    """A long queue runs out of columns: those in use are moved to the front several times, and no sample changes."""
     rewinds = []
     rewind = ColumnLayer.rewind
     monkeypatch.setattr(ColumnLayer, "rewind", lambda self: (rewinds.append(self.filled), rewind(self)))
@@ -288,9 +288,9 @@ def test_a_full_buffer_is_rewound(model, monkeypatch):
 
 
 def test_masked_columns_hold_no_garbage(model, monkeypatch):
-    """Uninitialised memory may be NaN, which a mask of zeros would let through; torch fills it so in this mode."""
+    """Uninitialised memory may hold NaN, which a mask of zeros does not remove; in this mode torch fills it so."""
     sampling = Sampling(n=6, max_new_tokens=12, seed=7)
-    monkeypatch.setattr(continuous_batching, "PREFILL_TOKENS", 1)  # prompts of other widths join one after the other
+    monkeypatch.setattr(continuous_batching, "PREFILL_TOKENS", 1)  # prompts of different widths join one after another
     for max_rows in (5, 64):
         engine = HfEngine(model, [EOS], max_rows=max_rows)
         expected = engine.generate(PROMPTS, KEYS, sampling)
@@ -316,7 +316,7 @@ def test_masked_columns_hold_no_garbage(model, monkeypatch):
 def test_any_queue_gives_what_each_prompt_gives_alone(
     lengths, n, limit, max_rows, ends, temperature, seed, one_at_a_time
 ):
-    """Samples that end with their first token, a limit of 1, one prompt, ragged prompts, prefills in several passes."""
+    """Samples of one token, a limit of 1, one prompt, ragged prompts, prefills in several passes."""
     model = make_model()
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(3, VOCABULARY, length).tolist() for length in lengths]
@@ -334,7 +334,7 @@ def test_any_queue_gives_what_each_prompt_gives_alone(
 
 
 class _Interrupting:
-    """An end-token list that raises in mid-generation, as an interrupt would."""
+    """An end-token list that raises during generation, as an interrupt would."""
 
     def __init__(self, model) -> None:
         self.calls, self.hook = 0, model.model.norm.register_forward_pre_hook(self)

@@ -1,4 +1,4 @@
-"""One vLLM engine over two processes (tensor parallelism), which the trainer's ranks cannot tell from two engines.
+"""One vLLM engine over two processes (tensor parallelism) serves the trainer's ranks as two engines would.
 
 Under torchrun this file is the worker: both processes run `worker`, and any assertion of it ends the job.
 """
@@ -23,7 +23,7 @@ from support.rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_o
 
 
 def worker(folder: Path) -> None:
-    """Rank 0 has two prompts, rank 1 one: each gets its own rollouts, of the weights last handed over."""
+    """Rank 0 has two prompts, rank 1 has one: each gets its own rollouts, sampled from the weights last synced."""
     from srt.rollout.vllm import VllmEngine
 
     rank = int(os.environ["RANK"])
@@ -55,7 +55,7 @@ def worker(folder: Path) -> None:
         weights[name].view(-1)[-1] += 1e-4
         engine.update_weights(weights.items())
         assert differing(engine, model.named_parameters(), "float32") == [name]
-    with pytest.raises(SrtError, match="prompt 'long' has 300 tokens"):  # rank 1's alone, refused by both
+    with pytest.raises(SrtError, match="prompt 'long' has 300 tokens"):  # rank 1's prompt, refused by both ranks
         engine.generate([LONG][:rank], ["long"][:rank], SAMPLING.__class__(n=1, max_new_tokens=100))
     engine.update_weights(model.named_parameters())
     again = engine.generate(PROMPTS[mine], KEYS[mine], SAMPLING)
@@ -79,7 +79,7 @@ def test_two_ranks_share_an_engine(tmp_path: Path) -> None:
 
 
 def test_parts_of_ranks_make_a_whole() -> None:
-    """A sharded matrix adds up; copies are averaged, and one that went astray shows."""
+    """Shards of a matrix are added; copies are averaged, and a deviating copy shows."""
     ranks = [{"matrix": (1.0, 3.0, 6), "norm": (2.0, 2.5, 4)}, {"matrix": (-2.0, 4.0, 6), "norm": (2.0, 2.5, 4)}]
     sizes = {"matrix": 12, "norm": 4}
     assert combine(ranks, sizes) == {"matrix": (-1.0, 7.0), "norm": (2.0, 2.5)}

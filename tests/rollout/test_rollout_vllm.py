@@ -1,4 +1,4 @@
-"""What is vLLM's own: traps of the weight update, the prefix cache, what it changes in its host, sleep, errors.
+"""What only vLLM has: traps of the weight update, the prefix cache, changes to the host process, sleep, errors.
 
 What both engines promise is in test_rollout_engines.py; the sync check with both in test_sync.py.
 """
@@ -45,14 +45,14 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def fresh(setup: tuple) -> tuple:
-    """The same, with the first weights back in place."""
+    """The same, with the original weights restored."""
     engine, model = setup
     engine.update_weights(model.named_parameters())
     return engine, model
 
 
 def test_update_of_the_embedding_alone_reaches_the_head(fresh: tuple) -> None:
-    """The silent trap of tied embeddings: a small step on the embedding must move the logits of the head too."""
+    """With tied embeddings, a small step on the embedding must also change the logits of the head."""
     engine, model = fresh
     weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     generator = torch.Generator().manual_seed(5)
@@ -73,7 +73,7 @@ def test_prefix_cache_is_reset_with_the_weights(fresh: tuple) -> None:
 
 
 def test_a_stale_prefix_cache_would_be_seen(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail: with the reset left out, the 300-token prompt gives other log-probabilities."""
+    """The test above can fail: without the reset, the 300-token prompt gets other log-probabilities."""
     engine, model = fresh
     prompts, keys = [LONG], ["long"]
     engine.generate(prompts, keys, SAMPLING)
@@ -100,7 +100,7 @@ def test_too_long_prompt_is_refused_by_its_key(fresh: tuple) -> None:
 
 
 def test_more_prompt_tokens_than_one_pass_takes(fresh: tuple) -> None:
-    """vLLM cuts a prefill where its budget of tokens ends; on a CPU a request with a seed does not survive that."""
+    """vLLM splits a prefill that exceeds its token budget; on a CPU, that breaks requests with a seed."""
     engine, model = fresh
     budget = engine._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
     rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def test_a_probe_that_fills_the_model_is_refused(fresh: tuple) -> None:
 
 
 def test_prompts_are_prefilled_once_for_all_samples(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens that vLLM's scheduler hands to the model: one prompt, not n of them, but for unfilled cache blocks."""
+    """vLLM's scheduler passes one prompt to the model instead of n, except for cache blocks that are not full."""
     engine, _ = fresh
     scheduler = engine._llm.llm_engine.engine_core.engine_core.scheduler
     schedule, tokens = scheduler.schedule, []
@@ -166,7 +166,7 @@ def test_prompts_are_prefilled_once_for_all_samples(fresh: tuple, monkeypatch: p
 
 
 def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order of the calls around a real engine; only sleep and wake_up themselves, which a CPU lacks, are recorded."""
+    """The order of calls to a real engine; only sleep and wake_up, which a CPU lacks, are replaced by records."""
     engine, model = fresh
     calls: list[object] = []
     rpc = engine._llm.collective_rpc
@@ -181,7 +181,7 @@ def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.
     engine.release_memory()
     engine.release_memory()
     assert calls == [("sleep", 2)]
-    assert engine.checksums() == before  # of what the samples were drawn with, though it is gone
+    assert engine.checksums() == before  # of the weights that the samples were drawn with, although they are gone
     with pytest.raises(RuntimeError, match=r"generate: the vLLM engine sleeps .*call update_weights first"):
         engine.generate(PROMPTS, KEYS, SAMPLING)
     with pytest.raises(RuntimeError, match="logprobs: the vLLM engine sleeps"):

@@ -1,4 +1,4 @@
-"""A headless Chromium over its debugging pipe: open a file, run JavaScript, press keys, take pictures."""
+"""A headless Chromium, driven over its debugging pipe: open a file, run JavaScript, press keys, take pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Chrome:
         to_child, self._write = os.pipe()
         self._read, from_child = os.pipe()
 
-        # Chromium reads commands from descriptor 3 and answers on 4. A shell puts them there: code of our own between
+        # Chromium reads commands from descriptor 3 and answers on 4. A shell sets these up: code of our own between
         # fork and exec would copy this process, which the kernel refuses a process whose memory is larger than what
         # is free.
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Made-up runs as tables, for the tests of claims: their truth is known."""
+"""Tables of made-up runs, whose true values are known, for the tests of claims."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ P = 60  # problems of a test set
 
 
 def values(mean: float, seed: int = 0, size: int = P, spread: float = 0.2) -> np.ndarray:
-    """Pass rates [P] with exactly this mean: hard and easy problems."""
+    """Pass rates [P] of hard and easy problems, with exactly this mean."""
     raw = np.random.default_rng(seed).uniform(-spread, spread, size)
     return np.clip(mean + raw - raw.mean(), 0, 1)
 
@@ -40,7 +40,7 @@ class Tables:
         seeds: int = 1,
         **columns: list[np.ndarray],
     ) -> None:
-        """A run: data set -> pass rates of each evaluated step (0 first), or [seeds][steps]; columns likewise."""
+        """Add a run: per data set, pass rates of each evaluated step (0 first), or [seeds][steps]; also `columns`."""
         instances = [f"{name}-s{seed + 1}" for seed in range(seeds)]
         points = [[f"base/{name}", *(f"{i}/step-{s}" for s in steps)] for i in instances]
         for seed, names in enumerate(points):
@@ -82,7 +82,7 @@ def groups(dataset: str, rate: np.ndarray, **columns: np.ndarray) -> pd.DataFram
 
 
 def curve(*means: float, seed: int = 0, noise: float = 0.0) -> list[np.ndarray]:
-    """One array of pass rates a step, the same problems hard at each, with noise of their own."""
+    """One array of pass rates per step: the same problems are hard at each step, the noise differs."""
     shape = values(0.5, seed) - 0.5
     generator = np.random.default_rng(seed + 1)
     return [np.clip(m + shape + noise * generator.standard_normal(P), 0, 1) for m in means]

@@ -126,7 +126,7 @@ def load(folder: Path) -> Config:
 
 
 def specs(config: Config) -> dict[str, str]:
-    """Every spec of a configuration by what it is of; run `srt` has two seeds."""
+    """Every spec of a configuration by its stage and name; run `srt` has two seeds."""
     return {
         **{f"data {name}": data_spec(config, name) for name in config.datasets},
         **{f"model {name}": model_spec(config, name) for name in config.models},

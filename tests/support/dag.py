@@ -14,7 +14,7 @@ MICRO = ["--profile", "workflow/profiles/local", "--configfile", "tests/micro/co
 
 
 def copy_of_the_tree(target: Path) -> Path:
-    """What a clone holds: tracked files, and new ones that git does not ignore."""
+    """Copy what a clone would hold: tracked files, and new ones that git does not ignore."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
     )
@@ -37,7 +37,7 @@ def snakemake(folder: Path, *args: str, code: int = 0) -> str:
 
 
 def jobs(output: str) -> dict[str, int]:
-    """The table of jobs that a dry-run prints."""
+    """The table of jobs that a dry-run prints: rule -> number."""
     table = output.split("Job stats:")[-1]
     return (
         {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.MULTILINE)} if "Job stats:" in output else {}

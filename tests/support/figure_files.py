@@ -62,7 +62,7 @@ def groups(config: Config, checkpoint: str, suite: str, n: int) -> pd.DataFrame:
 
 
 def metrics(config: Config, instance: str) -> pd.DataFrame:
-    """One row a step, with what dynamics and the alarm read."""
+    """One row per step, with the columns that kind `dynamics` and the alarm read."""
     run = config.entry(instance)[1]
     rng = np.random.default_rng(zlib.crc32(instance.encode()))
     rows = []
@@ -81,7 +81,7 @@ def metrics(config: Config, instance: str) -> pd.DataFrame:
 
 
 def samples(config: Config, checkpoint: str, suite: str) -> pd.DataFrame:
-    """One response a problem: a solution, or gibberish after a collapse."""
+    """One response per problem: a solution, or gibberish after a collapse."""
     collapsed = state(config, checkpoint)[1] > 0.5
     text = "and then the the the \\boxed{1}" if collapsed else "We count the paths and find \\boxed{42}."
     rows = [
@@ -95,7 +95,7 @@ def samples(config: Config, checkpoint: str, suite: str) -> pd.DataFrame:
 def write_inputs(config: Config, paths: Iterable[str], n: int = 8) -> None:
     """Write each file that does not exist yet; `config.results` is its folder.
 
-    `n` responses a problem; in proportion more or fewer where a model or a suite is sampled more or less.
+    `n` responses per problem, scaled where a model or a suite is sampled more or less often.
     """
     for path in paths:
         if Path(path).exists():

@@ -36,7 +36,7 @@ class World:
         root.mkdir(parents=True, exist_ok=True)
 
     def answers(self, dataset: str, method: str, progress: float, seed: int) -> list[list[str | None]]:
-        """n answers a problem: the right one is "42", other answers are its usual mistakes, None has no box."""
+        """n answers per problem: "42" is right, the others are usual mistakes, None has no box."""
         size, level = self.sets[dataset]
         names = list(self.sets)
         difficulty = level + 1.7 * np.random.default_rng(names.index(dataset)).standard_normal(size)
@@ -87,7 +87,7 @@ class World:
         return str(path)
 
     def metrics(self, name: str, method: str, steps: int, seed: int = 1) -> str:
-        """Write NAME.metrics.parquet, one row a step, and return its path."""
+        """Write NAME.metrics.parquet, one row per step, and return its path."""
         rng = np.random.default_rng([seed, steps])
         rows = []
         for step in range(1, steps + 1):

@@ -63,7 +63,7 @@ class Hub(BaseHTTPRequestHandler):
         self.requests.append(self.path)
         parts = urlsplit(self.path).path.strip("/").split("/")
         api = parts[0] == "api"
-        if len(parts) < 5:  # the client also asks for things that are no data set's
+        if len(parts) < 5:  # the client also asks for paths that belong to no data set
             return 404, {}, b"{}"
         parts = parts[2:] if api else parts[1:]
         repo, verb, revision, path = "/".join(parts[:2]), parts[2], parts[3], "/".join(parts[4:])

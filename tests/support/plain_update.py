@@ -44,7 +44,7 @@ def hyperparameters(**changes: Any) -> dict[str, Any]:
 
 
 def policy_and_reference(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """A tiny Qwen2 in double precision throughout, and a frozen copy of it a little way off."""
+    """A tiny Qwen2 in double precision throughout, and a frozen copy with slightly different weights."""
     monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
     model = make_model(dtype="float64")
     reference = copy.deepcopy(model).requires_grad_(False)

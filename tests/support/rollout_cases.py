@@ -22,7 +22,7 @@ LONG = [int(t) for t in np.random.default_rng(0).integers(4, VOCABULARY, 300)]  
 
 
 def make_model(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
-    """A random Qwen2 with grouped queries, biases and peaked logits, small and yet of a shape that vLLM takes."""
+    """A random Qwen2 with grouped queries, biases and peaked logits, in the smallest shape that vLLM accepts."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
@@ -32,7 +32,7 @@ def make_model(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
     model = Qwen2ForCausalLM(config).eval()
     with torch.no_grad():
         for name, tensor in model.named_parameters():
-            if name.endswith("bias"):  # 0 at first, which no checksum could tell apart
+            if name.endswith("bias"):  # they start at 0, where no checksum could tell them apart
                 tensor.normal_(0, 0.1)
     return model
 
@@ -89,5 +89,5 @@ def perturbed(model: Qwen2ForCausalLM, seed: int) -> Qwen2ForCausalLM:
     other = make_model(model.config.tie_word_embeddings, seed)
     with torch.no_grad():
         ids = torch.tensor([PROMPTS[1]])
-        assert (model(input_ids=ids).logits - other(input_ids=ids).logits).abs().max() > 0.1, "must be visible"
+        assert (model(input_ids=ids).logits - other(input_ids=ids).logits).abs().max() > 0.1, "must change the logits"
     return other

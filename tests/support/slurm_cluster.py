@@ -5,10 +5,10 @@
 
 Partitions: `h200` (two nodes with 8 fake GPUs each), `urgent` (the same nodes, preempts h200), `cpu` (two nodes). No
 systemd, nothing in /etc, no accounting. Sockets, spool, state, logs and keys are in one short temporary folder. Works
-as root and as a user. What it does not do: no GPU library sees the fake GPUs (they are copies of /dev/null), and
+as root and as a user. Its limits: no GPU library sees the fake GPUs (they are copies of /dev/null), and
 memory limits are enforced only as root with cgroup v1 (`Cluster(memory_limits=True)`).
 
-Everything that it starts is found again by its environment, which names the folder: `stop` ends those processes by
+Every process that it starts has the folder's name in its environment: `stop` ends those processes by
 their ids, and `start` first clears what a killed owner left behind.
 """
 
@@ -33,7 +33,7 @@ PREFIX = "srt-slurm-"
 GPUS = 8
 PACKAGES = "slurmctld slurmd slurm-client munge"
 DAEMONS = ("slurmd", "slurmctld", "munged")  # the order in which they are stopped
-# The plugin looks at a job after 40 s, then every 50 s and more. Tests ask each second; jobs' own processes are spared.
+# The plugin polls a job after 40 s, then every 50 s or more. Tests poll every second, but not in the jobs' processes.
 FAST_POLLS = """import sys
 if "snakemake" in " ".join(sys.orig_argv[:3]) and "--mode" not in sys.orig_argv and sys.version_info >= (3, 11):
     import asyncio
@@ -45,7 +45,7 @@ if "snakemake" in " ".join(sys.orig_argv[:3]) and "--mode" not in sys.orig_argv 
 
 
 def missing() -> str | None:
-    """Why no cluster can be started here, with the way to mend it; None where it can."""
+    """Why no cluster can be started here, and what to install; None where one can."""
     path = f"{os.environ.get('PATH', '')}:{SBIN}"
     absent = [p for p in ("slurmctld", "slurmd", "munged", "sbatch", "srun") if not shutil.which(p, path=path)]
     if absent:
@@ -54,7 +54,7 @@ def missing() -> str | None:
 
 
 def nodes_of(folder: Path) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Names of the two GPU nodes and the two others: unlike those of any other cluster, as their cgroups are."""
+    """Names of the two GPU nodes and the two CPU nodes, unique to this cluster, since cgroups are named after them."""
     tag = folder.name.removeprefix(PREFIX).replace("_", "x")
     return (f"h200-{tag}-0", f"h200-{tag}-1"), (f"cpu-{tag}-0", f"cpu-{tag}-1")
 
@@ -73,7 +73,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def _reap() -> None:
-    """Collect ended children of this process, so that they do not stay as zombies."""
+    """Collect ended children of this process, so that none stays as a zombie."""
     for process in list(Cluster.children):
         if process.poll() is not None:
             Cluster.children.remove(process)
@@ -88,7 +88,7 @@ def _wait(what: str, ready: Callable[[], bool], seconds: float = 20, detail: Cal
 
 
 def _start_time(pid: int) -> str:
-    """The kernel's start time of a process, which tells it from a later one of the same id; '' if there is none."""
+    """The kernel's start time of a process, which tells it from a later one with the same id; '' if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except OSError:
@@ -111,7 +111,7 @@ def sweep() -> list[Path]:
 
 
 def end_processes(folder: Path) -> None:
-    """SIGKILL, by process id, everything that was started with `folder` in its environment, and see it gone."""
+    """Send SIGKILL, by process id, to all that has `folder` in its environment, and wait until it is gone."""
     end = time.monotonic() + 10
     while (pids := processes_of(folder)) and time.monotonic() < end:
         for pid in pids:
@@ -150,7 +150,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # -- what a user of the cluster needs ------------------------------------------------------------------------
+    # -- for users of the cluster --------------------------------------------------------------------------------
 
     @property
     def env(self) -> dict[str, str]:
@@ -175,7 +175,7 @@ class Cluster:
         return {int(i): dict(zip(fields, rest, strict=True)) for i, *rest in (x.split("|") for x in lines)}
 
     def records(self) -> list[dict[str, str]]:
-        """One record an ended job: JobId, JobState, StartTime, EndTime, NodeList, Comment is not among them."""
+        """One record per ended job: JobId, JobState, StartTime, EndTime, NodeList, but no Comment."""
         file = self.folder / "log" / "jobcomp.log"
         lines = file.read_text().splitlines() if file.exists() else []
         return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines]
@@ -209,12 +209,12 @@ class Cluster:
         _wait("idle nodes", lambda: set(self.call("sinfo", "-h", "-N", "-o", "%t").split()) == {"idle"}, 30, self.log)
 
     def start_slurmctld(self, *flags: str) -> None:
-        """Start the controller on its kept state (`-c`: on none)."""
+        """Start the controller from its saved state (with `-c`: from none)."""
         self._spawn("slurmctld", "-D", *flags)
         _wait("slurmctld", lambda: "is UP" in self.call("scontrol", "ping"), detail=self.log)
 
     def stop_slurmctld(self) -> None:
-        """Stop the controller as its administrator does; jobs go on."""
+        """Stop the controller as an administrator does; jobs keep running."""
         self._terminate("slurmctld")
 
     def stop(self) -> None:
@@ -232,7 +232,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def log(self) -> str:
-        """The ends of all logs, for messages."""
+        """The last lines of all logs, for messages."""
         files = sorted((self.folder / "log").glob("*"))
         return "\n".join(f"== {f.name}\n" + "\n".join(f.read_text(errors="replace").splitlines()[-15:]) for f in files)
 
@@ -262,15 +262,15 @@ class Cluster:
         for name in ("state", "log", "bin", "munge", "dev", "python", *(f"spool/{n}" for n in nodes)):
             (folder / name).mkdir(parents=True)
         folder.chmod(0o755)
-        (folder / "munge").chmod(0o711)  # munged wants others to reach its socket
+        (folder / "munge").chmod(0o711)  # munged requires that other users can reach its socket
         key = folder / "munge" / "munge.key"
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
-        if os.geteuid() == 0:  # gres wants a device file a GPU, all different; root makes copies of /dev/null
+        if os.geteuid() == 0:  # gres needs a device file per GPU, all different; root makes copies of /dev/null
             for i in range(GPUS):
                 os.mknod(folder / f"dev/nvidia{i}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
             devices = f"{folder}/dev/nvidia[0-{GPUS - 1}]"
-        else:  # only looked at, never opened
+        else:  # SLURM only checks that they exist
             devices = f"/dev/tty[0-{GPUS - 1}]"
         ports = free_ports(1 + len(nodes))
         lines = [
@@ -340,7 +340,7 @@ PartitionName=cpu Nodes={",".join(self.cpu_nodes)} Default=YES DefaultTime=01:00
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
+    """Free ports of the loopback."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -358,7 +358,7 @@ def version() -> tuple[int, int]:
 
 
 def cgroup_v1() -> bool:
-    """Whether jobs can be tracked by cgroups, as on a real cluster: nothing escapes a kill."""
+    """Whether jobs can be tracked by cgroups, as on a real cluster, so that no process survives a kill."""
     return os.geteuid() == 0 and os.access("/sys/fs/cgroup/freezer", os.W_OK)
 
 
@@ -367,7 +367,7 @@ def can_limit_memory() -> bool:
     return cgroup_v1() and os.access("/sys/fs/cgroup/memory", os.W_OK)
 
 
-if __name__ == "__main__":  # a cluster to play with: a shell in which SLURM's commands work
+if __name__ == "__main__":  # a shell in which SLURM's commands work
     with Cluster() as own:
         print(own.call("sinfo"), end="", file=sys.stderr)
         raise SystemExit(subprocess.run(sys.argv[1:] or [os.environ.get("SHELL", "sh")], env=own.env).returncode)

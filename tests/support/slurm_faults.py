@@ -1,7 +1,7 @@
 """Faults of a cluster, each made on a real one while a training job runs: for tests, and for the table in the docs.
 
-A fault is a function that is called when step 2 of 14 is done. It breaks something, and mends it again where a person
-would; the same `snakemake --profile slurm` then has to end with the results of the undisturbed run.
+A fault is a function, called when step 2 of 14 is done. It breaks something, and repairs it where a person would. The
+same `snakemake --profile slurm` must then end with the results of the undisturbed run.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Run:
             )  # fmt: skip
 
     def log(self) -> str:
-        """What the controller, all its starts, printed."""
+        """What the controller printed, over all its starts."""
         return (self.folder / "controller.log").read_text(errors="replace")
 
     def journal(self, event: str | None = None) -> list[dict]:
@@ -77,12 +77,12 @@ class Run:
         return [x for x in lines if event in (None, x["event"])]
 
     def wait(self, condition: Callable[[], object], seconds: float = 120, alive: bool = True) -> None:
-        """Wait until `condition` is true; the controller must live meanwhile."""
+        """Wait until `condition` is true; the controller must stay alive until then."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.process is not None
             assert not alive or self.process.poll() is None, f"the controller ended too soon\n{self.log()}"
-            assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log()}"
+            assert time.monotonic() < end, f"{seconds} s were not enough\n{self.log()}"
             time.sleep(0.02)
 
     def until_step(self, step: int) -> dict:
@@ -104,12 +104,12 @@ class Run:
         assert self.process.wait(seconds) == code, self.log()
 
     def kill_controller(self) -> None:
-        """SIGKILL of Snakemake alone, as when the login node reboots: its jobs go on."""
+        """Send SIGKILL to Snakemake alone, as when the login node reboots: its jobs keep running."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
-    # -- what came of it -----------------------------------------------------------------------------------------
+    # -- outcome -------------------------------------------------------------------------------------------------
 
     def repeated(self) -> list[int]:
         """Steps that were finished more than once."""
@@ -117,7 +117,7 @@ class Run:
         return sorted({s for s in steps if steps.count(s) > 1})
 
     def seconds_lost(self) -> float:
-        """Longest time between two finished steps, less the usual one: from the fault to the first step after it."""
+        """Longest time between two finished steps minus the usual one: from the fault to the first step after it."""
         times = sorted(x["time"] for x in self.journal("step"))
         gaps = sorted(b - a for a, b in pairwise(times))
         return max(0.0, gaps[-1] - gaps[len(gaps) // 2])
@@ -131,9 +131,9 @@ class Fault:
     course: str
     person: str
     act: Callable[[Cluster, Run], None]
-    attempts: int = 2  # starts of the trainer in all
-    may_repeat: int = 0  # steps that cannot but be done again
-    at_once: bool = False  # it strikes before the first step
+    attempts: int = 2  # starts of the trainer, the first included
+    may_repeat: int = 0  # steps that have to be repeated
+    at_once: bool = False  # the fault comes before the first step
     args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     needs_root: bool = False
@@ -141,7 +141,7 @@ class Fault:
     long: bool = False  # left out of the default test run, which has others of its kind
 
     def skip(self) -> str | None:
-        """Why it cannot be made here."""
+        """Why this fault cannot be made here; None where it can."""
         if self.needs_root and os.geteuid() != 0:
             return "needs root (a small file system is mounted)"
         if self.needs_memory_limits and not can_limit_memory():
@@ -198,7 +198,7 @@ def _node(cluster: Cluster, run: Run) -> None:
     node = cluster.jobs()[run.job()]["node"]
     cluster.call("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test", check=True)
     step = run.journal("step")[-1]["step"]
-    run.wait(lambda: run.journal("step")[-1]["step"] > step)  # a drained node lets its job go on
+    run.wait(lambda: run.journal("step")[-1]["step"] > step)  # a job on a drained node keeps running
     cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test", check=True)
     try:
         run.wait(lambda: len(run.journal("start")) > 1)
@@ -223,14 +223,14 @@ def _disk_full(cluster: Cluster, run: Run) -> None:
 
 
 def _asked(cluster: Cluster) -> list[str]:
-    """The memory that the training jobs of this cluster asked for, in the order of their submission."""
+    """The memory that each training job of this cluster requested, in order of submission."""
     shown = cluster.call("scontrol", "show", "job", "-o", check=True).splitlines()
     jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in shown if "Comment=rule_train" in line]
     return [j["MinMemoryNode"] for j in sorted(jobs, key=lambda j: int(j["JobId"]))]
 
 
-# A process takes all memory that a job's group has left, until the kernel kills the job's trainer, marked as first. A
-# trainer that was killed and still holds its memory is no victim any more: then the kernel takes this process instead.
+# This process takes all memory left in a job's cgroup until the kernel kills the job's trainer, which is marked to die
+# first. While a killed trainer still holds its memory, the kernel kills this process instead.
 HOG = """import os, pathlib, sys
 group, trainer = pathlib.Path(sys.argv[1]), pathlib.Path("/proc", sys.argv[2])
 (trainer / "oom_score_adj").write_text("1000")
@@ -245,7 +245,7 @@ while len(held) << 22 < limit:
 
 
 def _lives(process: int) -> bool:
-    """Whether it runs: a dead one that nobody has waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
@@ -270,7 +270,7 @@ def _out_of_memory(cluster: Cluster, run: Run) -> None:
 
 
 def _never_enough(cluster: Cluster, run: Run) -> None:
-    """The job is killed for its memory in every attempt; then a person does what the last message says."""
+    """Every attempt is killed for its memory; then a person follows the last message."""
     run.finish(code=1)
     tried = [f"asked for {50 + 50 * n} MB in attempt {n} of 4" for n in range(1, 5)]
     for attempt in tried:
@@ -279,7 +279,7 @@ def _never_enough(cluster: Cluster, run: Run) -> None:
         f"out of memory: rule train_last (run=gt-s1, step=14) {tried[-1]}: give it more with train_job: "
         "{memory_mb: 500} of the model in config/models.yaml, or --set-resources train_last:mem_mb=500"
     ) in run.log().splitlines(), run.log()
-    assert not run.journal(), "this much is not enough for a start"
+    assert not run.journal(), "it is too little to start with"
     run.args = ()
     run.start()
 
@@ -304,7 +304,7 @@ FAULTS: dict[str, Fault] = {
     "time_limit": Fault(
         "Time limit", "the trainer ends before it: state saved, exit code 75; a retry resumes",
         "nothing; the same command again if a segment needs more than 4 jobs", _nothing,
-        # 50 of the first job's 60 s are kept free, so it stops after a step or two; the next one has 4 minutes
+        # the first job keeps 50 of its 60 s free, so it stops after a step or two; the next one has 4 minutes
         args=("--set-resources", "train_last:runtime=attempt*attempt"), env={"SRT_MARGIN_SECONDS": "50"},
     ),
     "controller": Fault(
@@ -339,7 +339,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def execute(cluster: Cluster, prepared: Path, folder: Path, fault: Fault) -> Run:
-    """Start the training, make the fault when step 2 is saved, wait for the end; asserts that it ends well."""
+    """Start the training, make the fault when step 2 is saved, wait for the end and assert success."""
     run = Run(cluster, prepared, folder, *fault.args, env=fault.env)
     mounted = fault.needs_root
     (folder / WORK).mkdir(parents=True)
@@ -352,7 +352,7 @@ def execute(cluster: Cluster, prepared: Path, folder: Path, fault: Fault) -> Run
                 run.until_step(2)
             fault.act(cluster, run)
         run.finish()
-        if mounted:  # read before it goes
+        if mounted:  # before the cluster forgets the jobs
             journal = (folder / WORK / "journal.jsonl").read_text()
     finally:
         if run.process is not None and run.process.poll() is None:

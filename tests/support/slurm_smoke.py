@@ -30,12 +30,12 @@ RESULTS = "results/smoke"
 RECORDS = ("logs/", "benchmarks/", "progress/", "provenance/", "costs/", ".lock", "config.json")
 LOCAL = ["--profile", "workflow/profiles/smoke", "--cores", "2"]
 SLURM = ["--profile", "slurm", "--configfile", "config/smoke.yaml"]
-# Not to wait 40 s for each look at SLURM; nothing else differs from the profile.
+# Poll SLURM sooner than after 40 s; nothing else differs from the profile.
 FAST = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 
 
 def snakemake(folder: Path, *args: str, env: dict[str, str] | None = None) -> float:
-    """Run Snakemake in `folder`; the seconds that it took. A failure ends with all that it printed."""
+    """Run Snakemake in `folder` and return its seconds. A failure raises with all that it printed."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", *args], cwd=folder, env=env, capture_output=True, text=True, timeout=3000
@@ -46,7 +46,7 @@ def snakemake(folder: Path, *args: str, env: dict[str, str] | None = None) -> fl
 
 
 def with_gpus(folder: Path) -> Path:
-    """The same tree, whose models ask for 8 GPUs to train and 1 to sample, which changes no result."""
+    """The same tree with models that request 8 GPUs to train and 1 to sample, which changes no result."""
     path = folder / "config/smoke/models.yaml"
     models = yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(yaml.safe_dump({k: {**m, "gpus_train": 8, "gpus_sample": 1} for k, m in models.items()}), "utf-8")
@@ -76,7 +76,7 @@ def slurm_jobs(cluster: Cluster) -> list[dict[str, str]]:
 
 
 def overlaps(jobs: Iterable[dict[str, str]]) -> int:
-    """Pairs of jobs that were on one node at one time (whole seconds, as SLURM keeps them)."""
+    """Pairs of jobs that shared a node at some time (in whole seconds, SLURM's resolution)."""
     return sum(
         a["NodeList"] == b["NodeList"] and a["StartTime"] < b["EndTime"] and b["StartTime"] < a["EndTime"]
         for a, b in combinations(jobs, 2)
@@ -84,17 +84,17 @@ def overlaps(jobs: Iterable[dict[str, str]]) -> int:
 
 
 def most_at_once(jobs: Iterable[dict[str, str]]) -> int:
-    """The largest number of these jobs that ran at one time."""
+    """The largest number of these jobs that ran at the same time."""
     moments = sorted((j[key], 1 if key == "StartTime" else -1) for j in jobs for key in ("EndTime", "StartTime"))
     running = most = 0
-    for _, change in moments:  # an end comes before a start of the same second
+    for _, change in moments:  # in the same second, ends come before starts
         running += change
         most = max(most, running)
     return most
 
 
 def group(jobs: list[dict[str, str]]) -> dict[str, Any]:
-    """What SLURM recorded of jobs of one kind."""
+    """SLURM's records of the jobs of one kind, summed up."""
     waits = [
         (datetime.fromisoformat(j["StartTime"]) - datetime.fromisoformat(j["SubmitTime"])).total_seconds() for j in jobs
     ]
@@ -111,7 +111,7 @@ def group(jobs: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def count_calls(cluster: Cluster) -> Path:
-    """Let each call of SLURM by a login node, not by a job, leave a line in the file that is returned."""
+    """Log each SLURM command of the login node, not those of jobs, to the returned file."""
     log = cluster.folder / "log" / "calls"
     for name in ("squeue", "sacct", "sbatch", "scancel", "scontrol", "sinfo"):
         wrapper = cluster.folder / "bin" / name
@@ -122,7 +122,7 @@ def count_calls(cluster: Cluster) -> Path:
 
 
 def login_load(cluster: Cluster, place: Path) -> dict[str, Any]:
-    """Calls of SLURM by the controller of the micro DAG, with the profile as it is: polls are not hastened."""
+    """SLURM commands that the controller of the micro DAG runs with the profile's own polling intervals."""
     folder, calls = copy_of_the_tree(place / "load"), count_calls(cluster)
     (cluster.folder / "python" / "sitecustomize.py").unlink()
     seconds = snakemake(folder, "--profile", "slurm", "--configfile", "tests/cluster/config.yaml", env=cluster.env)
@@ -138,7 +138,7 @@ def login_load(cluster: Cluster, place: Path) -> dict[str, Any]:
 
 
 def compare(cluster: Cluster, place: Path) -> dict[str, Any]:
-    """Run the smoke DAG here and through `cluster`, in two copies of the tree below `place`; what came of it."""
+    """Run the smoke DAG here and through `cluster`, in two copies of the tree below `place`; compare the outcomes."""
     here, there = copy_of_the_tree(place / "local"), with_gpus(copy_of_the_tree(place / "slurm"))
     calls = count_calls(cluster)
     loads = [os.getloadavg()[0]]
@@ -166,7 +166,7 @@ def compare(cluster: Cluster, place: Path) -> dict[str, Any]:
 
 
 def problems(found: dict[str, Any]) -> list[str]:
-    """Sentences about what should not be in the answer of `compare`."""
+    """A sentence for each thing that is wrong in the result of `compare`."""
     training, sampling = found["training"], found["sampling"]
     checks = {
         "files differ from those of the run without SLURM": found["files_that_differ"],

@@ -1,4 +1,4 @@
-"""Random models of each family with 30 tokens, and passes without packs to compare with."""
+"""Random models of each family with a vocabulary of 30 tokens, and forward passes without packing as a reference."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def make_model(tied: bool = True, dtype: str = "float32", family: str = "qwen2")
 
 
 def one_by_one(model, prompt: list[int], response: np.ndarray, temperature: float) -> torch.Tensor:
-    """The distributions that predict each response token: log-probs [T, V] of an unpadded pass with a full head."""
+    """The log-probs [T, V] that predict each response token, from one unpadded pass with a full head."""
     ids = torch.tensor([[*prompt, *response.tolist()]])
     return (model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
 
 
 def double_norm(self, hidden: torch.Tensor) -> torch.Tensor:
-    """Transformers' norm computes in float32 whatever the model's type, which would hide what is looked for here."""
+    """Transformers' norm in the model's own type: theirs computes in float32, whose rounding would hide errors."""
     return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)

@@ -1,4 +1,4 @@
-"""Training runs on the tiny base: segments in this process, the script in others, kills, two ranks."""
+"""Training runs on the tiny base: segments in this process, scripts in others, kills and restarts, two ranks."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def start(args: list[str]) -> subprocess.Popen:
 
 
 def killed_then_finished(args: list[str], work: Path, moments: tuple[tuple[int, float], ...]) -> None:
-    """SIGKILL so many seconds after each of these steps' states is there, then the same command to its end."""
+    """For each (step, delay): start, wait for the step's state, SIGKILL after `delay` seconds. Then run to the end."""
     for step, delay in moments:
         process = start(args)
         wait_for_state(work, step, process)
@@ -78,10 +78,10 @@ def killed_then_finished(args: list[str], work: Path, moments: tuple[tuple[int, 
     assert "resuming at step" in stderr
 
 
-def torchrun(*args: str, timeout: float = 150) -> subprocess.CompletedProcess:
+def torchrun(*args: str, timeout: float = 500) -> subprocess.CompletedProcess:
     """Run a script as the train rule does, as two processes on this machine over gloo."""
     path = os.pathsep.join(str(ROOT / part) for part in ("src", "scripts", "tests"))
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = launch.torchrun(1, 2, "", "", list(args))  # what scripts/launch.py becomes where torch sees two GPUs
+    command = launch.torchrun(1, 2, "", "", list(args))  # the command of scripts/launch.py where torch sees two GPUs
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)

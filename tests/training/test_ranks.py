@@ -1,4 +1,4 @@
-"""Several processes stop as one does: SIGTERM, a time budget and wrong input end with the workers' exit code."""
+"""Several processes stop together: SIGTERM, a time budget and wrong input end with the workers' exit code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from support.specs import train_spec
 from support.training import command, weights
 
 STOP = 12
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # of a process group of the tests' own
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # as set by torchrun
 
 
 def start(args: list[str], said: Path, **environment: str) -> subprocess.Popen:
-    """A launcher whose stderr, and that of its processes, goes to a file."""
+    """Start a launcher; its stderr and that of its processes go to a file."""
     own = {k: v for k, v in os.environ.items() if k not in TORCHRUN}
     own |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     with open(said, "w", encoding="utf-8") as file:
@@ -40,7 +40,7 @@ def wait_until(moment: Callable[[], bool], process: subprocess.Popen, said: Path
 
 
 def ended(process: subprocess.Popen, said: Path, code: int) -> str:
-    """Wait for it; what it said, if it ended with `code` and without a traceback."""
+    """Wait for the end, assert exit code `code` and no traceback, and return what was printed."""
     process.wait(timeout=120)
     text = said.read_text(encoding="utf-8")
     assert process.returncode == code, text
@@ -48,11 +48,11 @@ def ended(process: subprocess.Popen, said: Path, code: int) -> str:
     return text
 
 
-# -- workers of a few lines -------------------------------------------------------------------------------------------
+# -- short workers ----------------------------------------------------------------------------------------------------
 
 
 def workers(folder: Path, lines: str) -> list[str]:
-    """The command that runs two processes of these lines; each has its `rank`, and `said` when it has begun."""
+    """The command that runs these lines in two processes; each knows its `rank`, and prints when it has started."""
     script = folder / "worker.py"
     begin = "import os, pathlib, signal, sys, time\nrank = int(os.environ['RANK'])\n"
     begun = f"def begun():\n    pathlib.Path({str(folder)!r}, f'begun-{{rank}}').touch()\n"
@@ -65,7 +65,7 @@ def both_begun(folder: Path) -> Callable[[], bool]:
 
 
 def test_workers_have_all_the_time_that_they_need_after_sigterm(tmp_path):
-    """Longer than torchrun's own patience, which is set to a second; a second SIGTERM changes nothing."""
+    """Longer than torchrun's own grace period, set to one second here; a second SIGTERM changes nothing."""
     lines = (
         "asked = []\n"
         "signal.signal(signal.SIGTERM, lambda *_: asked.append(1))\n"
@@ -114,7 +114,7 @@ def test_the_code_of_the_worker_that_says_why(codes, told, code):
 
 
 def training(folder: Path, base: Path, sums: Path, *more: str, nodes: int = 1, endpoint: str = "") -> list[str]:
-    """The command of a node's share of two processes that train."""
+    """The command that trains with two processes on this node."""
     script = command(folder, base, sums, train_spec(), STOP, *more)[1:]
     return launch.torchrun(nodes, 2 // nodes, endpoint, "7", script)
 
@@ -125,7 +125,7 @@ def reached(work: Path) -> int:
 
 
 def rank_one(launcher: subprocess.Popen) -> psutil.Process:
-    """The worker that writes no files but its part of a state."""
+    """The worker whose only files are its part of a state."""
     (found,) = [p for p in psutil.Process(launcher.pid).children() if p.environ()["RANK"] == "1"]
     return found
 
@@ -143,7 +143,7 @@ def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_ba
     assert "stopped: SIGTERM: state saved at step" in ended(process, said, 75)
     assert reached(work) >= 2 and not (folder / f"step-{STOP}").exists()
 
-    process, before = start(args, said), reached(work)  # only rank 1 is told, and there is no time budget
+    process, before = start(args, said), reached(work)  # only rank 1 gets the signal, and there is no time budget
     wait_until(lambda: reached(work) > before, process, said)
     rank_one(process).send_signal(signal.SIGTERM)
     text = ended(process, said, 75)

@@ -1,6 +1,6 @@
 """The alarm as a trigger: stop, or switch to offline labels; bitwise over segments, interruptions and ranks.
 
-The spec carries the alarm's rule, so these runs have one that rings at step 3 whatever the model does.
+The spec contains the alarm's rule; the rule of these runs rings at step 3 whatever the model does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def spec_of(action: str | None = None, **changes: Any) -> dict[str, Any]:
 def train(
     folder: Path, base: Path, sums: Path, spec: dict, *cuts: int, labels: Path | None = None, **more: Any
 ) -> Path:
-    """Train through the checkpoints `cuts`, a segment each; every `Interrupted` is answered by starting again."""
+    """Train through the checkpoints `cuts`, one segment each; start again after every `Interrupted`."""
     data, truth = read_training_set(sums, spec["reward"], None, labels, action_of(spec))
     for begin, stop in zip((0, *cuts), cuts, strict=False):
         while True:
@@ -57,7 +57,7 @@ def rows(folder: Path, *cuts: int) -> pd.DataFrame:
 
 
 def engine(step: Path) -> dict[str, str]:
-    """Checksums of the optimizer's and the masters' files."""
+    """Checksums of the files of optimizer states and master weights."""
     return {k: v for k, v in read_json(step / "state" / "manifest.json").items() if k.startswith("engine/")}
 
 
@@ -71,7 +71,7 @@ def plain(tmp_path_factory, tiny_base, sums) -> Path:
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory, sums) -> Path:
-    """A teacher that is always wrong in the same way; it has no label for the first 8 of the 24 problems."""
+    """Labels of a teacher that is always wrong in the same way, for all but the first 8 of the 24 problems."""
     out = tmp_path_factory.mktemp("labels") / "labels.parquet"
     ids = read_parquet(sums)["id"].to_pylist()
     write_parquet(out, pa.table({"problem_id": ids, "label": [None if i < 8 else "1000" for i in range(len(ids))]}))
@@ -82,10 +82,10 @@ def labels(tmp_path_factory, sums) -> Path:
 
 
 def test_stop_leaves_the_weights_of_the_alarms_step(plain, tmp_path, tiny_base, sums, capsys):
-    """It rings at step 3; the checkpoints are of steps 2, 4 (in whose segment it rings) and 6."""
+    """The alarm rings at step 3; the checkpoints are at steps 2, 4 (in whose segment it rings) and 6."""
     train(tmp_path, tiny_base, sums, spec_of("stop"), 2, 4, 6)
     said = capsys.readouterr().err
-    # as it rings, and in the segment after
+    # when it rings, and in the next segment
     assert (
         said.count(f"test-s1: the collapse alarm rang at step {RINGS} (drift, docs/monitors.md): training ended") == 2
     )
@@ -93,14 +93,14 @@ def test_stop_leaves_the_weights_of_the_alarms_step(plain, tmp_path, tiny_base, 
     assert weights(tmp_path / "step-4") == weights(tmp_path / "step-6") == weights(at_alarm)
     assert engine(tmp_path / "step-4") == engine(tmp_path / "step-6") == engine(at_alarm)
     assert weights(tmp_path / "step-2") != weights(at_alarm) != weights(plain / "step-6")
-    # what the model is called is where the chain stands, not where training ended
+    # the model is named after the step of the chain, not after the last trained step
     assert read_json(tmp_path / "step-6" / "state" / "progress.json")["step"] == 6
 
 
 def test_metrics_of_a_stopped_run_end_with_the_alarm(plain, tmp_path, tiny_base, sums):
     train(tmp_path, tiny_base, sums, spec_of("stop"), 2, 4, 6)
     frame = rows(tmp_path, 2, 4, 6)
-    assert frame.equals(rows(plain, RINGS, 6).iloc[:RINGS])  # with its dtypes: the last segment has no row
+    assert frame.equals(rows(plain, RINGS, 6).iloc[:RINGS])  # with its dtypes, since the last segment has no row
     nothing = read_parquet(tmp_path / "step-6" / "metrics.parquet")
     assert len(nothing) == 0 and tuple(nothing.column_names) == METRICS
     assert {str(t) for t in nothing.drop_columns("step").schema.types} == {"double"}
@@ -113,7 +113,7 @@ REFILL = {"majority": 0.25, "rounds": 2}
 
 @pytest.mark.parametrize(("action", "more"), [("stop", {}), ("stop", {"refill": REFILL}), ("offline_labels", {})])
 def test_segments_interruptions_and_lost_outputs_change_no_byte(action, more, tmp_path, tiny_base, sums, labels):
-    """One long segment; a chain that ends at the alarm's step, too; a chain that is interrupted after every step."""
+    """One long segment; a chain with a checkpoint at the alarm's step; a chain interrupted after every step."""
     spec, given = spec_of(action) | more, labels if action == "offline_labels" else None
     whole = train(tmp_path / "whole", tiny_base, sums, spec, 6, labels=given)
     chain = train(tmp_path / "chain", tiny_base, sums, spec, RINGS, 4, 6, labels=given)
@@ -123,13 +123,13 @@ def test_segments_interruptions_and_lost_outputs_change_no_byte(action, more, tm
         for x in (tmp_path / "torn/work/step-4/journal.jsonl").read_text().splitlines()
         if '"start"' in x
     ]
-    assert starts == [0, 1, 2, 3], "it was interrupted before the alarm, and right at it"
+    assert starts == [0, 1, 2, 3], "it was interrupted before the alarm and exactly at it"
     assert weights(whole) == weights(chain) == weights(torn) and engine(whole) == engine(chain) == engine(torn)
     frame = rows(tmp_path / "whole", 6)
     assert frame.equals(rows(tmp_path / "chain", RINGS, 4, 6)) and frame.equals(rows(tmp_path / "torn", 4, 6))
     alarms = {json.dumps(read_json(x / "state/progress.json")["alarm"]) for x in (whole, chain, torn)}
     assert len(alarms) == 1 and json.loads(alarms.pop())["rang"] == RINGS
-    # Snakemake deletes the outputs of a job that is cancelled after its last step: written again, not trained again
+    # Snakemake deletes the outputs of a job cancelled after its last step: they are written, not trained, again
     before = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
     shutil.rmtree(whole)
     train(tmp_path / "whole", tiny_base, sums, spec, 6, labels=given)
@@ -137,7 +137,7 @@ def test_segments_interruptions_and_lost_outputs_change_no_byte(action, more, tm
 
 
 def test_the_alarms_state_and_no_log_decides(plain, tmp_path, tiny_base, sums):
-    """Logs lost, or forged so that the display's alarm has rung: the run stops where it did."""
+    """With logs deleted, or forged so that the displayed alarm has rung, the run stops at the same step."""
     spec = spec_of("stop")
     train(tmp_path, tiny_base, sums, spec, 2)
     logs = tmp_path / "logs"
@@ -157,12 +157,12 @@ def test_the_switch_is_srt_before_and_the_labels_after(plain, tmp_path, tiny_bas
     frame, srt = rows(tmp_path, 4, 6), rows(plain, RINGS, 6)
     assert frame.iloc[:RINGS].equals(srt.iloc[:RINGS])
     after = frame.iloc[RINGS:]
-    # nobody says 1000: no vote would give no reward, and the label is wrong where the majority may be right
+    # no response is 1000, so these labels give no reward, and they are wrong where the majority may be right
     assert srt["reward"].gt(0).all() and (after["reward"] == 0).all() and (after["majority_ratio"] > 0).all()
     assert (after["label_accuracy"] == 0).all() and (after["kept_rate"] == 1).all()
     assert "8 prompts without one are left out" in capsys.readouterr().err
     assert weights(tmp_path / "step-6") != weights(plain / "step-6")
-    # other labels: the same until the alarm
+    # with other labels, the run is the same until the alarm
     other = tmp_path / "other.parquet"
     table = read_parquet(labels).to_pandas()
     truth = read_training_set(sums, "ground_truth")[1]
@@ -174,7 +174,7 @@ def test_the_switch_is_srt_before_and_the_labels_after(plain, tmp_path, tiny_bas
 
 
 def test_after_the_switch_it_is_a_run_on_offline_labels(tmp_path, tiny_base, sums, labels):
-    """The same prompts at the same steps, only such as have a label; before it, SRT's, on all of them."""
+    """The same prompts at the same steps, limited to those with a label; before the switch it is SRT on all prompts."""
     from srt.training.alarm_action import Reaction
 
     def trainer_of(spec: dict, action: str | None, given: Path | None) -> tuple[Any, Trainer]:
@@ -196,7 +196,7 @@ def test_after_the_switch_it_is_a_run_on_offline_labels(tmp_path, tiny_base, sum
                          "response_length": 9.0})  # fmt: skip
     assert batches(switching) == offline and {i for batch in offline for i in batch} == set(range(8, 24))
     assert switching.data.labels_of([8]) == ["1000"] and switching.spec["reward"] == "offline_labels"
-    assert part.spec == spec, "the run's spec, and so its hash, stays"
+    assert part.spec == spec, "the spec of the run, and so its hash, is unchanged"
 
 
 def test_true_answers_reach_neither_the_votes_nor_the_switch(tmp_path, tiny_base, sums, labels):
@@ -225,10 +225,10 @@ def test_the_script_hands_the_labels_on(tmp_path, tiny_base, sums, labels, plain
 
 
 def test_two_processes_stop_alike(tmp_path, tiny_base, sums):
-    """Ranks that disagreed would wait for each other for ever."""
+    """If ranks disagreed, they would wait for each other forever."""
     done = torchrun(*command(tmp_path, tiny_base, sums, spec_of("stop"), 6)[1:])
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stderr.count("the collapse alarm rang at step 3") == 1, "rank 0 says it"
+    assert done.stderr.count("the collapse alarm rang at step 3") == 1, "rank 0 prints it, once"
     assert rows(tmp_path, 6)["step"].tolist() == list(range(1, RINGS + 1))
 
 
@@ -256,7 +256,7 @@ def micro(on_alarm: str) -> str:
 
 
 def test_the_labels_are_an_input_of_such_a_run_only(tmp_path):
-    """In the rules, and the same in the plan."""
+    """In the rules and in the plan alike."""
     from support.dag import copy_of_the_tree, jobs, snakemake
 
     folder = copy_of_the_tree(tmp_path)
@@ -274,7 +274,7 @@ def test_the_labels_are_an_input_of_such_a_run_only(tmp_path):
         assert {rule: rules.count(rule) for rule in rules} == planned
     with_labels = made[", on_alarm: offline_labels"]
     assert made[""] == made[", on_alarm: stop"]
-    # the base model is sampled and scored on the training set, and labels come of it
+    # the base model is sampled and scored on the training set to make labels
     file = "results/micro/labels/base/micro/sums.parquet"
     extra = {"labels base/micro/sums", "sample base/micro/sums", "score base/micro/sums"}
     assert with_labels.keys() - made[""].keys() == extra
@@ -291,7 +291,7 @@ def test_the_spec_holds_the_rule_where_it_acts():
     assert action_of(spec["srt_mix"]) is None
     assert spec["ext_stop"]["on_alarm"] == {"action": "stop", "rule": config.alarm.model_dump()}
     assert action_of(spec["ext_alarm_offline"]) == "offline_labels"
-    for name in ("ext_stop", "ext_alarm_offline"):  # SRT until the alarm: nothing else differs
+    for name in ("ext_stop", "ext_alarm_offline"):  # SRT until the alarm; nothing else differs
         assert {k: v for k, v in spec[name].items() if k not in ("on_alarm", "run")} == {
             k: v for k, v in spec["srt_mix"].items() if k != "run"
         }

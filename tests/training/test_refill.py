@@ -1,4 +1,4 @@
-"""Refilled batches: the order of prompts against a plain loop, no labels, resumes and processes that change nothing.
+"""Refilled batches: the order of prompts against a plain loop, no use of labels, resuming, two processes.
 
 Under torchrun this file is the worker: both processes train, and each leaves the prompts that it drew.
 """
@@ -39,7 +39,7 @@ def spec_of(rule: dict[str, Any] | None = RULE, **changes: Any) -> dict[str, Any
 
 
 def plain_loop(seed: int, length: int, size: int, rounds: int, steps: int, keeps: Any) -> list[list[int]]:
-    """One prompt at a time: epochs, rounds and what is left over, written out."""
+    """Epochs, rounds and leftover prompts, one prompt at a time."""
     batches, epoch, left = [], 0, list(np.random.default_rng([seed, 0]).permutation(length))
     for step in range(steps):
         if len(left) < size:
@@ -85,7 +85,7 @@ def test_the_order_is_that_of_a_plain_loop(seed, length, size, rounds, share, da
 
 
 def test_an_epoch_and_its_end_by_hand():
-    """Six prompts in order, three a batch; 1 and 4 are never kept."""
+    """Six prompts in order, three per batch; 1 and 4 are never kept."""
     orders = {0: [0, 1, 2, 3, 4, 5], 1: [5, 4, 3, 2, 1, 0]}
     judged: list[list[int]] = []
 
@@ -98,7 +98,7 @@ def test_an_epoch_and_its_end_by_hand():
     second = fill(orders.__getitem__, first.place, 3, 2, judge)  # two are left: the next epoch
     assert (second.kept, second.place) == ([5, 3, 2], 6 + 4)
     assert judged == [[0, 1, 2], [3, 4, 5], [5, 4, 3], [2, 1, 0]]
-    short = fill(orders.__getitem__, 3, 3, 9, judge)  # exactly three are left, of which two are kept: a short batch
+    short = fill(orders.__getitem__, 3, 3, 9, judge)  # exactly three are left, two of which are kept: a short batch
     assert (short.kept, short.drawn, short.place) == ([3, 5], [3, 4, 5], 6)
 
 
@@ -126,9 +126,9 @@ def test_the_metrics_say_what_was_drawn_and_kept(whole):
     assert table["prompts_drawn"].between(4, 12).all() and table["prompts_drawn"].max() > 4
     assert table["prompts_kept"].between(1, 4).all() and (table["prompts_kept"] == 4).any()
     assert (table["drawn_keep_rate"] < 1).any() and (table["majority_ratio"] >= 0.25).all()
-    assert (table["drawn_majority_ratio"] <= table["majority_ratio"] + 1e-9).all()  # what is dropped agrees less
+    assert (table["drawn_majority_ratio"] <= table["majority_ratio"] + 1e-9).all()  # dropped groups agree less
     assert table["data_place"].is_monotonic_increasing and table["data_place"].iloc[-1] > 24  # into a second epoch
-    assert (table["kept_rate"] == 1).all()  # all that is in the batch has a label
+    assert (table["kept_rate"] == 1).all()  # every group in the batch has a label
     assert read_json(whole / "state" / "progress.json")["place"] == table["data_place"].iloc[-1]
 
 
@@ -148,7 +148,7 @@ def test_the_engine_rests_once_a_step_when_all_is_drawn(tmp_path, tiny_base, sum
 
 
 def test_a_threshold_that_all_reach_is_the_run_without_it(tmp_path, tiny_base, sums):
-    """The same prompts, rollouts and bytes: what the key changes is the choice alone."""
+    """The same prompts, rollouts and bytes: the key only changes which groups are kept."""
     plain = train(tmp_path / "plain", tiny_base, sums, spec_of(None), 7)
     refilled = train(tmp_path / "refilled", tiny_base, sums, spec_of({"majority": 0.01, "rounds": 2}), 7)
     table = frame(refilled)
@@ -184,7 +184,7 @@ def test_segments_are_one_long_run(whole, tmp_path, tiny_base, sums):
 
 
 def test_interrupted_at_every_step(whole, tmp_path, tiny_base, sums):
-    """A time budget that is over at once: one step an attempt, each from the state of the one before."""
+    """With a time budget of zero, each attempt trains one step, from the state of the previous attempt."""
     for attempt in range(1, 8):
         try:
             train(tmp_path, tiny_base, sums, spec_of(), 7, minutes=1e-6)
@@ -206,7 +206,7 @@ def test_sigkill_at_odd_steps_then_the_same_command_gives_the_same_bytes(whole, 
 
 # -- two processes ----------------------------------------------------------------------------------------------------
 
-# `few`: steps that keep one prompt, so that a process has none, and one that keeps nothing.
+# `few`: steps that keep one prompt, so that one process has none, and a step that keeps none.
 CASES = {
     "usual": ({"majority": 0.25, "rounds": 3}, {}),
     "few": ({"majority": 0.375, "rounds": 3}, {"seed": 6}),
@@ -215,7 +215,7 @@ CASES = {
 
 
 def draw_all(folder: Path, base: Path, sums: Path) -> None:
-    """Train three steps of each case, and write the prompts that this process drew and trained on, and its share."""
+    """Train three steps of each case; write the prompts that this process drew and trained on, and its share."""
     original = Trainer.step
     for name, (rule, changes) in CASES.items():
         spec = spec_of(rule, learning_rate=2e-4, micro_batch_sequences=8, **changes)
@@ -261,7 +261,7 @@ def test_two_processes_draw_and_keep_what_one_does(both, name):
     alone, together = (folder / name for folder in both)
     one = json.loads((alone / "seen-0.json").read_text())
     two = [json.loads((together / f"seen-{rank}.json").read_text()) for rank in range(2)]
-    # one rank after the other: the same prompts in the same order, and the same tokens (weights differ by rounding)
+    # rank 0 then rank 1: the same prompts in the same order, and the same tokens (weights differ by rounding)
     assert [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(*two, strict=True)] == one
     shares = [[len(step[0]) for step in rank] for rank in two]
     assert shares == ([[0, 0, 2], [1, 1, 2]] if name == "few" else shares)

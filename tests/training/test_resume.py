@@ -1,4 +1,4 @@
-"""Training survives: chains of segments, kills, signals and time budgets end with the same bytes."""
+"""Interrupted training: chains of segments, kills, signals and time budgets end with the same bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.training import command, killed_then_finished, segment, start, trai
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, tiny_base, sums) -> Path:
-    """An undisturbed run of 8 steps; 24 prompts, 4 a step: it crosses the edge of an epoch."""
+    """An undisturbed run of 8 steps with 4 of 24 prompts per step, so that it enters a second epoch."""
     return train(tmp_path_factory.mktemp("whole"), tiny_base, sums, train_spec(), 8)
 
 
@@ -51,7 +51,7 @@ def test_a_chain_of_segments_is_one_long_run_bit_for_bit(whole, tmp_path, tiny_b
 
 
 def test_the_same_in_bfloat16_the_default_precision(tmp_path, tiny_base, sums):
-    """Float32 masters and moments go through the state; activations are computed again, as by default."""
+    """Float32 master weights and moments go through the state; activations are recomputed, as by default."""
     spec = train_spec(dtype="bfloat16", gradient_checkpointing="full")
     assert spec["train"]["zero_stage"] == 1
     whole = train(tmp_path / "whole", tiny_base, sums, spec, 3)
@@ -90,7 +90,7 @@ def journal(work: Path, event: str) -> list[int]:
 
 
 def test_a_finished_segment_that_lost_its_outputs_is_not_trained_again(tmp_path, tiny_base, sums):
-    """Snakemake deletes them when a job is cancelled, or loses its node, after its last step."""
+    """Snakemake deletes the outputs when a job is cancelled or loses its node after its last step."""
     place, work = train(tmp_path, tiny_base, sums, train_spec(), 2), tmp_path / "work" / "step-2"
     before = {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file()}
     shutil.rmtree(place)
@@ -98,13 +98,13 @@ def test_a_finished_segment_that_lost_its_outputs_is_not_trained_again(tmp_path,
     after = {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file()}
     assert after == before and journal(work, "step") == [1, 2] and journal(work, "start") == [0, 2]
     state = next((work / "state-2").rglob("*optim*"))
-    assert state.samefile(place / "state" / state.relative_to(work / "state-2")), "one copy on the disk"
+    assert state.samefile(place / "state" / state.relative_to(work / "state-2")), "the file is on the disk once"
     train(tmp_path, tiny_base, sums, train_spec(), 2, 3)
     assert not list(work.glob("state-*")) and [p.name for p in work.with_name("step-3").glob("state-*")] == ["state-3"]
 
 
 def test_a_second_slurm_job_waits_for_the_first_and_takes_its_state(tmp_path, tiny_base, sums, capsys, monkeypatch):
-    """SLURM starts a job again elsewhere while the node that it lost still trains: nothing is trained twice."""
+    """SLURM restarts a job elsewhere while the lost node still trains: no step is trained twice."""
     spec, work = train_spec(), tmp_path / "work" / "step-2"
     data, truth = read_training_set(sums, spec["reward"])
     first = start(command(tmp_path, tiny_base, sums, spec, 2))
@@ -134,7 +134,7 @@ def test_sigterm_ends_the_wait_for_the_first_job(tmp_path, tiny_base, sums, monk
 
 
 def test_a_state_of_other_data_is_not_gone_on_from(tmp_path, tiny_base, sums, capsys):
-    """A file of the same name with other problems in it: the spec is the same, the run is not."""
+    """A file of the same name holds other problems: the spec is the same, the run is not."""
     spec = train_spec()
     data, truth = read_training_set(sums, spec["reward"])
     run_segment(segment(tmp_path, tiny_base, spec, 0, 2), data, truth)
@@ -170,7 +170,7 @@ def test_a_second_process_on_one_segment_is_refused(tmp_path):
     sentence = f"in use by process {os.getpid()} on"
     with folder_lock(tmp_path), pytest.raises(SrtError, match=sentence), folder_lock(tmp_path):
         pass
-    with folder_lock(tmp_path):  # free again
+    with folder_lock(tmp_path):  # the lock is free again
         pass
 
 
@@ -190,7 +190,7 @@ def test_states_of_another_spec_torn_or_of_other_ranks_are_refused(whole, tmp_pa
 
 
 def test_foreign_progress_is_left_out_of_account(tmp_path, tiny_base, sums, whole, capsys):
-    """Progress of the same segment under other hyperparameters does not leak into the run."""
+    """Progress of the same segment under other hyperparameters does not enter the run."""
     work = tmp_path / "work" / "step-8"
     with pytest.raises(Interrupted):
         train(tmp_path, tiny_base, sums, train_spec(learning_rate=5e-3), 8, minutes=1e-4)

@@ -1,7 +1,7 @@
 """SIGKILL at 20 seeded moments of a 12-step run, then restarts: every byte is that of the undisturbed run.
 
 The moments cover start-up, rollouts, updates, the saving of states and the writing of results. To afford them, a
-worker process (this file as a script) imports torch and DeepSpeed once and forks one child an attempt.
+worker process (this file as a script) imports torch and DeepSpeed once and forks one child per attempt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 STOP = 12  # 24 prompts, 4 a step: an epoch ends after step 6
 KILLS = 20
 SEED = 20
-OWN = ("lock", "journal.jsonl", "timing.jsonl", "tensorboard")  # of an attempt, not of the run
+OWN = ("lock", "journal.jsonl", "timing.jsonl", "tensorboard")  # limits of an attempt, not of the run
 
 
 # -- the worker: forks children that train ------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def serve() -> None:
 
 
 def attempt(folder: str, base: str, sums: str, spec: dict, start: int, stop: int, save_every: int) -> None:
-    """Train one segment in this process and leave it for good; what it says goes to {folder}/{process id}.log."""
+    """Train one segment and exit; messages go to {folder}/{process id}.log."""
     import traceback
 
     from srt.common.errors import Interrupted, SrtError
@@ -139,7 +139,7 @@ class Worker:
         delay: float,
         late: Callable[[], bool] = lambda: False,
     ) -> None:
-        """SIGKILL the child `delay` seconds after `moment` has come, or when it is `late`: it must not have ended."""
+        """Send SIGKILL to the child `delay` seconds after `moment`, or once it is `late`; it must still be running."""
         deadline = time.monotonic() + 120
         while not moment():
             assert time.monotonic() < deadline, f"{folder}: the moment never came"
@@ -149,7 +149,7 @@ class Worker:
         while time.monotonic() < end and not late():
             time.sleep(0.002)
         os.kill(child, signal.SIGKILL)
-        assert self.wait(child) == -signal.SIGKILL, "it ended before the signal"
+        assert self.wait(child) == -signal.SIGKILL, "the child ended before the signal"
 
 
 def running(child: int) -> bool:
@@ -178,7 +178,7 @@ def whole(worker, tmp_path_factory) -> Path:
 
 
 def contents(folder: Path, stop: int = STOP) -> dict[str, bytes]:
-    """Every file of a run: its results and what its work folder keeps, but for what belongs to single attempts."""
+    """Every file of a run: results and work folder, without the files of single attempts."""
     files = [p for part in (f"step-{stop}", f"work/step-{stop}") for p in (folder / part).rglob("*") if p.is_file()]
     return {str(p.relative_to(folder)): p.read_bytes() for p in files if not set(p.parts) & set(OWN)}
 
@@ -191,7 +191,7 @@ def assert_same(folder: Path, whole: Path) -> None:
 
 
 def journal(work: Path) -> list[dict]:
-    """Its lines, without one that a kill tore."""
+    """The lines of the journal, without one that a kill cut short."""
     path = work / "journal.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -203,7 +203,7 @@ def reached(work: Path) -> int:
 
 
 def moments(work: Path, place: Path, child: int, target: int) -> dict[str, Callable[[], bool]]:
-    """Conditions to wait for before a kill, all of the attempt of process `child`."""
+    """Conditions to wait for before a kill, all about the attempt of process `child`."""
 
     def mine(event: str, step: int) -> bool:
         return any(x["process"] == child and x["event"] == event and x["step"] >= step for x in journal(work))
@@ -223,7 +223,7 @@ def test_twenty_kills_at_any_moment_change_no_byte(worker, whole, tmp_path):
     work, place = tmp_path / "work" / f"step-{STOP}", tmp_path / f"step-{STOP}"
     lines = journal(whole / "work" / f"step-{STOP}")
     times = [x["time"] for x in lines]
-    a_step = (times[-1] - times[0]) / STOP  # on this machine, now
+    a_step = (times[-1] - times[0]) / STOP  # on this machine, at this time
     kinds = ["start-up", "ready", "step", "step", "saving"] * (KILLS // 5 - 1) + ["step", "saving", "step", "start-up"]
     draw.shuffle(kinds)
     kinds.append("results")
@@ -241,14 +241,14 @@ def test_twenty_kills_at_any_moment_change_no_byte(worker, whole, tmp_path):
     every[None] = 1
     worker.finish(tmp_path)
     assert_same(tmp_path, whole)
-    assert [p.name for p in work.glob("*state-*")] == [f"state-{STOP}"], "no half-written state is left"
+    assert [p.name for p in work.glob("*state-*")] == [f"state-{STOP}"], "a half-written state remains"
     assert_nothing_trained_twice(journal(work), every)
 
 
 def assert_nothing_trained_twice(lines: list[dict], every: dict[int | None, int]) -> None:
-    """Each attempt begins at the last state that the ones before it had saved, and counts on without a gap.
+    """Each attempt begins at the last state that earlier attempts saved, and continues without a gap.
 
-    An attempt from step s saves after s + k, s + 2k, ...; when a later step is in the journal, that save was whole.
+    An attempt from step s saves after s + k, s + 2k, ...; once a later step is in the journal, that save is complete.
     """
     attempts: list[list[dict]] = []
     for line in lines:
@@ -288,7 +288,7 @@ def test_a_chain_of_three_segments_each_killed_and_one_with_a_torn_state_is_one_
     assert [x["step"] for x in journal(work) if x["event"] == "start"] == [9, 9]
     for name in ("model/model.safetensors", "state/manifest.json"):
         ours, theirs = ((x / "step-12" / name).read_bytes() for x in (tmp_path, whole))
-        if name.endswith("json"):  # the progress file of a segment holds its own steps only
+        if name.endswith("json"):  # the progress file of a segment holds only its own steps
             ours, theirs = ({k: v for k, v in json.loads(x).items() if k.startswith("engine/")} for x in (ours, theirs))
             assert ours
         assert ours == theirs, name
@@ -300,13 +300,13 @@ def test_a_chain_of_three_segments_each_killed_and_one_with_a_torn_state_is_one_
 
 
 def test_kills_after_the_last_step_leave_its_state_as_it_is(worker, tmp_path):
-    """The outputs are written again from it; it is not saved again, which would be a moment without it."""
+    """The outputs are written from the state; it is not saved again, since a kill during that would lose it."""
     work, place = tmp_path / "work" / "step-2", tmp_path / "step-2"
     worker.finish(tmp_path, stop=2)
     before, made = contents(tmp_path, 2), (work / "state-2").stat().st_ino
-    shutil.copytree(work / "state-2", work / "state-1")  # a kill just after a save leaves the state before
+    shutil.copytree(work / "state-2", work / "state-1")  # a kill just after a save leaves the previous state
     for moment in ("ready", "results", "ready"):
-        shutil.rmtree(place, ignore_errors=True)  # killed before it made it
+        shutil.rmtree(place, ignore_errors=True)  # killed before it was made
         child = worker.start(tmp_path, stop=2)
         worker.kill_when(child, tmp_path, moments(work, place, child, 2)[moment], 0.0)
         assert (work / "state-2").stat().st_ino == made and not list(work.glob(".state-*"))
@@ -321,7 +321,7 @@ def test_a_second_job_on_one_run_is_refused_and_the_first_goes_on(worker, tmp_pa
     while not journal(work):
         assert running(first)
         time.sleep(0.01)
-    os.kill(first, signal.SIGSTOP)  # it holds the lock for as long as this takes
+    os.kill(first, signal.SIGSTOP)  # it holds the lock during this wait
     second = worker.start(tmp_path, stop=2)
     code = worker.wait(second)
     os.kill(first, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Rewards and monitors by groups small enough to count by hand; what is in reach of which."""
+"""Rewards and monitors on groups that can be counted by hand; which inputs each may use."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_majority_rewards_by_hand(grader):
 
 
 def test_raw_string_votes_of_the_authors():
-    """One half in three spellings has one vote each: the first seen is the label, and its equals are rewarded."""
+    """One half in three spellings gets one vote each: the first seen is the label, and equal answers are rewarded."""
     given = training_rewards("majority", Grader(preset="authors"), GROUPS, None, TASKS)
     assert given.labels[:4] == ["7", "2", None, "5"] and given.labels[4] == "\\frac{1}{2}"
     assert given.rewards.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]]
@@ -61,7 +61,7 @@ def test_given_labels_by_hand(grader, kind):
 def test_voting_refuses_labels_and_the_others_need_them(grader):
     online = set(REWARDS) - set(
         OFFLINE
-    )  # those of stored responses have no rewards at all (srt.training.preference_trainer)
+    )  # runs on stored responses have no rewards at all (srt.training.preference_trainer)
     assert online == VOTING | {"ground_truth", "offline_labels"}
     for kind in VOTING:
         with pytest.raises(ValueError, match=f"reward '{kind}' must not be handed labels"):
@@ -74,7 +74,7 @@ def test_voting_refuses_labels_and_the_others_need_them(grader):
 
 
 def test_soft_majority_rewards_by_hand(grader):
-    """The share of the answers that are one's own; what has no answer is in no denominator."""
+    """The share of responses with the same answer; responses without an answer are in no denominator."""
     given = training_rewards("soft_majority", grader, GROUPS, None, TASKS)
     third, quarter = 1 / 3, 1 / 4
     assert given.rewards.tolist() == [
@@ -93,7 +93,7 @@ def test_soft_majority_rewards_by_hand(grader):
     ("threshold", "labelled"),
     [
         (0.0, [True, True, False, True, True]),
-        (0.5, [True, True, False, True, True]),  # 2 of all 4, parsed or not: reached
+        (0.5, [True, True, False, True, True]),  # 2 of all 4 responses, parsed or not, reach it
         (0.51, [False, False, False, True, True]),
         (0.75, [False, False, False, True, True]),
         (1.0, [False, False, False, True, False]),
@@ -108,7 +108,7 @@ def test_a_majority_below_the_threshold_is_no_label(grader, threshold, labelled)
         assert [label is not None for label in given.labels] == labelled
         assert [vote.majority for vote in given.votes] == [vote.majority for vote in full.votes]
     truth = training_rewards("ground_truth", grader, GROUPS, ["7", "3", "9", "6", "0.5"], TASKS, threshold)
-    assert truth.labelled.all()  # given labels have no vote to reach it
+    assert truth.labelled.all()  # given labels have no votes that could reach it
 
 
 @pytest.mark.parametrize("kind", sorted(set(REWARDS) - set(OFFLINE) - {"ground_truth"}))
@@ -131,7 +131,7 @@ def test_unanimous_groups_by_hand(grader):
     given = training_rewards("majority", grader, GROUPS, None, TASKS)
     assert given.unanimous.tolist() == [False, False, True, True, False]
     soft = training_rewards("soft_majority", grader, GROUPS, None, TASKS)
-    assert soft.unanimous.tolist() == [False, True, True, True, False]  # a tie gives all the same share
+    assert soft.unanimous.tolist() == [False, True, True, True, False]  # in a tie, all have the same share
 
 
 def test_batch_statistics_by_hand(grader):
@@ -149,7 +149,7 @@ def test_batch_statistics_by_hand(grader):
 def test_monitors_by_hand(grader):
     given = training_rewards("majority", grader, GROUPS, None, TASKS)
     rows = Monitor(grader, TRUTH).observe(IDS, GROUPS, given, TASKS)
-    expected = {  # group a: 7 is right; b: 3 is right, 2 was voted; c: nothing to read; d: all wrong; e: right
+    expected = {  # group a: 7 is right; b: 3 is right, 2 was voted; c: no answer; d: all wrong; e: right
         "reward": [0.5, 0.5, 0.0, 1.0, 0.75],
         "true_accuracy": [0.5, 0.5, 0.0, 0.0, 0.75],
         "reward_accuracy": [1.0, 0.0, 1.0, 0.0, 1.0],
@@ -161,7 +161,7 @@ def test_monitors_by_hand(grader):
 
 
 def test_monitors_know_what_they_are_told(grader):
-    """A true answer for one problem only: the others' accuracies are nan, what needs no truth stays."""
+    """With a true answer for one problem only, accuracies of others are nan; monitors without truth are unaffected."""
     given = training_rewards("majority", grader, GROUPS, None, TASKS)
     rows = Monitor(grader, {"d": "6"}).observe(IDS, GROUPS, given, TASKS)
     full = Monitor(grader, TRUTH).observe(IDS, GROUPS, given, TASKS)
@@ -173,7 +173,7 @@ def test_monitors_know_what_they_are_told(grader):
 
 
 def test_monitors_of_ground_truth_training(grader):
-    """The reward is the truth, so they agree; the majority is watched all the same."""
+    """The reward is the truth, so both agree; the majority is monitored, too."""
     given = training_rewards("ground_truth", grader, GROUPS, [TRUTH[i] for i in IDS], TASKS)
     rows = Monitor(grader, TRUTH).observe(IDS, GROUPS, given, TASKS)
     assert [row["reward_accuracy"] for row in rows] == [1.0] * 5

@@ -1,4 +1,4 @@
-"""The sync check against faults put into real engines: it names the tensor, or says that no weight is at fault."""
+"""The sync check against faults injected into real engines: it names the tensor, or says that all weights agree."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAULTS = [
     ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}",
 )
 def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """(engine with a copy of the weights of its own, the trainer's model)."""
+    """(engine with its own copy of the weights, the trainer's model)."""
     name, tied = request.param
     model = make_model(tied)
     with engine_of(name, model, tmp_path_factory.mktemp("model")) as engine:
@@ -46,20 +46,20 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def fresh(setup: tuple) -> tuple:
-    """The same, in step."""
+    """The same, with equal weights."""
     engine, model = setup
     engine.update_weights(model.named_parameters())
     return engine, model
 
 
 def of_a_step(model: torch.nn.Module, prompts: list[list[int]], groups: list[list[Rollout]], t: float = 1.0) -> float:
-    """What the trainer sees of a step: the engine's log-probs at sampling against its own pass."""
+    """What the trainer compares in a step: the engine's log-probs at sampling with those of its own pass."""
     flat = [(prompt, r) for prompt, group in zip(prompts, groups, strict=True) for r in group]
     return apart([r.logprobs for _, r in flat], [logprobs_of(model, p, r.token_ids, t) for p, r in flat])
 
 
 def apart(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    """Mean over tokens of |difference|."""
+    """Mean absolute difference over tokens."""
     return float(np.abs(np.concatenate(a).astype(np.float64) - np.concatenate(b)).mean())
 
 
@@ -79,19 +79,19 @@ def test_engines_in_step_pass(fresh: tuple, temperature: float) -> None:
     assert differing(engine, model.named_parameters(), "float32") == []
     check(difference, TOLERANCE["float32"], engine, model.named_parameters(), dtype="float32", where="run a, step 1")
     few = [(prompt, group[0].token_ids) for prompt, group in zip(PROMPTS, groups, strict=True)]
-    for t in (temperature, temperature + 0.3):  # given responses, at whatever temperature
+    for t in (temperature, temperature + 0.3):  # given responses, at any temperature
         scores = engine.logprobs([p for p, _ in few], [r for _, r in few], t)
         assert apart(scores, [logprobs_of(model, p, r, t) for p, r in few]) < TOLERANCE["float32"] / 100
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_one_wrong_element_is_named(fresh: tuple, name: str) -> None:
-    """In fused, packed and plain tensors; one element off by 1e-4 of a weight of some 0.15."""
+    """In fused, packed and plain tensors; one element, of about 0.15, is off by 1e-4."""
     engine, model = fresh
     engine.update_weights(changed(model, name, 1e-4).items())
     named = differing(engine, model.named_parameters(), "float32")
     assert named[0] == name
-    # a tied head that the engine keeps for itself got the same wrong element
+    # a separate copy of a tied head has the same wrong element
     assert named[1:] in ([], ["lm_head.weight"]) and (not named[1:] or name == "model.embed_tokens.weight")
 
 
@@ -114,7 +114,7 @@ def test_a_corrupt_layer_fails_the_step_by_name(fresh: tuple, name: str) -> None
 
 
 def test_stale_weights_are_caught(fresh: tuple) -> None:
-    """The trainer takes a step, the engine does not hear of it."""
+    """The trainer takes a step that the engine is not told of."""
     engine, model = fresh
     trainer = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(trainer.parameters(), lr=1e-2)
@@ -134,7 +134,7 @@ def test_stale_weights_are_caught(fresh: tuple) -> None:
 
 
 def test_one_step_of_a_small_learning_rate_shows_in_the_checksums_alone(fresh: tuple) -> None:
-    """Why checksums are worth their two reads: at 1e-6 the log-probs move by less than any tolerance."""
+    """Why checksums are worth two reads of the weights: at 1e-6, log-probs change by less than any tolerance."""
     engine, model = fresh
     trainer = copy.deepcopy(model)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_one_step_of_a_small_learning_rate_shows_in_the_checksums_alone(fresh: t
 
 
 def test_a_stale_prefix_cache_is_told_from_stale_weights(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the reset, a prompt of two cache blocks goes on from keys and values of the old weights."""
+    """Without the reset, a prompt of two cache blocks reuses keys and values of the old weights."""
     engine, model = fresh
     if isinstance(engine, HfEngine):
         pytest.skip("the transformers engine keeps no cache between calls")
@@ -166,7 +166,7 @@ def test_a_stale_prefix_cache_is_told_from_stale_weights(fresh: tuple, monkeypat
 
 
 def test_a_tied_head_left_behind_is_named(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM on a CPU packs a head of its own: an update of the embedding alone leaves the old head, without an error."""
+    """vLLM on a CPU packs its own copy of the head: updating only the embedding leaves the old head, with no error."""
     engine, model = fresh
     if isinstance(engine, HfEngine) or not model.config.tie_word_embeddings or torch.cuda.is_available():
         pytest.skip("only vLLM on a CPU with tied embeddings keeps two")
@@ -177,7 +177,7 @@ def test_a_tied_head_left_behind_is_named(fresh: tuple, monkeypatch: pytest.Monk
 
 
 def holding(weights: dict[str, torch.Tensor]) -> SimpleNamespace:
-    """An engine that holds these."""
+    """An engine with these weights."""
     return SimpleNamespace(checksums=lambda: {name: tensor_checksum(tensor) for name, tensor in weights.items()})
 
 

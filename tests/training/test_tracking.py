@@ -1,4 +1,4 @@
-"""JSONL that a resume leaves as the undisturbed run's, TensorBoard without repeated steps, timers, lines."""
+"""JSONL that is the same after a resume, TensorBoard without repeated steps, timers, progress lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def timing(step: int, seconds: float = 2.0) -> dict:
 
 
 def take(folder, history, step, last, seconds=2.0) -> None:
-    """One attempt: go on after `step` and take all steps up to `last`."""
+    """One attempt: resume after `step` and take all steps up to `last`."""
     tracker = Tracker(folder, history, step, main=True)
     for n in range(step + 1, last + 1):
         tracker.write(row(n), timing(n, seconds))
@@ -51,7 +51,7 @@ def test_a_resumed_run_s_metrics_are_the_undisturbed_one_s(tmp_path):
     broken = tmp_path / "broken"
     take(broken, [], 0, 5, seconds=9.0)  # killed after step 5, saved at 3
     with open(broken / "metrics.jsonl", "a", encoding="utf-8") as handle:
-        handle.write('{"step": 6, "rew')  # and in the middle of a line
+        handle.write('{"step": 6, "rew')  # in the middle of a line
     history = json.loads(json.dumps([row(n) for n in (1, 2, 3)], sort_keys=True))  # as progress.json keeps it
     take(broken, history, 3, 6)
     assert (broken / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -83,7 +83,7 @@ def test_lines_are_strict_json_and_not_finite_is_null(tmp_path):
     take(tmp_path, [], 0, 1)
     text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=pytest.fail)["true_accuracy"] is None
-    assert json.loads(text)["kl"] == 1 / 3, "every digit"
+    assert json.loads(text)["kl"] == 1 / 3, "every digit is kept"
 
 
 def test_a_broken_line_before_the_last_is_named(tmp_path):
@@ -140,7 +140,7 @@ def test_phases_are_exclusive_and_their_sum_is_the_time(monkeypatch):
             with timer("reference"):
                 clock.now += 4
             clock.now += 2
-        clock.now += 50  # no phase
+        clock.now += 50  # outside any phase
     assert timer.lap() == {"update": 6.0, "reference": 8.0}
     assert timer.lap() == {}
 

@@ -1,4 +1,4 @@
-"""One update against RLOO written out sequence by sequence; data order; what a method may see."""
+"""One update against RLOO written out sequence by sequence; the order of data; which data a method may use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from srt.training.update import PHASES
 from support.specs import train_spec
 from support.training import whole_run
 
-# Four responses a group: a majority of "7", a tie, no answer at all, all agree.
+# Four responses per group: a majority of "7", a tie, no answer at all, all agree.
 GROUPS = [
     ["\\boxed{7}", "3 + 4 = 7; \\boxed{7}", "\\boxed{8}", "I do not know"],
     ["\\boxed{2}", "1 = 1; 2 = 2; \\boxed{3}", "\\boxed{3}", "\\boxed{2}"],
@@ -54,7 +54,7 @@ def make_trainer(folder: Path, base: Path, sums: Path, **changes: Any) -> Traine
 
 
 def hand_made(trainer: Trainer, groups: list[list[str]]) -> tuple[list[list[int]], list[Rollout]]:
-    """Prompts of the first problems and rollouts of these texts; the second of each group is cut, without an end."""
+    """Prompts of the first problems and rollouts of these texts; the second of each group is truncated."""
     prompts, rollouts = [], []
     for g, group in enumerate(groups):
         for i, text in enumerate(group):
@@ -67,7 +67,7 @@ def hand_made(trainer: Trainer, groups: list[list[str]]) -> tuple[list[list[int]
 
 
 def updated(trainer: Trainer, groups: list[list[str]] = GROUPS, labels: list[str] | None = None):
-    """The gradient of one update (read from DeepSpeed before its step), and what the update returned."""
+    """The gradient of one update (read from DeepSpeed before its step), and the update's return value."""
     flat_prompts, flat = hand_made(trainer, groups)
     prompts = flat_prompts[:: len(groups[0])]
     rollouts = [flat[i : i + len(groups[0])] for i in range(0, len(flat), len(groups[0]))]
@@ -92,7 +92,7 @@ def updated(trainer: Trainer, groups: list[list[str]] = GROUPS, labels: list[str
 
 def naive(trainer: Trainer, labels: list[str] | None, drop: bool, entropy_coefficient: float, clamp: float | None,
           micro: int | None) -> dict[str, torch.Tensor]:  # fmt: skip
-    """The gradient of the RLOO loss with the KL in the reward, from the formulas, one sequence after the other.
+    """The gradient of the RLOO loss with the KL in the reward, from the formulas, sequence by sequence.
 
     s_i = R_i - beta sum_t k3_it,  A_i = s_i - mean of the other s_j of the group,
     L = - mean over tokens of (A_i log pi_it + c H_it), over all tokens, or over those of each `micro` sequences.
@@ -138,7 +138,7 @@ def naive(trainer: Trainer, labels: list[str] | None, drop: bool, entropy_coeffi
 
 def near(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
     size = max(float(g.abs().max()) for g in expected.values())
-    assert size > 1e-3, "a gradient of nothing proves nothing"
+    assert size > 1e-3, "a gradient of zero would prove nothing"
     for name, grad in expected.items():
         torch.testing.assert_close(actual[name], grad.to(actual[name]), atol=tolerance * size, rtol=tolerance)
 
@@ -166,7 +166,7 @@ def test_gradient_is_that_of_the_formulas(tmp_path, tiny_base, sums, preset, rew
 
 
 def test_gradient_does_not_depend_on_micro_batches_or_checkpointing(tmp_path, tiny_base, sums):
-    """From one row a pass to all in one pass, with and without recomputation."""
+    """From one row per pass to all rows in one pass, with and without recomputation."""
     found = []
     for number, (budget, checkpointing) in enumerate(
         [(1, "none"), (150, "none"), (150, "selective"), (150, "full"), (10**6, "none")]
@@ -184,12 +184,12 @@ def test_gradient_does_not_depend_on_micro_batches_or_checkpointing(tmp_path, ti
 
 
 def test_groups_without_an_answer_clean_and_authors(tmp_path, tiny_base, sums):
-    """Dropped: as if the group were not there. Kept: its tokens count in the denominator, only the entropy acts."""
+    """Dropped: as if the group did not exist. Kept: its tokens are in the denominator, and only the entropy acts."""
     rest = [group for group, parsed in zip(GROUPS, PARSED, strict=True) if parsed]
 
     def gradient(name: str, groups: list[list[str]], **changes: Any) -> tuple[dict, Trainer]:
         trainer = make_trainer(tmp_path / name, tiny_base, sums, aggregation="token_mean", **changes)
-        if groups is rest:  # the same prompts for the same groups
+        if groups is rest:  # the same prompts with the same groups
             trainer.prompts = [trainer.prompts[i] for i in (0, 1, 3)]
         return updated(trainer, groups)[0], trainer
 
@@ -214,12 +214,12 @@ def test_a_step_without_any_answer_is_a_step_without_gradient(tmp_path, tiny_bas
     assert all((g == 0).all() for g in grads.values())
     assert result["loss"] == 0 and result["grad_norm"] == 0 and result["kept_rate"] == 0
     assert all(torch.equal(p, before[name]) for name, p in trainer.optimizer.weights())
-    grads, result = updated(trainer)  # and it goes on
+    grads, result = updated(trainer)  # training continues
     assert result["grad_norm"] > 0
 
 
 def test_a_run_that_never_answers_counts_its_steps(tmp_path, tiny_base, sums):
-    """max_new_tokens = 1: no response has a box, every group is dropped, two steps are written all the same."""
+    """With max_new_tokens = 1 no response has a box and every group is dropped; both steps are still written."""
     spec = train_spec(max_new_tokens=1)
     data, truth = read_training_set(sums, "majority")
     run_segment(whole_run(tmp_path, tiny_base, spec), data, truth)
@@ -231,7 +231,7 @@ def test_a_run_that_never_answers_counts_its_steps(tmp_path, tiny_base, sums):
 
 
 def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
-    """The engine samples from a copy in which one layer is stale: one sentence names run, step and layer."""
+    """The engine samples with one stale layer: one sentence names run, step and layer."""
     spec = train_spec()
     data, truth = read_training_set(sums, "majority")
     trainer = Trainer(whole_run(tmp_path, tiny_base, spec), data, init_world(), truth)
@@ -241,7 +241,7 @@ def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
     stale = copy.deepcopy(trainer.optimizer.model)
     trainer.rollouts = HfEngine(stale, trainer.rollouts.eos.tolist())
     before = {name: w.clone() for name, w in trainer.optimizer.weights()}
-    trainer.step(1)  # weights that are handed over are fine
+    trainer.step(1)  # after a sync the weights agree
     with torch.no_grad():
         for name, w in trainer.optimizer.weights():
             w.copy_(before[name])
@@ -249,7 +249,7 @@ def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
     trainer.rollouts.update_weights = lambda weights: None
     with pytest.raises(SrtError, match=r"run test-s1, step 3: .* 1 tensors differ, first model.layers.1.mlp.down_proj"):
         trainer.step(2)
-    trainer.rollouts.checksums = lambda: {  # an engine whose checksums do not show it
+    trainer.rollouts.checksums = lambda: {  # an engine whose checksums do not show the fault
         name: tensor_checksum(w) for name, w in trainer.optimizer.weights()
     }
     with pytest.raises(SrtError, match=r"step 3: the rollout engine's log-probs are .* from the trainer's"):
@@ -265,7 +265,7 @@ def without_answers(sums: Path, out: Path) -> Path:
 
 @pytest.mark.parametrize("reward", ["majority", "offline_labels"])
 def test_label_free_training_never_sees_the_answers(tmp_path, tiny_base, sums, reward):
-    """Dropped, or all wrong: the same weights, byte for byte; only the monitors know less."""
+    """With answers dropped, or all wrong, the weights are the same byte for byte; only monitors differ."""
     table = read_parquet(sums)
     wrong = table.set_column(
         table.column_names.index("answer"), "answer", pa.array([str(i + 1000) for i in range(len(table))])
@@ -311,7 +311,7 @@ def order_of(folder: Path, base: Path, data: TrainingSet, steps: int, **changes:
 
 
 def test_every_epoch_is_a_permutation_and_the_rest_is_dropped(tmp_path, tiny_base, sums):
-    """24 prompts, 7 a step: three steps an epoch, three prompts left out, others each time."""
+    """24 prompts, 7 per step: three steps per epoch, and three prompts left out, different ones each time."""
     data, _ = read_training_set(sums, "majority")
     steps = order_of(tmp_path, tiny_base, data, 12, prompts_per_step=7)
     assert all(len(set(batch)) == 7 for batch in steps)
@@ -326,7 +326,7 @@ def test_every_epoch_is_a_permutation_and_the_rest_is_dropped(tmp_path, tiny_bas
 
 def test_a_whole_epoch_sees_every_prompt_once(tmp_path, tiny_base, sums):
     data, _ = read_training_set(sums, "majority")
-    steps = order_of(tmp_path, tiny_base, data, 12)  # 24 prompts, 4 a step
+    steps = order_of(tmp_path, tiny_base, data, 12)  # 24 prompts, 4 per step
     for start in (0, 6):
         assert sorted(i for batch in steps[start : start + 6] for i in batch) == list(range(24))
 
@@ -379,7 +379,7 @@ def test_ground_truth_and_offline_labels_need_their_tables(tmp_path, sums):
 
 
 def test_ranks_share_whole_groups_in_order():
-    """The ranks' shares, one after the other, are the batch: sums over it do not depend on the number of ranks."""
+    """The ranks' shares, concatenated, are the batch, so sums do not depend on the number of ranks."""
     for size in (1, 2, 3, 5):
         shares = [rank_share(list(range(7)), replace(init_world(), rank=r, size=size)) for r in range(size)]
         assert [i for share in shares for i in share] == list(range(7))
@@ -394,7 +394,7 @@ def test_more_ranks_than_prompts_is_a_sentence(tmp_path, tiny_base, sums):
 
 
 def test_votes_of_the_naive_computation():
-    """The labels that `naive` assumes are those of both presets."""
+    """Both presets give the labels that `naive` assumes."""
     for preset in ("clean", "authors"):
         votes = Grader(preset=preset).vote(GROUPS, tasks=["math"] * 4)
         assert [v.majority for v in votes] == ["7", "2", None, "5"]

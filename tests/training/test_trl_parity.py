@@ -1,6 +1,6 @@
 """One optimizer step of preset `trl` is TRL's: the real RLOOTrainer and our update on the same completions.
 
-TRL runs in a process of its own (benchmarks/peers.py says what of it is replaced: only the generation).
+TRL runs in its own process; only its generation is replaced (benchmarks/peers.py).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TOLERANCE = 1e-5
 # Of the change of the weights: Adam's first step is lr g / (|g| + 1e-8), which turns the rounding of a gradient that is
 # near 0 into a part of lr. TRL differs from itself by 1e-5 between two batch sizes.
 CHANGE_TOLERANCE = 3e-4
-HYPER = {"beta": 0.5, "learning_rate": 1e-3, "grad_clip": 1e9}  # a KL that matters, no clipping
-# rows a TRL micro-batch, tokens a pack of ours, changes of the hyperparameters
+HYPER = {"beta": 0.5, "learning_rate": 1e-3, "grad_clip": 1e9}  # a noticeable KL, no clipping
+# rows per micro-batch of TRL, tokens per pack of ours, changes to the hyperparameters
 CASES: dict[str, tuple[int, int, dict[str, float]]] = {
     "one pack": (32, 8192, {}),
     "a group in several packs": (8, 100, {}),
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[int, int, dict[str, float]]] = {
 
 
 def completions() -> peers.Recorded:
-    """4 groups of 8: cut and finished responses, one of the end token alone, one group of equal rewards."""
+    """4 groups of 8: truncated and finished responses, one of only the end token, one group of equal rewards."""
     data = peers.record("tiny", 4, 8, (3, 20), 24, 1.0, seed=1)
     responses = list(data.responses)
     responses[5] = np.array([peers.EOS], dtype=np.int32)
@@ -52,7 +52,7 @@ def completions() -> peers.Recorded:
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
-    """Per case and side: gradients, weights and their change. Two processes do all cases."""
+    """Per case and side: gradients, weights and their change. Two processes run all cases."""
     from safetensors.torch import load_file
 
     folder = tmp_path_factory.mktemp("parity")

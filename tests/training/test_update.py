@@ -47,7 +47,7 @@ def batch() -> Batch:
 
 
 def everything(model, b: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probs, entropies, mask [N, T] from one unpadded pass a sequence."""
+    """Log-probs, entropies, mask [N, T] from one unpadded pass per sequence."""
     longest = max(len(r) for r in b.responses)
     logp, entropy = (torch.zeros(len(b.responses), longest, dtype=torch.float64) for _ in range(2))
     mask = torch.zeros(logp.shape, dtype=torch.bool)
@@ -61,7 +61,7 @@ def everything(model, b: Batch, temperature: float) -> tuple[torch.Tensor, torch
 
 
 def naive(model, reference, b: Batch, train: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
-    """Gradients of every step on the batch, and the steps themselves, as `Plain` takes them."""
+    """Gradients of every step on the batch, with the same steps taken as by `Plain`."""
     temperature = train["temperature"]
     with torch.no_grad():
         ref, _, mask = everything(reference, b, temperature)
@@ -135,7 +135,7 @@ def test_update_is_the_objective_over_the_whole_batch(models, name):
 
 @pytest.mark.parametrize("name", ["clean", "authors", "trl", "k2 in the loss", "importance"])
 def test_one_pass_is_two_passes_bit_for_bit(models, name):
-    """No separate pass for the old policy: the same packs give the same bytes as with one."""
+    """Without a separate pass for the old policy, the same packs give the same bytes as with one."""
     model, reference = models
     train = hyperparameters(**VARIANTS[name])
     found = []
@@ -192,7 +192,7 @@ def test_the_guard_comes_before_weights_change(models):
 @pytest.mark.parametrize("whole", [False, True], ids=["one token", "all tokens"])
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_the_guard_sees_log_probs_that_are_not_finite(models, value, whole, iterations):
-    """The means leave such tokens out: with none left, they would show no difference at all."""
+    """The means leave such tokens out; if none remained, they would show no difference at all."""
     model, reference = models
     b, seen = batch(), []
     for row in b.rollout_logprobs if whole else [b.rollout_logprobs[9][-1:]]:
@@ -213,7 +213,7 @@ def test_the_guard_sees_a_trainer_without_numbers(models):
 
 @pytest.mark.parametrize("poisoned", [(), (0,), (1,), (0, 1, 2)])
 def test_every_iteration_that_was_left_out_is_counted(models, poisoned):
-    """And the norm is that of the last update that was made."""
+    """The norm is that of the last update that was made."""
     model, reference = models
 
     class Poisoned(Plain):
@@ -234,7 +234,7 @@ def test_every_iteration_that_was_left_out_is_counted(models, poisoned):
 
 
 def test_a_batch_of_nothing_to_learn_still_reduces(models):
-    """All groups skipped: one backward pass of weight 0, so that ranks with and without work meet."""
+    """With all groups skipped there is one backward pass of weight 0, so that no rank waits for another in vain."""
     model, reference = models
     b = batch()
     b = Batch(b.prompts, b.responses, b.group, np.ones(16), b.labelled, b.rollout_logprobs)
@@ -253,7 +253,7 @@ def test_joined_batches_keep_groups_apart():
 
 @pytest.mark.parametrize("changes", [{}, {"advantage": "reinforce_pp"}, {"iterations": 2, "clip": 0.2}])
 def test_a_reference_that_waits_in_host_memory_changes_no_bit(models, changes):
-    """Its passes come first and together; when there are gradients, its weights are away."""
+    """All passes of the reference come first; while gradients exist, its weights are off the device."""
     found = []
     for parking in (False, True):
         policy, reference = copy.deepcopy(models[0]), copy.deepcopy(models[1])

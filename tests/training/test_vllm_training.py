@@ -1,4 +1,4 @@
-"""One config key changes who samples: training and sampling with a real vLLM, in processes of their own."""
+"""`rollout_engine: vllm`: training and sampling with a real vLLM, each in its own process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Pat
 
 
 def test_two_ranks_train_with_one_engine(tmp_path: Path, sums: Path) -> None:
-    """What `rollout_tensor_parallel: 2` comes to: both ranks get rollouts of the weights that they train."""
+    """`rollout_tensor_parallel: 2`: both ranks get rollouts of the weights that they train."""
     make("two_heads", TINY_BASE | {"hidden_size": 64, "heads": 2, "kv_heads": 2, "steps": 30}, tmp_path / "base")
     spec = json.dumps(train_spec(rollout_engine="vllm"))
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}

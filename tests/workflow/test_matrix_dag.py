@@ -24,7 +24,7 @@ from support.dag import copy_of_the_tree, jobs, snakemake, trained
 def test_the_full_matrix_is_planned_with_no_job_twice() -> None:
     """`benchmarks/dryrun.py` measures how long this takes."""
     output = snakemake(ROOT, "--profile", "slurm", "-n", "--forceall", "--nolock")
-    # jobs print their message instead of their files; it names what they make
+    # a job prints its message, which names its outputs
     made = re.findall(r"^Job \d+: (.+)$", output, re.MULTILINE)
     assert len(made) > 4000 and sorted(made) == sorted(set(made))
     matrix = full()
@@ -36,11 +36,11 @@ def test_the_full_matrix_is_planned_with_no_job_twice() -> None:
     files |= {file for name in matrix.figures for file in resolve_figure(matrix, name)[1] if "groups" in file}  # probes
     assert (
         0 <= planned["sample"] - len(files) < 30 and planned["sample"] == planned["score"]
-    )  # labels and curricula, too
+    )  # the difference: samples for labels and curricula
 
 
 def test_the_plan_of_the_full_matrix_needs_no_option_and_no_profile(tmp_path: Path) -> None:
-    """As somebody would type it in a fresh clone; the job reads the resolved configuration again."""
+    """As typed in a fresh clone; the job reads the resolved configuration."""
     clone = copy_of_the_tree(tmp_path / "clone")
     said = snakemake(clone, "plan")
     assert "total, each job once" in said and "1 of 1 steps (100%) done" in said
@@ -61,7 +61,7 @@ def test_the_plan_of_the_full_matrix_needs_no_option_and_no_profile(tmp_path: Pa
     ],
 )
 def test_the_default_profile_is_empty_beside_another(monkeypatch, options, variable, used) -> None:
-    """Snakemake would let it win."""
+    """Otherwise Snakemake would prefer the default profile's values."""
     monkeypatch.setattr(sys, "argv", ["snakemake", *options])
     monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
     if variable:
@@ -104,7 +104,7 @@ def test_a_climbing_run_starts_from_the_weights_of_the_last(climbed: Path) -> No
     stopped = pd.read_csv(root / "tables/early_stopping.csv")
     assert sorted(stopped["run"]) == ["more-s1", "taught-s1"] and set(stopped["dataset"]) == {"sums_test"}
     assert (stopped["at_stop"] == stopped["best"]).all()
-    # step 0 is the last checkpoint of the warm-up, and that is the teacher, too
+    # step 0 is the last checkpoint of the warm-up, which is also the teacher
     groups = pd.read_parquet(root / "eval/up-s1/step-2/tests.groups.parquet")
     assert stopped["start"].round(6).unique().tolist() == [round(float(groups["majority_correct"].mean()), 6)]
     assert (root / "labels/up-s1/step-2/sums.parquet").is_file() and not (root / "labels/base").exists()

@@ -1,4 +1,4 @@
-"""Each patch is called by the real Snakemake and the real plugin; one that does not fit is named and left out."""
+"""Each patch is called by the real Snakemake and the real plugin; one that does not apply is named and left out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ assert apply_patches(Path("results")) == []
 
 
 def snakemake(folder: Path, rules: str, *args: str, code: int = 0, **environment: str) -> str:
-    """Run Snakemake on a Snakefile of these rules that applies the patches; all that it printed."""
+    """Run Snakemake, with the patches, on a Snakefile of these rules; return all that it printed."""
     (folder / "Snakefile").write_text(HEADER + rules, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", *args], cwd=folder, env=os.environ | environment, capture_output=True,
@@ -171,7 +171,7 @@ def ask(query: StatusQuery, command: str = "squeue --name u") -> dict[str, str]:
 
 
 def answers(*values):
-    """A status query that gives one value after the other, and the commands that it was asked."""
+    """A status query that returns these values one after another, and the commands that it was given."""
     asked: list[str] = []
 
     async def query(command, logger):

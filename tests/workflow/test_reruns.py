@@ -1,4 +1,4 @@
-"""What a change outside the specs of jobs reruns: where data lie and what is in them, limits of grading."""
+"""What changes outside the specs rerun: the place and content of data, limits of grading."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(first: int, count: int) -> str:
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which a run has learned from labels of the base model, on data that are files."""
+    """A clone in which a run has learned from labels of the base model, on local data files."""
     folder = copy_of_the_tree(tmp_path_factory.mktemp("reruns") / "clone")
     micro = folder / "tests/micro"
     (micro / "datasets.yaml").write_text(
@@ -52,7 +52,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def again(taught: Path, tmp_path: Path) -> Path:
-    """A copy of it, to change."""
+    """A copy of `taught`, to be changed."""
     return Path(shutil.copytree(taught, tmp_path / "changed", symlinks=True))
 
 
@@ -77,7 +77,7 @@ def test_other_rows_in_a_file_rerun_what_is_made_of_them(again: Path) -> None:
     planned = jobs(output)
     assert planned["data"] == planned["labels"] == planned["train_last"] == 1 and trained(output) == {"taught-s1"}
     assert "base_model" not in planned and "Data set sums_test" not in output
-    # the samples of the training set, those of the trained model, not those of the base model on the test set
+    # samples of the training set and of the trained model, but not of the base model on the test set
     assert planned["sample"] == planned["score"] == 2 and planned["claims"] == 1
 
 
@@ -104,7 +104,7 @@ def test_the_content_of_a_data_set(taught: Path) -> None:
 
     results, here = str(taught / "results/micro"), str(taught / "here")
     assert data_content(config(local_dir=here), "sums") == sha256_file(taught / "here/sums.jsonl")
-    # without the file, what the manifest says; without both, nothing
+    # without the file, the manifest counts; without either, there is no content
     assert data_content(config(local_dir="nowhere", results=results), "sums") == sha256_file(taught / "here/sums.jsonl")
     assert data_content(config(local_dir="nowhere", results="nowhere"), "sums") == ""
     generated = {"sums": {"source": "reasoning_gym", "name": "chain_sum", "size": 4, "split": "test"}}

@@ -42,9 +42,9 @@ def test_the_dag_makes_every_declared_result(clone):
     root = clone / "results" / "micro"
     assert (root / "logs/train/gt-s1/step-2.log").read_text()
     assert (root / "benchmarks/train/gt-s1/step-2.tsv").read_text().startswith("s\t")
-    # keep_states: last: the state that a later step started from is gone, the last one stays and can be extended
+    # keep_states: last: a state that a later step has started from is deleted; the last one stays for extensions
     assert not (root / "runs/gt-s1/step-2/state").exists() and (root / "runs/gt-s1/step-4/state").is_dir()
-    # and the progress folders keep the last one only, as links to it
+    # the progress folders keep only the last state, as links to it
     kept = sorted(str(p.relative_to(root / "progress")) for p in (root / "progress").rglob("state-*"))
     assert kept == ["gt-s1/step-4/state-4", "offline_easy-s1/step-2/state-2"]
 
@@ -101,7 +101,7 @@ def test_grading_changes_never_sample_again(clone, tmp_path):
     )
     output = snakemake(folder, *MICRO, "-n")
     assert jobs(output)["score"] == 5
-    # the labels come from grading, so the run that learns from them is made again; nothing else is sampled
+    # labels depend on grading, so the run that learns from them is trained again; nothing else is sampled
     assert re.findall(r"Job \d+: Sample (\S+)", output) == ["offline_easy-s1/step-2"]
 
 
