@@ -6,13 +6,16 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 
 import pytest
+import yaml
 
 from srt.cli import __main__ as cli
 from srt.config import load_config, read_yaml
 from support import ROOT
 from support.dag import copy_of_the_tree, snakemake
+from support.rooms import ROOMS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [c for c in re.findall(r"\| `(snakemake [^`]*)` \|", README) if "--report" not in c]
@@ -75,9 +78,24 @@ def test_the_tree_names_what_is_there():
     tree = README.split("## The tree")[1].split("```")[1]
     for name in re.findall(r"^(\S+)", tree, re.MULTILINE):
         assert (ROOT / name.rstrip("/")).exists(), name
+    assert re.findall(r"^  (\w+)/", tree, re.MULTILINE) == list(reversed(ROOMS))
 
 
 @pytest.mark.parametrize("file", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_every_srt_command_exists(file):
     text = (ROOT / file).read_text(encoding="utf-8")
     assert set(re.findall(r"(?:^ *|`)srt (\w+)", text, re.MULTILINE)) <= set(cli.COMMANDS)
+
+
+def test_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|docs|config|workflow|benchmarks)/[\w./*-]+)`", text)
+    assert len(named) > 20
+    for path in [*named, *re.findall(r"\]\(([^)]+)\)", text)]:
+        assert list(ROOT.glob(path.rstrip("/"))), path
+
+
+def test_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == project["version"]
+    assert (ROOT / "CHANGELOG.md").read_text().startswith("# Changelog\n\n## ")
