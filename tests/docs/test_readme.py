@@ -81,7 +81,9 @@ def test_the_tree_names_what_is_there():
     assert re.findall(r"^  (\w+)/", tree, re.MULTILINE) == list(reversed(ROOMS))
 
 
-@pytest.mark.parametrize("file", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "file", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
 def test_every_srt_command_exists(file):
     text = (ROOT / file).read_text(encoding="utf-8")
     assert set(re.findall(r"(?:^ *|`)srt (\w+)", text, re.MULTILINE)) <= set(cli.COMMANDS)
