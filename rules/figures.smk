@@ -1,6 +1,10 @@
 # Figures and tables: one rule a figure, named like it (`snakemake fig2`): PDF + PNG + CSV from the runs that it shows.
 
+from srt.config import read_yaml
 from srt.figures.resolve import resolve_figure
+
+# captions see the configuration and nothing else
+config["captions"] = read_yaml(ROOT / "workflow/report/shared.yaml")
 
 
 def figure_caption(name: str) -> str:

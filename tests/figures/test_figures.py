@@ -17,6 +17,7 @@ import pytest
 
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
+from srt.config import read_yaml
 from srt.config.figures import OPTIONS
 from srt.figures import KINDS, render
 from srt.figures.dynamics import running_mean
@@ -339,8 +340,9 @@ def test_captions_render_as_the_report_renders_them(root: Path) -> None:
 
     captions = {path.stem: path.read_text(encoding="utf-8") for path in (root / "workflow" / "report").glob("*.rst")}
     assert {"workflow", "fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "table1", "v2_fig5"} <= set(captions)
+    shared = read_yaml(root / "workflow" / "report" / "shared.yaml")
     for name, text in captions.items():
-        seen = SimpleNamespace(config={"verdicts": "2 claims: 1 supported, 1 undecided."})
+        seen = SimpleNamespace(config={"verdicts": "2 claims: 1 supported, 1 undecided.", "captions": shared})
         text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(snakemake=seen)
         body = core.publish_parts(text, writer_name="html", settings_overrides={"halt_level": 1, "report_level": 1})
         assert len(body["html_body"]) > 250, name
