@@ -172,7 +172,7 @@ def test_slurm_check_reports_each_partition(cluster, tmp_path):
     assert charged.count("lab") == 2, "the jobs of this call, one per partition, and no others"
     assert re.search(r"^cpu: job \d+ on cpu-\w+-\d", output, re.MULTILINE)
     assert re.search(r"^h200: job \d+ on h200-\w+-\d", output, re.MULTILINE)
-    assert "0 asked, '' given" in output and re.search(r"1 asked, '\d' given", output)
+    assert "0 requested, '' given" in output and re.search(r"1 requested, '\d' given", output)
     assert re.search(rf"scratch {tmp_path} \d+\.\d MB/s", output)
 
 

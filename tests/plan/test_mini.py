@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from srt.config import Config, load_config, read_yaml
-from srt.plan.eta import Eta, Left
+from srt.plan.eta import Eta, Progress
 from srt.plan.jobs import build
 from srt.plan.measured import Measured
 from srt.plan.price import Pricing
@@ -161,9 +161,9 @@ def test_after_ten_minutes_the_eta_is_right(mini_in_tmp: Config, train: float, o
             break
         replay.finish(key)
     replay.now = 600.0
-    left = eta.left()
-    assert left.jobs == len(dag.jobs) and 0 < left.done < left.jobs
-    assert left.seconds == pytest.approx(played.wall - 600, rel=0.15)
+    found = eta.progress()
+    assert found.jobs == len(dag.jobs) and 0 < found.done < found.jobs
+    assert found.left == pytest.approx(played.wall - 600, rel=0.15)
 
 
 def test_what_was_done_before_is_not_done_again(mini_in_tmp: Config) -> None:
@@ -172,16 +172,16 @@ def test_what_was_done_before_is_not_done_again(mini_in_tmp: Config) -> None:
     replay = Replay(config, dict.fromkeys(dag.jobs, 1.0))
     for key in dag.order()[:200]:
         replay.finish(key)
-    left = Eta(config, cores=2, clock=replay.clock).left()
-    assert left.done == 200 and left.elapsed == 0
+    found = Eta(config, cores=2, clock=replay.clock).progress()
+    assert found.done == 200 and found.elapsed == 0
     for key in dag.order()[200:]:
         replay.finish(key)
-    left = Eta(config, cores=2, clock=replay.clock).left()
-    assert (left.done, left.seconds) == (left.jobs, 0) and "left" not in left.line()
+    found = Eta(config, cores=2, clock=replay.clock).progress()
+    assert (found.done, found.left) == (found.jobs, 0) and "left" not in found.line()
 
 
-def test_left_reads_well() -> None:
-    assert Left(12, 60, 45.0, 300.0).line() == "12 of 60 jobs done after 5 min, about 45 s left"
+def test_progress_reads_well() -> None:
+    assert Progress(12, 60, 45.0, 300.0).line() == "12 of 60 jobs done after 5 min, about 45 s left"
 
 
 def watch(folder: Path, *command: str, code: int = 0) -> str:

@@ -18,7 +18,7 @@ from srt.plan.measured import measure
 from srt.plan.price import Price, Pricing
 from srt.plan.schedule import critical_path, schedule
 from srt.plan.spent import COLUMNS, spent
-from srt.plan.tables import by_figure, by_group, make_plan, to_json
+from srt.plan.tables import by_group, by_target, make_plan, to_json
 from srt.plan.text import savings, to_text
 from srt.plan.variants import Variant
 from support import ROOT
@@ -52,14 +52,14 @@ def test_the_jobs_are_those_of_a_dry_run(file: str, tmp_path: Path) -> None:
 def test_the_jobs_of_one_figure_are_those_of_a_dry_run(tmp_path: Path) -> None:
     folder = copy_of_the_tree(tmp_path)
     args = ["--profile", "workflow/profiles/local", "--configfile", "config/smoke.yaml", "-n"]
-    table = by_figure(make_plan(configuration("config/smoke.yaml", results="none"))).set_index("target")
+    table = by_target(make_plan(configuration("config/smoke.yaml", results="none"))).set_index("target")
     for figure in ("fig4", "fig9"):
         assert table.loc[figure, "jobs"] == jobs(snakemake(folder, *args, figure))["total"]
 
 
 def test_a_job_is_in_the_total_once(micro: Config) -> None:
     plan = make_plan(micro)
-    table = by_figure(plan)
+    table = by_target(plan)
     total = table.iloc[-1]
     assert total["jobs"] == total["remaining_jobs"] == len(plan.dag.jobs) == len(set(plan.dag.order()))
     assert table["jobs"][:-1].sum() > total["jobs"]  # shared jobs are in several rows
@@ -157,6 +157,8 @@ def test_the_disk_of_a_chain() -> None:
     found = schedule(dag, prices, set(dag.jobs), 1, 8, disk=100.0)
     # the third job starts with two models and the second's state, 2 + 10, and uses 20 more while it runs
     assert found.peak == 100 + 2 + 10 + 20
+    # the same where the first two jobs are done: the second's state is on the disk until the third has read it
+    assert schedule(dag, prices, {"train a/2"}, 1, 8, disk=102.0).peak == 102 + 10 + 20
 
 
 def test_a_big_job_is_not_starved() -> None:
@@ -187,7 +189,7 @@ def test_schedules_keep_to_gpus_and_inputs() -> None:
 
 def test_each_target_has_its_wall_time_and_disk() -> None:
     plan = make_plan(gpu_config(partitions=[1, 3]))
-    table = by_figure(plan).set_index("target")
+    table = by_target(plan).set_index("target")
     for name, key in plan.dag.figures.items():
         keys = plan.dag.closure([key])
         alone = schedule(plan.dag, plan.prices, keys, 3, 8)
@@ -208,11 +210,11 @@ def test_each_target_has_its_wall_time_and_disk() -> None:
 
 def test_the_wall_time_of_a_target_is_of_what_remains(micro: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srt.plan.measured._lengths", lambda config, dag: {})
-    fresh = by_figure(make_plan(micro)).set_index("target")
+    fresh = by_target(make_plan(micro)).set_index("target")
     dag = build(micro)
     write_parquet(Path(micro.results) / "data/sums_test.parquet", pd.DataFrame({"id": [str(i) for i in range(12)]}))
     finish(micro, dag.closure([dag.figures["fig9"]]))
-    table = by_figure(make_plan(micro)).set_index("target")
+    table = by_target(make_plan(micro)).set_index("target")
     assert table.loc["fig9", "wall_hours_1"] == 0 < fresh.loc["fig9", "wall_hours_1"]
     assert table.loc["fig2", "wall_hours_1"] < fresh.loc["fig2", "wall_hours_1"]
     # existing files take disk space from the start, and the total at the end is as before

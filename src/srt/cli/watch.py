@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     every = args.every or (10.0 if is_terminal() else 120.0)
     eta = Eta(config, args.cores)
-    # Ctrl-C reaches the command as well, which then ends its jobs: wait for it instead of leaving it alone
+    # Ctrl-C reaches the command as well, which then ends its jobs: wait until it has
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(log, "a", encoding="utf-8") as output:
         began = output.tell()
@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-        show(f"{eta.left().line()}; the output of the workflow: {log}", last=True)
+        show(f"{eta.progress().line()}; the output of the workflow: {log}", last=True)
         shown = time.monotonic()
         while child.poll() is None:
             time.sleep(POLL)
             if time.monotonic() - shown >= every:
-                show(eta.left().line(), last=not is_terminal())
+                show(eta.progress().line(), last=not is_terminal())
                 shown = time.monotonic()
-    show(eta.left().line(), last=True)
+    show(eta.progress().line(), last=True)
     if child.returncode:
         with open(log, encoding="utf-8", errors="replace") as output:
             output.seek(began)

@@ -1,1 +1,1 @@
-"""What jobs ask of a machine, how they start, and what SLURM says. Imports no training and no Snakemake."""
+"""What jobs request, how training starts on its nodes, and what SLURM knows. Imports no training and no Snakemake."""

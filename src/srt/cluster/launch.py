@@ -1,20 +1,20 @@
-"""How a training job starts: the number of processes, over how many nodes, and until when.
+"""How a training job starts: with how many processes, on how many nodes, and until when.
 
-The rules know how many GPUs a job asks for; only the node knows what is there. So the rule starts this launcher, and
-it replaces itself by the command that fits:
+A rule knows how many GPUs its job requests, but only the node knows which GPUs it has. So the rule starts this
+launcher, which replaces itself by the command that fits:
 
-    no GPU asked, or a CPU build of torch    python SCRIPT ...               one process
-    n GPUs on one node                       torchrun --standalone ...       n processes
-    n GPUs over m nodes (SLURM)              srun, torchrun on each node     n / m processes a node
+    no GPU requested, or a CPU build of torch    python SCRIPT ...               one process
+    n GPUs on one node                           torchrun --standalone ...       n processes
+    n GPUs over m nodes (SLURM)                  srun, torchrun on each node     n / m processes per node
 
-torchrun is `python -m srt.cluster.torchrun`, which hands SIGTERM on and ends with the workers' exit code. So that it is
-found where srt is not installed, as in a plain clone, PYTHONPATH begins with the folder of this very srt.
+torchrun is `python -m srt.cluster.torchrun`, which passes SIGTERM on and ends with the workers' exit code. PYTHONPATH
+begins with the folder of this srt, so that it is found where srt is not installed.
 
-One process a GPU that torch sees, never one a GPU that was asked for: where a driver is broken, n processes without a
-GPU would fight for the CPU. `SRT_PROCESSES_PER_NODE` overrides the count (tests, and CPU-only clusters).
+There is one process per GPU that torch sees, not per GPU that was requested: with a broken driver, n processes without
+a GPU would compete for the CPU. `SRT_PROCESSES_PER_NODE` overrides the count (tests, and clusters without GPUs).
 
-It also hands on the end of the SLURM job as `SRT_DEADLINE` (seconds since 1970), which `time_budget` reads: SLURM kills
-a job at its limit without a signal that the trainer could see (docs/cluster.md).
+The launcher also sets `SRT_DEADLINE` to the end of the SLURM job (seconds since 1970), which `time_budget` reads: SLURM
+kills a job at its limit without a signal that the trainer could see (docs/cluster.md).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from srt.common.progress import log
 
 TORCHRUN = "srt.cluster.torchrun"
 MARGIN_SECONDS = 300.0  # kept free before the limit for the last save, the outputs, Snakemake's end
-# glibc gives freed memory back to the system, and a step on a CPU would pay for each of its pages anew: a tenth of its
-# time. So what is freed is kept, in huge pages where the system lends them. Other C libraries do not read this.
+# glibc returns freed memory to the system, and a step on a CPU then spends a tenth of its time on getting the same
+# pages again. So freed memory is kept, in huge pages where the system has them. Other C libraries do not read this.
 KEEP_MEMORY = {
     "GLIBC_TUNABLES": ":".join(
         f"glibc.malloc.{name}" for name in ("hugetlb=1", f"mmap_threshold={32 << 20}", f"trim_threshold={4 << 30}")
@@ -53,7 +53,7 @@ def _ask_slurm(job: str, fields: str) -> str:
 
 
 def seconds_of(text: str) -> float | None:
-    """SLURM's time left, `[days-][[hours:]minutes:]seconds`, in seconds; None for UNLIMITED and the like.
+    """Seconds of a time as squeue prints it, `[days-][[hours:]minutes:]seconds`; None for words such as UNLIMITED.
 
     >>> seconds_of("1-02:00:30")
     93630.0
@@ -69,9 +69,9 @@ def seconds_of(text: str) -> float | None:
 
 
 def deadline(now: float) -> float | None:
-    """When a training in this SLURM job must have ended (seconds since 1970); None without a limit.
+    """When training in this SLURM job must have ended (seconds since 1970); None without a limit.
 
-    A margin is kept free before the job's own end: SRT_MARGIN_SECONDS, or 5 minutes and at most a tenth of the time.
+    That is earlier than the job's own end by a margin: SRT_MARGIN_SECONDS, else 5 minutes, at most a tenth of the time.
     """
     job = os.environ.get("SLURM_JOB_ID")
     left = seconds_of(_ask_slurm(job, "%L")) if job else None
@@ -81,7 +81,7 @@ def deadline(now: float) -> float | None:
 
 
 def time_budget(minutes: float | None) -> float | None:
-    """Minutes from now that a trainer may take: the smaller of `minutes` and what is left until SRT_DEADLINE."""
+    """Minutes from now that training may take: the smaller of `minutes` and the time until SRT_DEADLINE."""
     end = os.environ.get("SRT_DEADLINE")
     if end is None:
         return minutes
@@ -90,7 +90,7 @@ def time_budget(minutes: float | None) -> float | None:
 
 
 def processes(gpus: int, host: str) -> int:
-    """Processes on this node for a job with `gpus` GPUs on it.
+    """Processes to start on this node for a job that has `gpus` GPUs here.
 
     Raises:
         SrtError: torch is built for GPUs and sees fewer than the job has.
@@ -126,7 +126,7 @@ def torchrun(nodes: int, per_node: int, endpoint: str, job: str, script: list[st
 
 
 def free_port() -> int:
-    """A port of this host that nobody listens on now."""
+    """A port of this host that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
@@ -145,8 +145,9 @@ def command(gpus: int, nodes: int, script: list[str]) -> list[str]:
         raise SrtError(
             f"{gpus} GPUs over {nodes} nodes need a SLURM job: run with --profile slurm, or lower gpus_train"
         )
-    # This process is on the job's first node; one torchrun a node meets at a port of it. --overlap: Snakemake's own
-    # step holds the resources of the first node. Without --cpus-per-task a node's processes would share one core.
+    # This process is on the job's first node, and the torchrun of each node connects to a port of it. --overlap: the
+    # job step of Snakemake holds the first node's resources. Without --cpus-per-task all processes of a node share one
+    # core.
     step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     cores = _ask_slurm(job, "%C")
     step += [f"--cpus-per-task={int(cores) // nodes}"] if cores.isdigit() else []
@@ -161,9 +162,9 @@ def main(gpus: int, nodes: int, script: list[str]) -> None:
     source = str(Path(srt.__file__).resolve().parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     argv = command(gpus, nodes, script)
-    if gpus == 0:  # beside a GPU host memory holds whole states for a moment, which shall not be kept
+    if gpus == 0:  # with GPUs host memory holds whole states for a moment, which must be returned to the system
         os.environ.update(KEEP_MEMORY | os.environ)
-    if argv[0] == "srun":  # these describe Snakemake's step of one node, and srun would stay within them
+    if argv[0] == "srun":  # else srun would keep to Snakemake's job step of one node, which these describe
         for name in [n for n in os.environ if n.startswith("SLURM_") and n not in ("SLURM_JOB_ID", "SLURM_CONF")]:
             del os.environ[name]
     sys.stderr.flush()

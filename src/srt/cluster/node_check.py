@@ -1,4 +1,4 @@
-"""What a job finds on a compute node: GPUs, driver, versions, and how fast scratch and results are."""
+"""What a job finds on a compute node: GPUs, driver, versions, and the write speed of scratch and results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _version(package: str) -> str:
 
 
 def _driver() -> str:
-    """Model and driver of each GPU as nvidia-smi names them, or why there are none."""
+    """Model, driver and memory of each GPU by nvidia-smi, or why it lists none."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=60)
@@ -36,7 +36,7 @@ def _driver() -> str:
 
 
 def write_speed(folder: Path, megabytes: int = SPEED_MB) -> float:
-    """MB/s of writing a file of `megabytes` to `folder`, until it is on the disk."""
+    """MB/s of writing a file of `megabytes` to `folder`, synced to the disk."""
     block = os.urandom(1 << 20)
     with tempfile.TemporaryFile(dir=folder) as handle:
         began = time.monotonic()
@@ -47,8 +47,8 @@ def write_speed(folder: Path, megabytes: int = SPEED_MB) -> float:
         return round(megabytes / (time.monotonic() - began), 1)
 
 
-def look(partition: str, gpus: int, scratch: Path, results: Path) -> dict[str, Any]:
-    """Everything about this node, and `problems`: sentences that say what would go wrong here."""
+def inspect_node(partition: str, gpus: int, scratch: Path, results: Path) -> dict[str, Any]:
+    """What this node has, and `problems`: a sentence for each thing that would fail here."""
     import torch
 
     seen = torch.cuda.device_count()
@@ -57,7 +57,7 @@ def look(partition: str, gpus: int, scratch: Path, results: Path) -> dict[str, A
         "host": socket.gethostname(),
         "node": os.environ.get("SLURMD_NODENAME", ""),
         "job": os.environ.get("SLURM_JOB_ID", ""),
-        "gpus_asked": gpus,
+        "gpus_requested": gpus,
         "gpus_given": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         "gpus_seen": seen,
         "driver": _driver(),
@@ -70,8 +70,8 @@ def look(partition: str, gpus: int, scratch: Path, results: Path) -> dict[str, A
     }
     if seen < gpus:
         found["problems"].append(
-            f"the job got {gpus} GPU and torch sees {seen} (cuda: {found['cuda']}): "
-            "install the GPU build (make setup-gpu), or look at the driver"
+            f"the job has {gpus} GPU and torch sees {seen} (CUDA: {found['cuda']}): "
+            "install the GPU build (make setup-gpu), or check the driver"
         )
     for name, folder in (("scratch_mb_s", scratch), ("results_mb_s", results)):
         try:
@@ -83,13 +83,13 @@ def look(partition: str, gpus: int, scratch: Path, results: Path) -> dict[str, A
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Text for people: a few lines a partition, problems last."""
+    """A few lines per partition as text, problems last."""
     lines = []
     for row in rows:
         packages = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
         lines += [
             f"{row['partition']}: job {row['job'] or '-'} on {row['node'] or row['host']}, {row['cpus']} cores",
-            f"  GPUs      {row['gpus_asked']} asked, '{row['gpus_given']}' given, {row['gpus_seen']} seen by torch",
+            f"  GPUs      {row['gpus_requested']} requested, '{row['gpus_given']}' given, {row['gpus_seen']} in torch",
             f"  driver    {row['driver']}; CUDA of torch: {row['cuda']}",
             f"  versions  python {row['python']}, {packages}",
             f"  disks     scratch {row['scratch']} {row['scratch_mb_s']} MB/s, results {row['results_mb_s']} MB/s",

@@ -118,7 +118,7 @@ def cores(work: SamplingWork, gpus_on_node: int) -> int:
 
 def place_training(config: Config, instance: str, work: TrainingWork, limits: ClusterLimits) -> Placement:
     """GPUs of a run's jobs: the run's number, the model's, else as few as hold the work."""
-    run = config.entry(instance)[1]
+    run = config.entry(instance).run
     gpus = first_given(run.gpus, config.models[run.model].gpus_train)
     if gpus is None:
         try:
@@ -145,7 +145,7 @@ def place_sampling(config: Config, model_id: str, work: SamplingWork, limits: Cl
 
 def training_job(config: Config, instance: str, steps: int, limits: ClusterLimits) -> JobRequest:
     """What a segment of `steps` steps of a run requests."""
-    run = config.entry(instance)[1]
+    run = config.entry(instance).run
     work = training_work(config, instance, steps)
     placement = place_training(config, instance, work, limits)
     gpus, on_node = placement.gpus, -(-placement.gpus // limits.nodes(placement.gpus))

@@ -1,8 +1,8 @@
-"""torchrun that ends with its workers' exit code: 75 saved and to be resumed, 2 wrong input.
+"""torchrun that ends with its workers' exit code: 75 for "saved, resume me", 2 for wrong input.
 
-torchrun itself turns every failure of a worker into a traceback and exit code 1, and 30 seconds after SIGTERM it kills
-workers that are still there; the trainer looks at the signal at the end of a step only. Here SIGTERM is handed on to
-the workers, and they are waited for as before: they save and end by themselves, however long that takes.
+torchrun itself turns each failure of a worker into a traceback and exit code 1, and 30 seconds after SIGTERM it kills
+the workers that are still running. But a trainer reacts to the signal only at the end of a step. Here SIGTERM is passed
+on to the workers, which then save and end by themselves, however long that takes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import psutil
 
 from srt.common.errors import EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USAGE
 
-SAID = (EXIT_USAGE, EXIT_RESUME, EXIT_INTERRUPTED)  # by a worker, with a sentence on stderr
-LINGER_SECONDS = 3.0  # other nodes' agents ask this one's store until they see their own workers end
+EXPLAINED = (EXIT_USAGE, EXIT_RESUME, EXIT_INTERRUPTED)  # the worker has printed a sentence about it
+LINGER_SECONDS = 3.0  # other nodes' agents use this node's store until they see their own workers end
 
 
-def exit_code(codes: Sequence[int], told: bool) -> int:
-    """The exit code for those of failed workers (negative for a signal), the first failure first.
+def exit_code(codes: Sequence[int], terminated: bool) -> int:
+    """The exit code of the job.
 
-    A worker that says what is wrong is believed: the others lost their connection to it, or were killed after it.
-    `told`: SIGTERM was handed on.
+    The code of a worker that explained its failure wins: the others lost their connection to it, or were killed after.
+
+    Args:
+        codes: exit codes of the failed workers, the first failure first; negative for a signal.
+        terminated: SIGTERM was passed on.
     """
     for code in codes:
-        if code in SAID:
+        if code in EXPLAINED:
             return code
-    if told and -signal.SIGTERM in codes:  # it came before they listened to it: there was nothing to save
+    if terminated and -signal.SIGTERM in codes:  # it came before they listened for it: there was nothing to save
         return EXIT_RESUME
     return codes[0] if codes[0] > 0 else 128 - codes[0]
 
@@ -42,36 +45,36 @@ def main(argv: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    told: list[int] = []
+    received: list[int] = []
 
-    def hand_on(number: int, _: object) -> None:
-        told.append(number)
-        workers = psutil.Process().children()  # not their children: an engine's processes end with their trainer
+    def pass_on(number: int, _: object) -> None:
+        received.append(number)
+        workers = psutil.Process().children()  # not grandchildren: the processes of an engine end with their trainer
         if not workers:
-            print("stopped: SIGTERM before any process was started, the same command starts it", file=sys.stderr)
+            print("stopped: SIGTERM came before any process was started; repeat the command to start", file=sys.stderr)
             raise SystemExit(EXIT_RESUME)
         for worker in workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.send_signal(number)
 
     args = run.parse_args(["--signals-to-handle=SIGINT,SIGHUP,SIGQUIT", *argv])
-    # an error line for each worker that ended with 75; what is a failure is printed below
+    # without its error line per worker that ended with 75; real failures are printed below
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, hand_on)
+    signal.signal(signal.SIGTERM, pass_on)
     try:
         run.run(args)
     except ChildFailedError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # srun ends all tasks when the first one has failed
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # srun terminates all tasks once one has failed
         failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
-        code = exit_code([failure.exitcode for failure in failures], bool(told))
-        if code not in SAID:
+        code = exit_code([failure.exitcode for failure in failures], bool(received))
+        if code not in EXPLAINED:
             print(error, file=sys.stderr, flush=True)
         if not args.standalone:
             time.sleep(LINGER_SECONDS)
         return code
     except SignalException as error:
         return 128 + error.sigval
-    except KeyboardInterrupt:  # before the agent listens to it
+    except KeyboardInterrupt:  # before the agent handles it
         return EXIT_INTERRUPTED
     return 0
 

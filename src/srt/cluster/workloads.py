@@ -28,7 +28,7 @@ def expected_rows(entry: Any, unknown: int = UNKNOWN_ROWS) -> int:
 
 def training_work(config: Config, instance: str, steps: int) -> TrainingWork:
     """A segment of `steps` steps of a run, with generous lengths of prompts and responses."""
-    run = config.entry(instance)[1]
+    run = config.entry(instance).run
     train = run.train.resolved()
     responses, trained = train.rollouts_per_prompt, train.rollouts_trained
     rounds = run.refill.rounds if run.refill else 1

@@ -118,7 +118,6 @@ class TinyModel(ModelBase):
 
     source: Literal["tiny"] = Field(description="Trained from scratch by the workflow.")
     context: int = Field(160, gt=0, description="Longest prompt plus response, in tokens; part of the architecture.")
-    parameters: float = Field(4e5, gt=0, description="Number of parameters; only of memory for making the model.")
     gpus_train: int | None = Field(0, ge=0, description="GPUs of a training job (0: CPU); null: as few as hold it.")
     gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling or evaluation job (0: CPU); null: 1.")
     hidden_size: int = Field(96, gt=0, description="Width of the residual stream; a multiple of `heads`.")

@@ -1,7 +1,10 @@
-"""What a configuration costs before it is paid: its jobs, GPU-hours, wall time and disk (`snakemake plan`).
+"""What a configuration costs before it runs: jobs, GPU-hours, wall time, disk (`snakemake plan`). Imports no torch.
 
-jobs        the DAG from the configuration alone, job by job as Snakemake would make it (a test compares the two)
-price       seconds and bytes of each job: `srt.cost.formulas` with assumed or measured lengths, corrected by benchmarks
+jobs        the DAG from the configuration alone, job by job as Snakemake makes it (a test compares the two)
+measured    what a results folder has measured: benchmarks, lengths, rows
+price       seconds, GPUs and bytes of each job, by the formulas of `srt.cost`, corrected by what was measured
+variants    other ways to run the same jobs
 schedule    wall time and disk on P partitions
-report      the tables that are printed and written
+tables      the plan as tables and JSON; text: for a terminal
+spent, eta  what a run has cost so far, and how long the rest takes
 """

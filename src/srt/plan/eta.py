@@ -1,9 +1,9 @@
-"""How long a workflow that runs now still takes: jobs left, at what jobs like them took so far (`srt watch`).
+"""How far a running workflow is and how long the rest takes (`srt watch`).
 
-The jobs are those of `srt.plan.jobs`. Their seconds come from `srt.plan.price`: the benchmark files that Snakemake has
-written so far, and for rules that have none the assumptions of the section `plan`. What remains is scheduled on the
-cores. No benchmark holds Snakemake's own work between jobs, so the schedule is stretched by what the clock says of the
-part that is done.
+The jobs are those of `srt.plan.jobs`. Their seconds come from `srt.plan.price`: from the benchmark files that Snakemake
+has written so far, and for rules without one from the assumptions of the section `plan`. The remaining jobs are
+scheduled on the cores. Benchmarks leave out Snakemake's own work between jobs, so the schedule is stretched: by the
+time that has passed over the time that it has for the finished jobs.
 """
 
 from __future__ import annotations
@@ -19,30 +19,27 @@ from srt.plan.measured import Measured, read_benchmark
 from srt.plan.price import Pricing
 from srt.plan.schedule import schedule
 
-SETTLED = 120.0  # seconds of work before the clock is believed
-STRETCH = (0.9, 2.0)  # the least and the most that the clock may say
+SETTLED = 120.0  # scheduled seconds of finished jobs from which on the schedule is stretched
+STRETCH = (0.9, 2.0)  # limits of the stretch
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left. `done`, `jobs`: numbers of jobs; `seconds`: until all are done; `elapsed`: since the start."""
+class Progress:
+    """Numbers of jobs, and seconds: elapsed since the start, left until all jobs are done."""
 
     done: int
     jobs: int
-    seconds: float
+    left: float
     elapsed: float
 
     def line(self) -> str:
-        """As people read it.
+        """As one line for people.
 
-        >>> Left(12, 60, 1830.0, 300.0).line()
+        >>> Progress(done=12, jobs=60, left=1830.0, elapsed=300.0).line()
         '12 of 60 jobs done after 5 min, about 31 min left'
         """
-        if self.done == self.jobs:
-            return f"{self.jobs} of {self.jobs} jobs done after {_minutes(self.elapsed)}"
-        return (
-            f"{self.done} of {self.jobs} jobs done after {_minutes(self.elapsed)}, about {_minutes(self.seconds)} left"
-        )
+        done = f"{self.done} of {self.jobs} jobs done after {_minutes(self.elapsed)}"
+        return done if self.done == self.jobs else f"{done}, about {_minutes(self.left)} left"
 
 
 def _minutes(seconds: float) -> str:
@@ -51,12 +48,12 @@ def _minutes(seconds: float) -> str:
 
 @dataclass
 class Eta:
-    """Asked again and again while a workflow runs; every benchmark file is read once.
+    """Follows a workflow while it runs; every benchmark file is read once.
 
     Args:
         config: the configuration that runs.
-        cores: jobs at a time (each has one thread in the configurations that this is for).
-        clock: seconds; for tests.
+        cores: jobs at a time, each with one thread.
+        clock: returns seconds (tests have their own).
     """
 
     config: Config
@@ -72,8 +69,8 @@ class Eta:
         self._began = self.clock()
         self._before = self._done()
 
-    def left(self) -> Left:
-        """What is left now."""
+    def progress(self) -> Progress:
+        """How far the workflow is now."""
         done = self._done()
         elapsed = self.clock() - self._began
         remaining = self.dag.closure(self.dag.leaves, stop=frozenset(done))
@@ -83,16 +80,16 @@ class Eta:
                 self._seconds[key] = found["s"]
         pricing = Pricing(self.config, self.dag, Measured(seconds=self._seconds))
         began_with = self.dag.closure(self.dag.leaves, stop=frozenset(self._before))
-        prices = {key: replace(pricing.price(key), gpus=1) for key in remaining | began_with}
+        prices = {key: replace(pricing.price(key), gpus=1) for key in self.dag.jobs}
         rest, whole = (schedule(self.dag, prices, keys, 1, self.cores).wall for keys in (remaining, began_with))
-        # what runs now counts as not begun up to here: on average a job that is met running is half through, and it is
-        # a long one, since those are met more often
+        # Up to here a job that runs counts as not started. One that is met running is half done on average, and it is
+        # more likely a long job than a short one.
         seconds = [prices[key].seconds for key in remaining]
         half = sum(s * s for s in seconds) / (2 * sum(seconds)) if elapsed and sum(seconds) else 0.0
         rest = max(rest - half, 0.0)
         worked = whole - rest
         stretch = min(max(elapsed / worked, STRETCH[0]), STRETCH[1]) if worked > SETTLED else 1.0
-        return Left(len(self.dag.jobs) - len(remaining), len(self.dag.jobs), rest * stretch, elapsed)
+        return Progress(len(self.dag.jobs) - len(remaining), len(self.dag.jobs), rest * stretch, elapsed)
 
     def _done(self) -> set[str]:
         return {key for key, job in self.dag.jobs.items() if all(Path(path).exists() for path in job.outputs)}

@@ -1,7 +1,8 @@
 """The jobs of a configuration and their files, as the rules make them, without Snakemake: thousands take seconds.
 
-A job that makes a file is found from the file's name, and asks for its own inputs in turn. What nobody else reads
-(figures, tables, pages) are `leaves`. It mirrors `rules/`; `tests/plan/test_plan.py` compares it with a real dry-run.
+The job that makes a file is found by the file's name; then come the jobs that make its inputs, and so on. Jobs whose
+outputs no other job reads (figures, tables, pages) are `leaves`. This mirrors `rules/`; `tests/plan/test_plan.py`
+compares the two in a real dry-run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 
 from srt.artefacts.evaluations import evaluations
 from srt.artefacts.paths import Paths
@@ -25,9 +27,10 @@ GPU_RULES = ("train", "train_last", "sample")
 
 @dataclass(frozen=True)
 class Job:
-    """One job. `name`: what is after the rule's name in people's eyes; `temp`: outputs that go when all have read them.
+    """One job.
 
-    `benchmark`: where Snakemake writes how long it took, "" where it does not.
+    name: tells the jobs of a rule apart. temp: outputs that are deleted when all jobs have read them. benchmark: where
+    Snakemake writes how long the job took, "" where it does not.
     """
 
     rule: str
@@ -39,13 +42,13 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Its identity."""
+        """Rule and name: no two jobs have the same."""
         return f"{self.rule} {self.name}"
 
 
 @dataclass
 class Dag:
-    """All jobs by key, the job that makes each file, and the keys of each target's own jobs."""
+    """All jobs by key, the key of the job that makes each file, and the keys of the jobs that make targets."""
 
     jobs: dict[str, Job] = field(default_factory=dict)
     maker: dict[str, str] = field(default_factory=dict)
@@ -69,7 +72,7 @@ class Dag:
         return self._temporary[key]
 
     def closure(self, keys: list[str], stop: frozenset[str] = frozenset()) -> set[str]:
-        """The jobs and all that they need; jobs in `stop` are left out, with what only they need."""
+        """Keys of jobs and of all jobs that they need, without those in `stop` and what only these need."""
         found: set[str] = set()
         todo = [key for key in keys if key not in stop]
         while todo:
@@ -81,24 +84,9 @@ class Dag:
 
     def order(self) -> list[str]:
         """All keys, parents before children."""
-        if len(self._order) == len(self.jobs):
-            return self._order
-        state: dict[str, int] = {}
-        made: list[str] = []
-        for start in self.jobs:
-            stack = [start]
-            while stack:
-                key = stack[-1]
-                if state.get(key) is None:
-                    state[key] = 1
-                    stack.extend(p for p in self.parents(key) if state.get(p) is None)
-                else:
-                    stack.pop()
-                    if state[key] == 1:
-                        state[key] = 2
-                        made.append(key)
-        self._order = made
-        return made
+        if len(self._order) != len(self.jobs):
+            self._order = list(TopologicalSorter({key: self.parents(key) for key in self.jobs}).static_order())
+        return self._order
 
 
 def build(config: Config) -> Dag:
@@ -114,7 +102,7 @@ class _Builder:
         self.makers = self.rules()
 
     def build(self) -> Dag:
-        """Every leaf, and everything under it."""
+        """Every leaf, and all jobs that it needs."""
         for job in self.leaves():
             if job.rule in self.config.figures:
                 self.dag.figures[job.rule] = job.key
@@ -123,7 +111,7 @@ class _Builder:
         return self.dag
 
     def add(self, job: Job) -> None:
-        """A job and, one after the other, what makes its inputs (no recursion: runs are long chains)."""
+        """Add a job and all jobs that it needs; without recursion, since runs are long chains."""
         todo = [job]
         while todo:
             one = todo.pop()
@@ -146,7 +134,7 @@ class _Builder:
         measured = self.paths.benchmark(benchmark) if benchmark else ""
         return Job(rule, name, tuple(dict.fromkeys(inputs)), tuple(outputs), tuple(temp), measured)
 
-    # -- what nobody else reads --------------------------------------------------------------------------------------
+    # -- jobs whose outputs no other job reads -----------------------------------------------------------------------
 
     def leaves(self) -> Iterator[Job]:
         """The jobs that `snakemake` alone asks for."""
@@ -183,7 +171,7 @@ class _Builder:
             yield job("browser", run, read, [paths.browser(run)], f"browser/{run}")
         yield job("browser_list", "index", [], [paths.browser("index")])
 
-    # -- what makes a file -------------------------------------------------------------------------------------------
+    # -- the job that makes a file -----------------------------------------------------------------------------------
 
     def make(self, path: str) -> Job:
         """The job that makes a file of the results folder."""
@@ -193,7 +181,7 @@ class _Builder:
         raise SrtError(f"{path}: no rule makes it")
 
     def rules(self) -> list[tuple[re.Pattern[str], Callable[..., Job]]]:
-        """By output, with the wildcards of the rules: who makes it."""
+        """The method that makes each output, by the output's path with the wildcards of the rules."""
         paths = self.paths
         evaluated = "{checkpoint}", "{suite}"
         segment = "{run}", "{step}"
@@ -299,7 +287,7 @@ def _pattern(output: str) -> re.Pattern[str]:
 
 
 def model_of(config: Config, job: Job) -> str | None:
-    """The base model that a GPU job runs, or comes from."""
+    """The base model that a job makes, samples or trains; None for other jobs."""
     if job.rule == "base_model":
         return job.name
     if job.rule not in GPU_RULES:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+from srt.artefacts.training_inputs import previous_step
 from srt.cluster.partitions import PARTITIONS_FILE, ClusterLimits, read_cluster_limits
 from srt.cluster.resources import Placement, place_sampling, place_training
 from srt.cluster.workloads import expected_rows, sampling_work, training_work
@@ -62,17 +63,16 @@ class Pricing:
         """The price from rates, without benchmarks."""
         variant = variant or Variant()
         if job.rule in ("train", "train_last"):
-            instance, _, step = job.name.partition("/step-")
-            name, run, _ = self.config.entry(instance)
-            steps = [0, *run.checkpoints]
-            length = int(step) - steps[steps.index(int(step)) - 1]
-            return self._once(("train", name, length, bool(job.temp), variant),
-                              lambda: self._train(instance, length, bool(job.temp), variant))  # fmt: skip
+            run, _, step = job.name.partition("/step-")
+            steps, temp = int(step) - previous_step(self.config, run, int(step)), bool(job.temp)
+            return self._once(("train", self.config.entry(run).id, steps, temp, variant),
+                              lambda: self._train(run, steps, temp, variant))  # fmt: skip
         if job.rule == "sample":
             checkpoint, _, suite = job.name.rpartition("/")
-            run_name = "" if checkpoint.startswith("base/") else self.config.entry(checkpoint.partition("/")[0])[0]
-            return self._once(("sample", model_of(self.config, job), suite, run_name, variant),
-                              lambda: self._sample(job, variant))  # fmt: skip
+            run = "" if checkpoint.startswith("base/") else checkpoint.partition("/")[0]
+            name = run and self.config.entry(run).id
+            return self._once(("sample", self.config.checkpoint_model(checkpoint), suite, name, variant),
+                              lambda: self._sample(checkpoint, suite, run, variant))  # fmt: skip
         if job.rule == "base_model":
             return self._base_model(job.name)
         return Price(self.assumed.cpu_seconds, 0)
@@ -104,13 +104,13 @@ class Pricing:
 
     # -- by rule -----------------------------------------------------------------------------------------------------
 
-    def _train(self, instance: str, length: int, temp: bool, variant: Variant) -> Price:
-        run = self.config.entry(instance)[1]
-        placement = self.placement(instance, length, variant.reference_offload)
-        work = training_work(self.config, instance, length)
+    def _train(self, run: str, steps: int, temp: bool, variant: Variant) -> Price:
+        entry = self.config.entry(run).run
+        placement = self.placement(run, steps, variant.reference_offload)
+        work = training_work(self.config, run, steps)
         if variant.gpus and placement.gpus:
             placement = Placement(min(variant.gpus, work.prompts), reference_offload=False)
-        lengths = self.lengths("train", run.model, run.data, work.lengths, variant.response_scale)
+        lengths = self.lengths("train", entry.model, entry.data, work.lengths, variant.response_scale)
         work = replace(variant.work(work), lengths=lengths, reference_offload=placement.reference_offload)
         state = state_bytes(work.shape, work.dtype, work.zero_stage)
         return Price(
@@ -121,14 +121,13 @@ class Pricing:
             work=2 * state,  # a state is written beside the one before
         )
 
-    def _sample(self, job: Job, variant: Variant) -> Price:
-        checkpoint, _, suite = job.name.rpartition("/")
-        name, assumed = model_of(self.config, job) or "", variant.parameters(self.assumed)
+    def _sample(self, checkpoint: str, suite: str, run: str, variant: Variant) -> Price:
+        name, assumed = self.config.checkpoint_model(checkpoint), variant.parameters(self.assumed)
         work = sampling_work(self.config, name, suite, {d: self.rows(d) for d in self.config.members(suite)})
         gpus, gpu_bytes = place_sampling(self.config, name, work, self._limits), self._limits.gpu_bytes
         work = replace(work, lengths=self.lengths("sample", name, suite, work.lengths, variant.response_scale))
-        if variant.sample_in_run and gpus and not checkpoint.startswith("base/"):
-            gpus = variant.gpus or self.placement(checkpoint.partition("/")[0], 1).gpus
+        if variant.sample_in_run and gpus and run:
+            gpus = variant.gpus or self.placement(run, 1).gpus
             part = replace(work, prompts=-(-work.prompts // gpus))  # each GPU samples its own; the engine runs already
             return Price(sampling_seconds(part, 1, gpu_bytes, assumed) - assumed.start_seconds, gpus)
         seconds = sampling_seconds(work, gpus, gpu_bytes, assumed)
@@ -146,7 +145,7 @@ class Pricing:
 
     # -- what prices depend on ---------------------------------------------------------------------------------------
 
-    def placement(self, instance: str, steps: int, reference_offload: bool | None = None) -> Placement:
+    def placement(self, run: str, steps: int, reference_offload: bool | None = None) -> Placement:
         """GPUs of a training job and where its reference's weights are, as for the job's request.
 
         Args:
@@ -154,12 +153,12 @@ class Pricing:
         """
 
         def find() -> Placement:
-            work = training_work(self.config, instance, steps)
+            work = training_work(self.config, run, steps)
             if reference_offload is not None:
                 work = replace(work, reference_offload=reference_offload)
-            return place_training(self.config, instance, work, self._limits)
+            return place_training(self.config, run, work, self._limits)
 
-        return self._once(("placement", self.config.entry(instance)[0], steps, reference_offload), find)
+        return self._once(("placement", self.config.entry(run).id, steps, reference_offload), find)
 
     def lengths(self, kind: str, model: str, where: str, limits: Lengths, response_scale: float = 1.0) -> Lengths:
         """Mean tokens: of `plan.lengths` for the data set or suite, else measured, else in proportion to the limits.

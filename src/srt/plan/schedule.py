@@ -1,13 +1,14 @@
-"""Wall time and disk: critical path, a list schedule on P partitions, and the bytes on disk along it.
+"""Wall time on P partitions: a list schedule in the order of the critical paths, and the bytes on disk along it.
 
-A partition has a number of GPUs, and a job that fits on one is not spread over two. Jobs without a GPU run at once as
-soon as their inputs are there: they are short, and a CPU partition has room.
+A partition has a number of GPUs, and a job that fits on one partition is not spread over two. Jobs without a GPU start
+as soon as their inputs exist: they are short, and a CPU partition has room for them.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,11 @@ from srt.plan.price import Price
 
 @dataclass(frozen=True)
 class Schedule:
-    """One list schedule. `wall`, `lower` (no schedule is shorter), `start` of each job: seconds; `peak`: bytes."""
+    """A list schedule.
+
+    wall: its seconds. lower: seconds that no schedule can be shorter than. peak: the most bytes on disk at a time.
+    start: seconds at which each job starts.
+    """
 
     partitions: int
     wall: float
@@ -42,109 +47,114 @@ def critical_path(dag: Dag, prices: Mapping[str, Price], remaining: set[str]) ->
 def schedule(
     dag: Dag, prices: Mapping[str, Price], remaining: set[str], partitions: int, gpus: int, disk: float = 0.0
 ) -> Schedule:
-    """Run the jobs in the order of their critical paths, each as soon as its inputs and its GPUs are there.
+    """Run the jobs in the order of their critical paths, each as soon as it has its inputs and GPUs.
 
-    If the first in line does not fit, the partition that will be free for it first is kept for it. A job of more GPUs
-    than a partition has takes whole partitions; of more than there are, all (and is then too slow by that much, which
-    `srt.plan.tables` says). `disk`: bytes that are there before.
+    Where the job with the longest path does not fit, the partition that will have room for it first is reserved for it.
+    A job of more GPUs than a partition has takes whole partitions. One of more GPUs than there are takes all, and its
+    time is then too short, which `srt.plan.text` reports.
+
+    Args:
+        remaining: keys of the jobs to run; all others are done.
+        partitions, gpus: number of partitions, and of GPUs in each.
+        disk: bytes that are on the disk at the start.
     """
     tail = critical_path(dag, prices, remaining)
-    waiting = {key: sum(parent in remaining for parent in dag.parents(key)) for key in remaining}
+    missing = {key: sum(parent in remaining for parent in dag.parents(key)) for key in remaining}  # inputs
     children: dict[str, list[str]] = {}
     for key in remaining:
         for parent in dag.parents(key):
             children.setdefault(parent, []).append(key)
     number = itertools.count()
-    waits: list[tuple[float, int, str]] = []  # for GPUs, the longest path first
+    ready: list[tuple[float, int, str]] = []  # jobs that wait for GPUs, the longest path first
     free = [gpus] * partitions
     running: list[tuple[float, int, str, list[int]]] = []
     start: dict[str, float] = {}
-    books = _Disk(dag, prices, remaining, disk)
+    on_disk = _Disk(dag, prices, remaining, disk)
     now = 0.0
 
-    def begin(key: str, place: list[tuple[int, int]]) -> None:
-        for partition, share in place:
+    def begin(key: str, room: list[tuple[int, int]]) -> None:
+        for partition, share in room:
             free[partition] -= share
         start[key] = now
-        books.begin(key)
-        taken = [partition for partition, share in place for _ in range(share)]
+        on_disk.begin(key)
+        taken = [partition for partition, share in room for _ in range(share)]
         heapq.heappush(running, (now + prices[key].seconds, next(number), key, taken))
 
     def enter(key: str) -> None:
         if prices[key].gpus:
-            heapq.heappush(waits, (-tail[key], next(number), key))
+            heapq.heappush(ready, (-tail[key], next(number), key))
         else:
             begin(key, [])
 
     for key in sorted(remaining):
-        if not waiting[key]:
+        if not missing[key]:
             enter(key)
-    while waits or running:
-        held: set[int] = set()
+    while ready or running:
+        reserved: set[int] = set()
         passed = []
-        while waits and any(free) and len(held) < partitions:
-            item = heapq.heappop(waits)
+        while ready and any(free) and len(reserved) < partitions:
+            item = heapq.heappop(ready)
             wanted = min(prices[item[2]].gpus, gpus * partitions)
-            place = _place(free, wanted, gpus, held)
-            if place is not None:
-                begin(item[2], place)
+            room = _room(free, wanted, gpus, reserved)
+            if room is not None:
+                begin(item[2], room)
                 continue
-            passed.append(item)  # later ones may go round it, but not on the partitions that it waits for
-            held |= set(_soonest(running, free, wanted, gpus, held))
+            passed.append(item)  # later jobs may start before it, but not on the partitions that it waits for
+            reserved |= set(_first_to_be_free(running, free, wanted, gpus, reserved))
         for item in passed:
-            heapq.heappush(waits, item)
+            heapq.heappush(ready, item)
         now, _, key, taken = heapq.heappop(running)
         for partition in taken:
             free[partition] += 1
-        books.end(key)
+        on_disk.end(key)
         for child in children.get(key, ()):
-            waiting[child] -= 1
-            if not waiting[child]:
+            missing[child] -= 1
+            if not missing[child]:
                 enter(child)
     capacity = gpus * partitions
     work = sum(min(prices[key].gpus, capacity) * prices[key].seconds for key in sorted(remaining))
     lower = max(max(tail.values(), default=0.0), work / capacity)
-    return Schedule(partitions, now, lower, books.peak, start)
+    return Schedule(partitions, now, lower, on_disk.peak, start)
 
 
-def _place(free: list[int], wanted: int, gpus: int, held: set[int]) -> list[tuple[int, int]] | None:
-    """Where a job fits now: [(partition, GPUs)], the fullest that has room; None if nowhere."""
-    if wanted == 0:
-        return []
+def _room(free: list[int], wanted: int, gpus: int, reserved: set[int]) -> list[tuple[int, int]] | None:
+    """Where a job of `wanted` GPUs fits now, as [(partition, GPUs)]; None if nowhere.
+
+    Of the partitions with room it takes the fullest, or as many empty ones as it needs.
+    """
     if wanted <= gpus:
-        fit = [(room, i) for i, room in enumerate(free) if room >= wanted and i not in held]
+        fit = [(room, i) for i, room in enumerate(free) if room >= wanted and i not in reserved]
         return [(min(fit)[1], wanted)] if fit else None
-    whole = [i for i, room in enumerate(free) if room == gpus and i not in held][: -(-wanted // gpus)]
+    whole = [i for i, room in enumerate(free) if room == gpus and i not in reserved][: -(-wanted // gpus)]
     return [(i, gpus) for i in whole] if len(whole) * gpus >= wanted else None
 
 
-def _soonest(
-    running: list[tuple[float, int, str, list[int]]], free: list[int], wanted: int, gpus: int, held: set[int]
+def _first_to_be_free(
+    running: list[tuple[float, int, str, list[int]]], free: list[int], wanted: int, gpus: int, reserved: set[int]
 ) -> list[int]:
-    """The partitions that will have room for a job first."""
+    """The partitions that will have room for a job of `wanted` GPUs first."""
     room = list(free)
     many = -(-wanted // gpus)
     least = min(wanted, gpus)
-    found = [i for i in range(len(free)) if room[i] >= least and i not in held]
+    found = [i for i in range(len(free)) if room[i] >= least and i not in reserved]
     for _, _, _, taken in sorted(running):
         if len(found) >= many:
             break
         for partition in taken:
             room[partition] += 1
-        found = [i for i in range(len(free)) if room[i] >= least and i not in held]
+        found = [i for i in range(len(free)) if room[i] >= least and i not in reserved]
     return found[:many]
 
 
 class _Disk:
     """Bytes on disk while jobs run."""
 
-    def __init__(self, dag: Dag, prices: Mapping[str, Price], remaining: set[str], before: float) -> None:
-        self.dag, self.prices, self.now, self.peak = dag, prices, before, before
-        # temporary outputs go when the last job that reads them is done
-        self.readers: dict[str, int] = {}
-        for key in remaining:
-            for parent in self.dag.temporary(key):
-                self.readers[parent] = self.readers.get(parent, 0) + 1
+    def __init__(self, dag: Dag, prices: Mapping[str, Price], remaining: set[str], at_start: float) -> None:
+        self.dag, self.prices = dag, prices
+        # temporary outputs, those of earlier jobs too, are deleted when the last job that reads them ends
+        self.readers = Counter(parent for key in remaining for parent in dag.temporary(key))
+        self.now = at_start + sum(prices[parent].temp for parent in self.readers if parent not in remaining)
+        self.peak = self.now
 
     def begin(self, key: str) -> None:
         """A job starts to write."""
@@ -152,7 +162,7 @@ class _Disk:
         self.peak = max(self.peak, self.now)
 
     def end(self, key: str) -> None:
-        """A job's outputs stay, what it worked with goes, and so do temporary files that it was the last to read."""
+        """A job's outputs stay; what it worked with goes, and so do temporary files that it was the last to read."""
         price = self.prices[key]
         self.now += price.final + price.temp - max(price.work, price.final + price.temp)
         for parent in self.dag.temporary(key):

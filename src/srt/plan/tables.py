@@ -20,7 +20,10 @@ from srt.plan.variants import OPTIONS, SAVINGS, SENSITIVITY, Variant
 
 @dataclass
 class Plan:
-    """Everything that is printed."""
+    """A configuration's jobs with their prices and schedules; `done` and `remaining` are keys of jobs.
+
+    savings, options, sensitivity: GPU-hours of each variant of `srt.plan.variants`, by its description.
+    """
 
     config: Config
     dag: Dag
@@ -36,11 +39,11 @@ class Plan:
 
     @cached_property
     def targets(self) -> pd.DataFrame:
-        """The table by target, made once: it has a schedule for each of them."""
-        return by_figure(self)
+        """`by_target`, computed once, since it schedules each target."""
+        return by_target(self)
 
     def schedules_of(self, keys: set[str]) -> list[Schedule]:
-        """What remains of these jobs, scheduled alone on each number of partitions."""
+        """Schedules of what remains of these jobs if no others run, one for each number of partitions."""
         before = sum(self.prices[key].final for key in keys & self.done)
         return [
             schedule(self.dag, self.prices, keys & self.remaining, count, self.config.plan.gpus_per_partition, before)
@@ -78,12 +81,11 @@ def _variant_hours(plan: Plan, variant: Variant) -> float:
     return sum(plan.pricing.predicted(job, variant).gpu_hours for job in jobs)
 
 
-def by_figure(plan: Plan) -> pd.DataFrame:
-    """A row a figure, one for everything else that `snakemake` makes, and the total, each job once.
+def by_target(plan: Plan) -> pd.DataFrame:
+    """A row per figure, one for everything else that `snakemake` makes, and totals with each job once.
 
-    `gpu_hours`: of all that the target needs. `alone`: of jobs that no other row needs; the difference is shared.
-    `wall_hours_2`: of what remains, if nothing else runs on two partitions, and `disk_peak_bytes_2` meanwhile;
-    `disk_bytes`: of all its files in the end.
+    `gpu_hours` are of all jobs that the target needs, `alone` of those that no other row needs. `disk_bytes` are of all
+    its files at the end. `wall_hours_2` and `disk_peak_bytes_2` are of what remains, alone on two partitions.
     """
     targets = {name: plan.dag.closure([key]) for name, key in plan.dag.figures.items()}
     others = set(plan.dag.leaves) - set(plan.dag.figures.values())
@@ -113,7 +115,7 @@ def by_figure(plan: Plan) -> pd.DataFrame:
 
 
 def by_group(plan: Plan) -> pd.DataFrame:
-    """A row a rule and model: jobs, GPU-hours, measurements and what they correct."""
+    """A row per rule and model: jobs, hours, the number of measurements and their median over assumed seconds."""
     jobs: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key, job in plan.dag.jobs.items():
         jobs[plan.pricing.group(job) if job.rule in GPU_RULES else ("without a GPU", "")].append(key)
@@ -131,7 +133,7 @@ def by_group(plan: Plan) -> pd.DataFrame:
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """Everything, with the assumptions."""
+    """All tables and the assumptions behind them."""
     return {
         "assumptions": plan.config.plan.model_dump(mode="json"),
         "seeds": {name: len(run.seeds) for name, run in plan.config.runs.items()},
@@ -148,6 +150,4 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {k: None if isinstance(v, float) and v != v else v for k, v in row.items()} for row in frame.to_dict("records")
-    ]
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")

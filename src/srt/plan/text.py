@@ -8,17 +8,17 @@ from srt.plan.tables import Plan, by_group
 
 
 def to_text(plan: Plan) -> str:
-    """The plan for a terminal."""
+    """All tables of the plan, each with a sentence that explains its columns."""
     figures, rates = plan.targets, plan.config.plan
     counts = list(dict.fromkeys(rates.partitions))
     total = figures.iloc[-1]
     seeds = sorted({len(run.seeds) for run in plan.config.runs.values()})
     lines = [
         f"Plan of {plan.config.results}: {len(plan.dag.jobs)} jobs, {total.gpu_hours:,.0f} GPU-hours "
-        f"({'/'.join(map(str, seeds))} seed{'s' * (seeds != [1])} a run; {len(plan.done)} jobs have their files, "
+        f"({'/'.join(map(str, seeds))} seed{'s' * (seeds != [1])} per run; {len(plan.done)} jobs are done, "
         f"{len(plan.remaining)} remain: {total.remaining_gpu_hours:,.0f} GPU-hours)",
         "",
-        "By target. A job that several need is in the row of each, once in the total; `alone`: no other row needs it.",
+        "By target. A job that several need is in the row of each, once in the total. `alone`: no other row needs it;",
         f"`on 2`: wall time of what remains, alone on 2 partitions of {rates.gpus_per_partition} GPUs; `disk`: final.",
         *_table(
             ["target", "jobs", "GPU-hours", "alone", "remaining", "GPU-hours", *(f"on {n}" for n in counts), "disk"],
@@ -30,7 +30,7 @@ def to_text(plan: Plan) -> str:
             ],
         ),
         "",
-        "By rule and model. Times are from assumed rates (docs/cost.md) times the median of measured over assumed.",
+        "By rule and model. Times are assumed (docs/cost.md), times the median of measured over assumed (`x assumed`).",
         *_table(
             ["rule", "model", "jobs", "hours", "GPU-hours", "measured", "x assumed"],
             [
@@ -41,7 +41,7 @@ def to_text(plan: Plan) -> str:
             ],
         ),
         "",
-        f"Wall time of what remains, on partitions of {rates.gpus_per_partition} GPUs (waiting in queues not counted).",
+        f"Wall time of what remains, on partitions of {rates.gpus_per_partition} GPUs, without waiting in queues.",
         *_table(
             ["partitions", "list schedule", "no less than", "disk peak"],
             [(str(s.partitions), _span(s.wall), _span(s.lower), _bytes(s.peak)) for s in plan.schedules],
@@ -52,14 +52,14 @@ def to_text(plan: Plan) -> str:
         {p.gpus for p in plan.prices.values() if p.gpus > rates.gpus_per_partition * min(rates.partitions)}
     )
     if too_wide:
-        lines.append(f"Some jobs take {too_wide[-1]} GPUs, more than the smallest number of partitions has.")
+        lines.append(f"Some jobs take {too_wide[-1]} GPUs, more than the smallest number of partitions has in all.")
     if plan.savings:
         lines += ["", *savings(plan)]
     return "\n".join(lines) + "\n"
 
 
 def savings(plan: Plan) -> list[str]:
-    """Where savings come from, what could still be changed, and whether the target is met."""
+    """Where savings come from, what the configuration could still change, and whether the target is met."""
     start = plan.savings[0][1]
     rows, before = [], start
     for name, hours in plan.savings:
@@ -67,10 +67,10 @@ def savings(plan: Plan) -> list[str]:
         before = hours
     ours = plan.savings[-1][1]
     lines = [
-        "Where savings come from: the same jobs, from assumed rates alone.",
+        "Where savings come from: the same jobs at assumed rates, changed step by step.",
         *_table(["what", "GPU-hours", "change"], rows),
         "",
-        "What the configuration could still change, each by itself (docs/cost.md says what it needs).",
+        "What the configuration could still change, each on its own (docs/cost.md says what it needs).",
         *_table(["what", "GPU-hours", "change"], [(n, f"{h:,.0f}", f"{h - ours:+,.0f}") for n, h in plan.options]),
         "",
         "If an assumption is wrong:",
@@ -99,7 +99,7 @@ def _later_seed(config: Config, name: str) -> bool:
 
 
 def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns of text: names to the left, numbers to the right."""
+    """Lines of a table: names aligned to the left, numbers to the right."""
     widths = [max(len(head[i]), *(len(row[i]) for row in rows)) if rows else len(head[i]) for i in range(len(head))]
     numeric = [all(row[i][:1] in "0123456789+-" or not row[i] for row in rows) for i in range(len(head))]
     lines = []
