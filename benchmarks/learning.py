@@ -31,7 +31,7 @@ def configuration() -> dict[str, Any]:
     import yaml
 
     from srt.config.models import BOXED_SUFFIX
-    from srt.config.runs import Train
+    from srt.config.train import Train
 
     read = {p: yaml.safe_load((ROOT / p).read_text(encoding="utf-8")) for p in (
         "config/smoke.yaml", "config/smoke/models.yaml", "config/smoke/datasets.yaml")}  # fmt: skip

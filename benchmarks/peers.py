@@ -349,7 +349,7 @@ class PlainEngine:
 
 def train_config(hyper: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Our preset `trl` with the same hyperparameters that `trl_side` gives TRL."""
-    from srt.config.runs import Train
+    from srt.config.train import Train
 
     values = {
         "preset": "trl", "kl_coefficient": hyper["beta"], "learning_rate": hyper["learning_rate"],

@@ -273,7 +273,7 @@ MISTAKES = {
     "against": ("against: srt", "against: gtt", "reward: options: against: unknown run 'gtt' (did you mean 'gt'?)"),
     "dataset": ("[sums_test]", "[sum_test]", "rises: options: datasets: unknown data set 'sum_test' (did you mean"),
     "not evaluated": ("[sums_test]", "[sums]", "rises: options: datasets: run 'srt' is not evaluated on 'sums'"),
-    "twice": ("[sums_test]", "[sums_test, sums_test]", "rises: options: datasets: data set 'sums_test' is there twice"),
+    "twice": ("[sums_test]", "[sums_test, sums_test]", "rises: options: datasets: data set 'sums_test' appears twice"),
     "estimator": ("estimator: change", "estimator: chnge", "rises: estimator: unknown value 'chnge' (did you"),
     "option": ("datasets: [sums_test]", "datasets: [sums_test], sinse: 6",
                "rises: options: estimator change has no option 'sinse' (did you mean 'since'?)"),
@@ -281,7 +281,7 @@ MISTAKES = {
     "moment": ("datasets: [sums_test]", "datasets: [sums_test], at: top",
                "rises: options: at: unknown moment 'top' (known: base, peak, last, or a step)"),
     "no checkpoint": ("datasets: [sums_test]", "datasets: [sums_test], at: 5",
-                      "rises: options: at: run 'srt' has no checkpoint at step 5: take a multiple of its"),
+                      "rises: options: at: run 'srt' has no checkpoint at step 5: use a multiple of its"),
     "negative": ("datasets: [sums_test]", "datasets: [sums_test], at: -6", "rises: options: at: step -6 is negative"),
     "metric": ("datasets: [sums_test]", "datasets: [sums_test], metric: mean", "rises: options: metric: unknown value"),
     "quantity": ("quantity: reward", "quantity: rewrd", "reward: options: quantity: unknown value 'rewrd' (did"),
@@ -321,14 +321,14 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path) -> None:
     ("estimator", "options", "segment", "expected"),
     [
         # without `against_at`, the steps of the other run and of further runs are checked as well
-        ("difference", "against: gt, at: 6", 12, "at: run 'gt' has no checkpoint at step 6: take a multiple"),
-        ("difference", "against: gt, also: [gt], at: 6", 6, "also: run 'gt' is there twice: remove one"),
+        ("difference", "against: gt, at: 6", 12, "at: run 'gt' has no checkpoint at step 6: use a multiple"),
+        ("difference", "against: gt, also: [gt], at: 6", 6, "also: run 'gt' appears twice: remove one"),
         ("difference", "against: other, also: [gt], at: 6", 12, "at: run 'gt' has no checkpoint at step 6"),
         ("difference", "against: gt, at: peak, until: 6", 12, "until: run 'gt' has no checkpoint at step 6"),
         ("difference", "against: gt, at: last, until: 6", 6, "until: neither run is taken at its peak: set at to peak"),
-        ("peak_then_fall", "after: 5", 6, "after: run 'srt' has no checkpoint at step 5: take a multiple"),
+        ("peak_then_fall", "after: 5", 6, "after: run 'srt' has no checkpoint at step 5: use a multiple"),
         ("alarm_rate", "also: [gtt]", 6, "also: unknown run 'gtt' (did you mean 'gt'?)"),
-        ("alarm_rate", "also: [gt, srt]", 6, "also: run 'srt' is there twice: remove one"),
+        ("alarm_rate", "also: [gt, srt]", 6, "also: run 'srt' appears twice: remove one"),
     ],
 )
 def test_steps_and_runs_of_the_other_side(

@@ -10,7 +10,8 @@ import pytest
 
 from srt.artefacts.specs import train_spec
 from srt.config import Config, load_config, read_yaml
-from srt.config.runs import PRESETS, Run, Train
+from srt.config.runs import Run
+from srt.config.train import PRESETS, Train
 from support import ROOT
 from support.config_files import change, load, specs, write
 

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_suite_wins_over_the_model_and_greedy_is_one_response(folder: Path) -> None:
     change(folder, "models.yaml", "repo: Qwen", "sampling: {temperature: 0.7, top_p: 0.9}\n  repo: Qwen")
     config = load(folder)
-    assert config.members("other") == ["more_test"] and config.suites["tests"].own == {}
+    assert config.members("other") == ["more_test"] and config.suites["tests"].own_sampling == {}
     for suite, temperature, n in (("tests", 0.7, 8), ("sums_test", 0.7, 8), ("other", 0.0, 1), ("warm", 0.5, 8)):
         sampling = config.sampling_of("hub7b", suite)
         assert (sampling.temperature, sampling.n, sampling.top_p) == (temperature, n, 0.9)
@@ -71,7 +71,7 @@ def test_a_list_and_its_long_form_are_one(tmp_path: Path) -> None:
 
 def test_two_ways_to_sample_a_data_set_are_not_mixed_in_one_table(folder: Path) -> None:
     change(folder, RUNS, "suites: [tests]\n  probe: {suites: [other, warm], step: 6}", "suites: [tests, warm]")
-    with pytest.raises(SrtError, match=r"gt: suites: 'warm' samples data sets of 'tests' in another way.*under probe"):
+    with pytest.raises(SrtError, match=r"gt: suites: 'warm' samples data sets of 'tests' differently.*under probe"):
         load(folder)
 
 

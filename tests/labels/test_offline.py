@@ -231,8 +231,8 @@ def test_specs_hold_what_counts_and_others_are_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        (SFT.replace("responses: 4", "beta: 0.2"), "preference: beta says nothing with reward sft"),
-        (DPO.replace("init: {run: sft}", "preference: {threshold: 0.5}"), "threshold says nothing with reward dpo"),
+        (SFT.replace("responses: 4", "beta: 0.2"), "preference: beta has no effect with reward sft"),
+        (DPO.replace("init: {run: sft}", "preference: {threshold: 0.5}"), "threshold has no effect with reward dpo"),
         ("x: {extends: srt, preference: {beta: 0.2}}\n", "preference: reward majority draws its own rollouts"),
         ("x: {extends: srt, reward: dop}\n", "dpo"),
     ],

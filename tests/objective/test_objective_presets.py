@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from srt.config.explain import first_problem
-from srt.config.runs import PRESETS, Train
+from srt.config.train import PRESETS, Train
 from srt.objective.advantages import BATCH_ESTIMATORS, advantages
 from srt.objective.kl import kl_per_token, masked_sum
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights

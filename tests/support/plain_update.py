@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from srt.config.runs import Train
+from srt.config.train import Train
 from srt.distributed.world import World
 from support.tiny_models import double_norm, make_model
 

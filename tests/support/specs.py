@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from srt.config.models import BOXED_SUFFIX
-from srt.config.runs import Train
+from srt.config.train import Train
 
 TINY_BASE = {
     "source": "tiny", "hidden_size": 32, "heads": 1, "kv_heads": 1, "layers": 2, "intermediate_size": 64,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from srt.config import runs
-from srt.config.runs import PRESETS
+from srt.config.train import BATCH_ESTIMATORS as CONFIGURED
+from srt.config.train import PRESETS
 from srt.distributed.offload import OffloadedModel
 from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
 from srt.objective.kl import kl_per_token
@@ -276,4 +276,4 @@ def test_a_reference_that_waits_in_host_memory_changes_no_bit(models, changes):
 
 
 def test_resources_know_which_estimators_take_two_passes():
-    assert set(runs.BATCH_ESTIMATORS) == BATCH_ESTIMATORS
+    assert set(CONFIGURED) == BATCH_ESTIMATORS

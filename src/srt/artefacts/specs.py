@@ -18,7 +18,7 @@ from srt.config.datasets import LocalDataset, ReasoningGymDataset
 from srt.config.models import ModelBase, TinyModel
 from srt.config.preferences import PAIRS
 from srt.config.root import Config
-from srt.config.runs import Train
+from srt.config.train import Train
 
 REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
 # added to that of data for generators whose labels alone are read in another way

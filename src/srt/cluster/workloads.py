@@ -7,7 +7,7 @@ from typing import Any
 
 from srt.config.preferences import OFFLINE
 from srt.config.root import Config
-from srt.config.runs import BATCH_ESTIMATORS
+from srt.config.train import BATCH_ESTIMATORS
 from srt.cost.lengths import Lengths
 from srt.cost.parameters import GENEROUS
 from srt.cost.shapes import shape_of_model

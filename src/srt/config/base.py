@@ -1,4 +1,4 @@
-"""The base of every config model: unknown keys are refused, values are frozen, true is no number and 1 no truth."""
+"""The base of every config model: unknown keys are refused, and numbers and true/false are never mixed up."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class ConfigError(SrtError):
 
 
 class Strict(BaseModel):
-    """A config section. Extra keys are an error; `srt.config.explain` names the nearest known one.
+    """A config section. It cannot be changed, and an unknown key is an error that names the nearest known one.
 
-    Numbers in quotes are accepted where a number is due: YAML 1.1 reads `1e-6` (no point) as text, and Snakemake's
-    `--config 'sampling={n: 8}'` hands over nothing but text. `.inf` and `.nan` are refused.
+    A number in quotes is accepted as a number: YAML 1.1 reads `1e-6` (no point) as text, and Snakemake passes the
+    values of `--config 'sampling={n: 8}'` as text. `.inf` and `.nan` are refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _truth_is_no_number(cls, data: Any) -> Any:
+    def _booleans_are_no_numbers(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        # by model and not by field: pydantic allows no such validator on the field that tells a union's members apart
+        # one validator per model, not per field: pydantic allows none on the field that selects a union's member
         values, errors = {}, []
         for key, value in data.items():
             known = cls.model_fields.get(key) if isinstance(key, str) else None
@@ -55,7 +55,7 @@ class Strict(BaseModel):
 
 
 def unwrap(annotation: Any) -> list[Any]:
-    """The members of a type: `Annotated` and unions taken apart, None left out."""
+    """The types in a type hint: `Annotated` and unions are taken apart, None is left out."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         return unwrap(typing.get_args(annotation)[0])
@@ -65,11 +65,12 @@ def unwrap(annotation: Any) -> list[Any]:
 
 
 def literals(annotation: Any) -> list[Any]:
-    """The allowed values of a `Literal` type, else nothing."""
+    """The values of a `Literal` type hint; empty for other types."""
     return [v for m in unwrap(annotation) if typing.get_origin(m) is Literal for v in typing.get_args(m)]
 
 
 def _plain(annotation: Any, value: Any) -> Any:
+    """The value for a field of this type: true and false are refused as numbers, numbers as true or false."""
     members = unwrap(annotation)
     if isinstance(value, list):
         items = [typing.get_args(m)[0] for m in members if typing.get_origin(m) in (list, tuple) and typing.get_args(m)]
@@ -92,19 +93,19 @@ def _plain(annotation: Any, value: Any) -> Any:
 def _pinned(value: str, info: ValidationInfo) -> str:
     if not info.data.get("unpinned") and not re.fullmatch(r"[0-9a-f]{40}", value):
         raise ValueError(
-            f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves), or say under "
-            "`unpinned` why there is none"
+            f"'{value}' is not a commit hash of 40 hex digits: pin one (a branch or tag moves), or give the reason "
+            "under `unpinned`"
         )
     return value
 
 
-# A revision on the hub, of a model or a data set. `unpinned` stands before it in a class, so that it is known here.
+# A revision on the hub. A class must declare `unpinned` before it: pydantic validates fields in that order.
 Revision = Annotated[str, AfterValidator(_pinned)]
 REVISION: Any = Field(
     description="Commit hash of 40 hex digits. A branch or tag moves, so it is refused unless `unpinned` is set.",
     min_length=1,
 )
-# The same for editors.
+# The same rule in the JSON schema, for editors.
 REVISION_SCHEMA: Any = {
     "if": {"not": {"required": ["unpinned"]}},
     "then": {"properties": {"revision": {"pattern": "^[0-9a-f]{40}$"}}},
@@ -112,6 +113,6 @@ REVISION_SCHEMA: Any = {
 UNPINNED: Any = Field(
     None,
     min_length=1,
-    description="Why `revision` is a branch or tag and no commit: a warning at each start, and the commit that it was "
-    "then is in the provenance.",
+    description="Reason why `revision` is a branch or tag. Each start then warns, and the provenance records the "
+    "commit that was fetched.",
 )

@@ -1,7 +1,7 @@
 """The entries of `claims.yaml`: a checkable statement of the paper, the estimator that measures it, and the rule.
 
-The rule is the same for all: an estimator gives one or more numbers, each with a 95 % interval, and `expect` says where
-they must lie (`srt.claims.decide`). pandas is not imported here: rules are parsed in every job.
+An estimator gives one or more numbers, each with a 95 % interval, and `expect` says where they must lie
+(`srt.claims.verdict`). pandas is not imported here, since every job parses the rules.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ def _moment(value: int | str) -> int | str:
     return value
 
 
-# A step of the run, or `base` (step 0), `peak` (the evaluated step with the best value), `last`.
+# A step of the run, or `base` (step 0), `peak` (the evaluated step with the best value) or `last`.
 Moment = Annotated[int | str, AfterValidator(_moment)]
 
 
 class Expect(Strict):
-    """Where the whole interval must lie for `supported`; wholly outside it is `not supported`, else `undecided`."""
+    """Where an interval must lie: wholly inside is `supported`, wholly outside `not supported`, else `undecided`."""
 
-    above: float | None = Field(None, description="Supported if the interval is above this, refuted if not above it.")
-    below: float | None = Field(None, description="Supported if the interval is below this, refuted if not below it.")
+    above: float | None = Field(
+        None, description="Supported if the whole interval is above this, not supported if none of it is."
+    )
+    below: float | None = Field(
+        None, description="Supported if the whole interval is below this, not supported if none of it is."
+    )
     within: tuple[float, float] | None = Field(
-        None, description="Supported if the interval is inside these bounds (an equivalence margin), ends included."
+        None, description="Supported if the interval is within these bounds (an equivalence margin), ends included."
     )
 
     @model_validator(mode="after")
@@ -51,23 +55,29 @@ class Expect(Strict):
 
 
 class RunOptions(Strict):
-    """All estimators have this key: one run, all its seeds."""
+    """Key of all estimators. All seeds of the run are read."""
 
     run: str = Field(description="Id of the run, without the seed.")
 
 
 class TestOptions(RunOptions):
-    """All estimators but `training` and `alarm_rate` have these keys; each test set weighs the same."""
+    """Keys of all estimators but `training` and `alarm_rate`. All test sets have the same weight."""
 
-    datasets: list[str] = Field(min_length=1, description="Test sets, each from the first of the run's suites with it.")
-    each: bool = Field(False, description="true: a number for each test set, and all must hold; false: their mean.")
+    datasets: list[str] = Field(
+        min_length=1, description="Test sets; each is read from the first suite of the run that has it."
+    )
+    each: bool = Field(
+        False, description="true: one number per test set, and all must hold; false: one for their mean."
+    )
 
 
 class MetricOptions(TestOptions):
-    """All estimators that read accuracy by step have this key, but for `early_stopping`."""
+    """Key of all estimators that read a metric by step, except `early_stopping`."""
 
     metric: Literal["avg", "maj", "consistency", "parsed"] = Field(
-        "avg", description="avg@n, maj@n, share of the majority among all n, or share of responses with an answer."
+        "avg",
+        description="`avg`: avg@n; `maj`: maj@n; `consistency`: share of the majority among all n; `parsed`: "
+        "share of responses with an answer.",
     )
 
 
@@ -78,7 +88,7 @@ class LevelOptions(MetricOptions):
 
 
 class ChangeOptions(MetricOptions):
-    """Estimator `change`: the metric at one moment minus that at another, on the same problems."""
+    """Estimator `change`: the metric at one moment minus that at an earlier one, on the same problems."""
 
     since: Moment = Field("base", description="The earlier moment: a step, `base`, `peak` or `last`.")
     at: Moment = Field("last", description="The later moment.")
@@ -89,20 +99,21 @@ class DifferenceOptions(MetricOptions):
 
     against: str = Field(description="Id of the other run.")
     also: list[str] | None = Field(
-        None, min_length=1, description="Further runs to subtract instead: a number for each, and all must hold."
+        None, min_length=1, description="Further runs to subtract: one number for each, and all must hold."
     )
-    at: Moment = Field("last", description="Moment of the run; `peak` is each run's own.")
-    against_at: Moment | None = Field(None, description="Moment of the other run; default: `at`.")
+    at: Moment = Field("last", description="Moment of the run; each run has its own `peak`.")
+    against_at: Moment | None = Field(None, description="Moment of the other run; null: `at`.")
     until: int | None = Field(
         None,
         gt=0,
-        description="`peak` is the best of the steps up to here that both runs are evaluated at; null: of each's own.",
+        description="`peak` is the best of the steps up to this one at which both runs are evaluated; null: of all "
+        "steps of each run.",
     )
 
     @model_validator(mode="after")
     def _until_is_for_peaks(self) -> DifferenceOptions:
         if self.until is not None and "peak" not in (self.at, self.against_at):
-            raise ValueError("until: neither run is taken at its peak: set at to peak, or remove until")
+            raise ValueError("until: neither run is read at its peak: set at to peak, or remove until")
         return self
 
 
@@ -110,91 +121,107 @@ class RatioOptions(MetricOptions):
     """Estimator `ratio`: the metric at one moment over that of another moment or run."""
 
     at: Moment = Field("peak", description="Moment of the run.")
-    against: str | None = Field(None, description="Id of the other run; default: the run itself.")
+    against: str | None = Field(None, description="Id of the other run; null: the run itself.")
     against_at: Moment = Field("base", description="Moment of the denominator.")
 
 
 class PeakThenFallOptions(MetricOptions):
-    """Estimator `peak_then_fall`: the rise from base to peak, the fall from peak to last, and when most of it is."""
+    """Estimator `peak_then_fall`: the rise from base to peak, the fall from peak to last, and when it falls."""
 
     after: int | None = Field(
-        None, gt=0, description="A third number: how much more the metric falls after this step than up to it."
+        None,
+        gt=0,
+        description="Adds a third number: how much more the metric falls after this step than before it; null: "
+        "two numbers.",
     )
 
 
 class PeakStepOptions(MetricOptions):
-    """Estimator `peak_step`: the evaluated step at which the metric is best (ties: the earliest)."""
+    """Estimator `peak_step`: the evaluated step at which the metric is best; of equal steps the earliest."""
 
 
 class FallsSoonerOptions(MetricOptions):
-    """Estimator `falls_sooner`: step of the fall of one run minus that of another, each at most the last common one."""
+    """Estimator `falls_sooner`: step of the fall of one run minus that of another, within their common steps."""
 
     against: str = Field(description="Id of the other run.")
-    against_datasets: list[str] | None = Field(None, min_length=1, description="Its test sets; default: `datasets`.")
-    drop: float = Field(0.05, gt=0, description="A fall is the first step after the peak that is lower by this.")
+    against_datasets: list[str] | None = Field(
+        None, min_length=1, description="Test sets of the other run; null: `datasets`."
+    )
+    drop: float = Field(
+        0.05, gt=0, description="A fall is the first step after the peak at which the metric is lower by this."
+    )
 
 
 class SaturatesOptions(MetricOptions):
-    """Estimator `saturates`: the largest absolute change after a step, over all later evaluated steps."""
+    """Estimator `saturates`: the largest absolute change of the metric after a step."""
 
-    by: int = Field(gt=0, description="The step from which on nothing should change.")
+    by: int = Field(gt=0, description="The step after which the metric should not change.")
 
 
 class EarlyStoppingOptions(TestOptions):
-    """Estimator `early_stopping`: what is lost by stopping where a held-out set is best: a number for each test set."""
+    """Estimator `early_stopping`: accuracy lost by stopping at the step where a held-out set is best."""
 
     validation_dataset: str = Field(description="The held-out set that chooses the step.")
-    each: bool = Field(True, description="true: a number for each test set, and all must hold; false: their mean.")
+    each: bool = Field(True, description="true: one number per test set, and all must hold; false: one for their mean.")
 
 
 class GainDifferenceOptions(MetricOptions):
-    """Estimator `gain_difference`: the gain over base of one run minus that of another, on other test sets."""
+    """Estimator `gain_difference`: the gain over base of one run minus that of another, on different test sets."""
 
     against: str = Field(description="Id of the other run.")
     against_datasets: list[str] = Field(min_length=1, description="Test sets of the other run.")
-    at: Moment = Field("last", description="Moment of both.")
+    at: Moment = Field("last", description="Moment of both runs.")
 
 
 class SuiteGainOptions(TestOptions):
-    """Estimator `suite_gain`: the gain over base on each of several suites, such as other temperatures."""
+    """Estimator `suite_gain`: the gain over base on each of several suites, such as different temperatures."""
 
-    metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n, n being the suite's.")
-    suites: list[str] = Field(min_length=1, description="Suites of the run or of its `probe`: a number for each.")
-    at: int | None = Field(None, gt=0, description="A step; null: the run's last.")
+    metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n, with the suite's n.")
+    suites: list[str] = Field(min_length=1, description="Suites of the run or of its `probe`: one number for each.")
+    at: int | None = Field(None, gt=0, description="Step of the run; null: the last.")
 
 
 class OneAnswerOptions(TestOptions):
-    """Estimator `one_answer`: share of all problems that have the most common majority answer; needs no truth."""
+    """Estimator `one_answer`: share of problems with the most common majority answer. Needs no true answers."""
 
     at: Moment = Field("last", description="A step, `base` or `last`.")
 
 
 class GapOptions(TestOptions):
-    """Estimator `gap`: accuracy of the majority minus that of single responses, where the majority is strong."""
+    """Estimator `gap`: accuracy of the majority minus that of single responses, where the majority is large."""
 
     at: Moment = Field("base", description="A step, `base` or `last`.")
-    threshold: float = Field(0.0, ge=0, le=1, description="Only problems whose majority has this share of the parsed.")
+    threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Only problems whose majority is at least this share of the responses with an answer.",
+    )
 
 
 class GapTrendOptions(TestOptions):
-    """Estimator `gap_trend`: a curve of the gap plot at a high threshold minus the same at a low one."""
+    """Estimator `gap_trend`: a curve of the gap plot at a high threshold minus the same curve at a low one."""
 
     at: Moment = Field("base", description="A step, `base` or `last`.")
     curve: Literal["gap", "majority", "prompt"] = Field(
-        "gap", description="The gap, the majority's accuracy, or that of single responses."
+        "gap", description="`gap`: the gap; `majority`: accuracy of the majority; `prompt`: that of single responses."
     )
     low: float = Field(0.0, ge=0, le=1, description="Low consistency threshold.")
     high: float = Field(0.5, ge=0, le=1, description="High consistency threshold.")
 
 
 class TrainingOptions(RunOptions):
-    """Estimator `training`: a training metric at one moment, or minus that at another moment or of another run."""
+    """Estimator `training`: a training metric, or its difference to an earlier moment or to another run."""
 
     quantity: Quantity = Field(description="Column of the training metrics.")
-    at: Moment = Field("last", description="The mean over the `window` steps that end here: a step or `last`.")
+    at: Moment = Field(
+        "last", description="A step, or `last`: the number is the mean over the `window` steps that end there."
+    )
     window: int = Field(10, gt=0, description="Steps of the mean.")
-    since: int | None = Field(None, gt=0, description="Subtract the mean over the window that ends at this step.")
-    against: str | None = Field(None, description="Subtract the same of this run.")
+    since: int | None = Field(
+        None, gt=0, description="Subtract the mean over the window that ends at this step; null: no."
+    )
+    against: str | None = Field(None, description="Id of a run whose number is subtracted; null: none.")
 
 
 class JumpsTogetherOptions(TestOptions):
@@ -203,20 +230,28 @@ class JumpsTogetherOptions(TestOptions):
     quantities: list[Quantity] = Field(
         default_factory=lambda: ["reward", "kl"], min_length=1, description="Training metrics that should jump."
     )
-    drop: float = Field(0.05, gt=0, description="A fall is the first step after the peak that is lower by this.")
-    window: int = Field(10, gt=0, description="A rise is the mean of so many steps minus that of as many before.")
+    drop: float = Field(
+        0.05, gt=0, description="A fall is the first step after the peak at which the metric is lower by this."
+    )
+    window: int = Field(
+        10, gt=0, description="Steps over which a rise is measured: their mean minus that of as many steps before."
+    )
 
 
 class AlarmLeadsOptions(TestOptions):
-    """Estimator `alarm_leads`: steps from the label-free alarm to the fall of the accuracy; late is negative."""
+    """Estimator `alarm_leads`: steps from the label-free alarm to the fall of the accuracy; negative if it is late."""
 
-    drop: float = Field(0.05, gt=0, description="A fall is the first step after the peak that is lower by this.")
+    drop: float = Field(
+        0.05, gt=0, description="A fall is the first step after the peak at which the metric is lower by this."
+    )
 
 
 class AlarmRateOptions(RunOptions):
     """Estimator `alarm_rate`: share of the seeds of a run, or of several, in which the label-free alarm rings."""
 
-    also: list[str] | None = Field(None, min_length=1, description="Further runs: their seeds count with the run's.")
+    also: list[str] | None = Field(
+        None, min_length=1, description="Further runs, whose seeds are counted with the run's."
+    )
 
 
 OPTIONS: dict[str, type[RunOptions]] = {
@@ -239,33 +274,39 @@ OPTIONS: dict[str, type[RunOptions]] = {
     "alarm_leads": AlarmLeadsOptions,
     "alarm_rate": AlarmRateOptions,
 }
-# Estimators that read the training metrics, and those that need no evaluation at all.
+# Estimators that read the training metrics.
 FROM_TRAINING = frozenset({"training", "jumps_together", "alarm_leads", "alarm_rate"})
 
 
 class Claim(Strict):
-    """One statement, its source, and how it is checked; or why it is not."""
+    """A statement of the paper, its source, and how it is checked or why it is not."""
 
     statement: str = Field(min_length=1, description="The statement, short and in plain words.")
     version: Literal["v1", "v2", "ours"] = Field(
-        description="Version of the paper that makes it; `ours`: this workflow."
+        description="Version of the paper that makes the statement; `ours`: this workflow."
     )
-    where: str = Field(min_length=1, description="Section, figure or page that says so.")
+    where: str = Field(min_length=1, description="Section, figure or page of the paper.")
     estimator: Literal[
         "level", "change", "difference", "ratio", "peak_then_fall", "peak_step", "falls_sooner", "saturates",
         "early_stopping", "gain_difference", "suite_gain", "one_answer", "gap", "gap_trend", "training",
         "jumps_together", "alarm_leads", "alarm_rate",
-    ] | None = Field(None, description="What is measured.")  # fmt: skip
+    ] | None = Field(None,
+        description="What is measured; null: nothing, for a reason given under `untested`.")  # fmt: skip
     options: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="Options of the estimator, below."
     )
     expect: Expect | None = Field(None, description="Where the numbers must lie.")
     max_width: float | None = Field(
-        None, gt=0, description="A wider interval decides nothing: the run is too small. In the estimator's unit."
+        None,
+        gt=0,
+        description="A wider interval leaves the claim undecided, as too little was measured. In the estimator's unit.",
     )
-    min_seeds: int = Field(1, ge=1, description="Fewer seeds decide nothing.")
+    min_seeds: int = Field(1, ge=1, description="Fewer seeds leave the claim undecided.")
     untested: str | None = Field(
-        None, min_length=1, description="Instead of an estimator: why this configuration does not test it (undecided)."
+        None,
+        min_length=1,
+        description="Instead of an estimator: the reason why this configuration does not test the claim, which "
+        "stays undecided.",
     )
 
     @field_validator("options")
@@ -290,7 +331,7 @@ class Claim(Strict):
                 raise ValueError("needs an estimator, or untested: with the reason why it is not tested")
             extra = [key for key in ("options", "expect", "max_width") if getattr(self, key)]
             if extra:
-                raise ValueError(f"{extra[0]}: an untested claim has none: remove it or name an estimator")
+                raise ValueError(f"{extra[0]}: has no effect on an untested claim: remove it or name an estimator")
             return self
         if self.untested is not None:
             raise ValueError("has an estimator and untested: keep one of them")

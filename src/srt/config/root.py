@@ -1,4 +1,4 @@
-"""The whole configuration: its sections, and what follows from one entry naming another."""
+"""The whole configuration: its sections, and lookups across them."""
 
 from __future__ import annotations
 
@@ -33,40 +33,48 @@ class RunOfSeed(NamedTuple):
 
 
 class Config(Strict):
-    """Everything that a workflow run is made of."""
+    """Everything that a run of the workflow depends on."""
 
     results: str = Field(
-        "results/full", min_length=1, description="Folder of all results; letters, digits and `_ . / + @ -` only."
+        "results/full", min_length=1, description="Folder of all results; only letters, digits and `_ . / + @ -`."
     )
     local_dir: str | None = Field(
-        None, min_length=1, description="Folder that `path` of local data sets starts from (or a mirror of the hub)."
+        None,
+        min_length=1,
+        description="Folder from which `path` of local data sets starts; may hold a mirror of the hub.",
     )
     keep_states: Literal["last", "all"] = Field(
         "last",
-        description="Optimizer states that stay: of a run's last checkpoint (it can be extended), or of every one.",
+        description="Optimizer states that are kept: that of a run's last checkpoint, so that the run can be "
+        "extended, or all.",
     )
     save_every: int = Field(
-        10, gt=0, description="Steps between two saves inside a segment: what a kill can cost; changes no result."
+        10,
+        gt=0,
+        description="Steps between two saves within a segment: at most this many are lost by a kill. Has no effect on "
+        "results.",
     )
     seeds: int = Field(
         1,
         gt=0,
         le=1000,
-        description="Runs of an entry that does not list its seeds: 1, 2 and so on up to this (`--config seeds=1`).",
+        description="An entry that does not list its seeds has the seeds 1 to this number (`--config seeds=1`).",
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How checkpoints are sampled.")
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How responses are graded.")
     train_defaults: dict[str, Any] = Field(
-        default_factory=dict, description="Keys of `train` that every run starts from; an entry's own win."
+        default_factory=dict, description="Keys of `train` for all runs; those of an entry take precedence."
     )
     models: dict[str, ModelConfig] = Field(min_length=1, description="Base models by id.")
     datasets: dict[str, DatasetConfig] = Field(min_length=1, description="Training and test sets by id.")
     suites: dict[str, Suite] = Field(
-        min_length=1, description="Data sets that one job samples together, by the suite's id."
+        min_length=1, description="Lists of data sets that one job samples together, by id."
     )
     runs: dict[str, Run] = Field(min_length=1, description="Training runs by id.")
     figures: dict[str, Figure] = Field(default_factory=dict, description="Figures by id.")
-    claims: dict[str, Claim] = Field(default_factory=dict, description="Statements of the paper, with checks, by id.")
+    claims: dict[str, Claim] = Field(
+        default_factory=dict, description="Statements of the paper and how they are checked, by id."
+    )
     alarm: AlarmRule = Field(
         default_factory=AlarmRule, description="When the label-free collapse alarm rings (docs/monitors.md)."
     )
@@ -82,7 +90,7 @@ class Config(Strict):
         return os.path.normpath(value)
 
     def members(self, suite: str) -> list[str]:
-        """The data sets of a suite; a data set is a suite of itself."""
+        """The data sets of a suite; a data set is also a suite by itself."""
         if suite in self.suites:
             return list(self.suites[suite].datasets)
         if suite in self.datasets:
@@ -90,7 +98,7 @@ class Config(Strict):
         raise SrtError(f"unknown suite '{suite}'{nearest(suite, [*self.suites, *self.datasets])}")
 
     def instances(self, run: str) -> list[str]:
-        """The runs of an entry, one a seed: `{id}-s{seed}`."""
+        """The runs of an entry, one per seed: `{id}-s{seed}`."""
         return [f"{run}-s{seed}" for seed in self.runs[run].seeds]
 
     @cached_property
@@ -98,7 +106,7 @@ class Config(Strict):
         return {f"{name}-s{seed}": RunOfSeed(name, run, seed) for name, run in self.runs.items() for seed in run.seeds}
 
     def entry(self, instance: str) -> RunOfSeed:
-        """A run `{id}-s{seed}` taken apart; the error for an unknown one names the nearest."""
+        """The parts of a run `{id}-s{seed}`; the error for an unknown run names the nearest one."""
         found = self._entries.get(instance)
         if found is None:
             raise SrtError(f"unknown run '{instance}'{nearest(instance, self._entries)}")
@@ -110,7 +118,7 @@ class Config(Strict):
         return self._checkpoint(run.init, seed) if run.init else f"base/{run.model}"
 
     def teacher(self, instance: str) -> str:
-        """Whose majorities label a run that `uses_labels`, or whose responses a run without rollouts learns from."""
+        """The checkpoint whose majorities are the run's labels, or whose stored responses it learns from."""
         _, run, seed = self.entry(instance)
         start = f"base/{run.model}" if run.uses_stored_responses else self.start(instance)
         return self._checkpoint(run.teacher, seed) if run.teacher else start
@@ -129,14 +137,14 @@ class Config(Strict):
         return (run.curriculum.model if run.curriculum else None) or run.model
 
     def sampling_of(self, model: str, suite: str = "") -> SamplingConfig:
-        """How checkpoints of a model are sampled: the section `sampling` under what model and suite set themselves."""
+        """How checkpoints of a model are sampled: `sampling`, with the model's own keys, then those of the suite."""
         own = self.models[model].sampling
         changes = own.model_dump(exclude_none=True) if own else {}
-        changes |= self.suites[suite].own if suite in self.suites else {}
+        changes |= self.suites[suite].own_sampling if suite in self.suites else {}
         return self.sampling.model_copy(update=changes) if changes else self.sampling
 
     def unpinned(self) -> list[str]:
-        """A sentence for each model and data set whose revision may move."""
+        """A warning for each model and data set whose revision is not a commit."""
         return [
             f"{section}: {name}: revision '{entry.revision}' is not pinned ({entry.unpinned}): "
             "another download may differ"

@@ -105,7 +105,7 @@ class Update:
     """The policy's update.
 
     Args:
-        train: the run's resolved hyperparameters (`srt.config.runs.Train`).
+        train: the run's resolved hyperparameters (`srt.config.train.Train`).
         guard: called once a batch, before weights change, with the mean |difference| of the rollout engine's and the
             trainer's log-probs over all processes, nan if one of them is not finite; may raise.
         timer: context manager by name of phase (`srt.training.tracking.PhaseTimer`): those of `PHASES`.

@@ -93,7 +93,7 @@ def _check_steps(config: Config, claim: Claim, side: _Side, path: list[str]) -> 
             near = max(run.segment, round(step / run.segment) * run.segment)
             raise ConfigError(
                 [*path, moment],
-                f"run '{side.run}' has no checkpoint at step {step}: take a multiple of its segment, such as {near}",
+                f"run '{side.run}' has no checkpoint at step {step}: use a multiple of its segment, such as {near}",
             )
 
 
@@ -101,8 +101,8 @@ def _check_options(claim: Claim, path: list[str]) -> None:
     """Options that the schema of an estimator allows and that contradict it."""
     options, estimator = claim.options, claim.estimator
     if estimator in ("one_answer", "gap", "gap_trend") and options["at"] == "peak":
-        raise ConfigError([*path, "at"], f"estimator {estimator} knows no peak: write a step, base or last")
+        raise ConfigError([*path, "at"], f"estimator {estimator} has no peak: write a step, base or last")
     if estimator == "training" and isinstance(options["at"], str) and options["at"] != "last":
-        raise ConfigError([*path, "at"], f"is '{options['at']}': training metrics have steps and last")
+        raise ConfigError([*path, "at"], f"training metrics have no '{options['at']}': write a step or last")
     if estimator == "gap_trend" and options["low"] >= options["high"]:
         raise ConfigError([*path, "low"], f"{options['low']:g} is not below high ({options['high']:g}): correct one")

@@ -71,7 +71,7 @@ def _check_chain(config: Config, figure: Figure, panel: Panel, run: str, path: l
         if not figure_datasets(config, figure, panel, link):
             raise ConfigError(
                 path,
-                f"run '{link}', from which '{run}' comes, is evaluated on none of the figure's data sets: "
+                f"run '{link}', from which '{run}' starts, is evaluated on none of the figure's data sets: "
                 "add one of its test sets to datasets",
             )
 
@@ -120,7 +120,7 @@ def _check_labels(config: Config, panel: Panel, validation_series: str | None, p
         if other != run:
             raise ConfigError(
                 [*path, "runs"],
-                f"'{other}' and '{run}' have one label, '{label}', and would be drawn as seeds of one run: "
+                f"'{other}' and '{run}' share the label '{label}' and would be drawn as seeds of one run: "
                 "give each its own label",
             )
     if validation_series is not None and validation_series not in labels:

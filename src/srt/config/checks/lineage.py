@@ -51,8 +51,8 @@ def _check_parent(config: Config, name: str, key: str, checkpoint: Checkpoint) -
     if missing:
         raise ConfigError(
             path,
-            f"run '{checkpoint.run}' has no seed {missing[0]}, from which '{name}-s{missing[0]}' would come: "
-            "add it to that run's seeds or remove it here",
+            f"run '{checkpoint.run}' has no seed {missing[0]}, which '{name}-s{missing[0]}' needs: add it to that "
+            "run's seeds or remove it here",
         )
     # stored responses are token ids: those of another model mean other texts
     if (key == "init" or run.reward in OFFLINE) and parent.model != run.model:
@@ -107,6 +107,6 @@ def _check_validation(config: Config, run: Run, dataset: str, path: list[str]) -
     if parts != {"train", "heldout"} or len(fractions) > 1:
         raise ConfigError(
             path,
-            f"'{dataset}' is not held out of '{run.data}', which is of the same source: give both the same "
-            "holdout_fraction, one with part: heldout and the training set with part: train",
+            f"'{dataset}' is not held out of '{run.data}', which has the same source: give both the same "
+            "holdout_fraction, with part: train for the training set and part: heldout for this one",
         )

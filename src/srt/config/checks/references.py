@@ -26,6 +26,6 @@ def require_suite(config: Config, suite: str, path: Sequence[str]) -> list[str]:
 
 
 def refuse_repeat(values: Sequence[str], position: int, what: str, path: Sequence[str]) -> None:
-    """Raise a `ConfigError` if the value at `position` also stands before it."""
+    """Raise a `ConfigError` if the value at `position` is also before it."""
     if values[position] in values[:position]:
-        raise ConfigError(path, f"{what} '{values[position]}' is there twice: remove one")
+        raise ConfigError(path, f"{what} '{values[position]}' appears twice: remove one")

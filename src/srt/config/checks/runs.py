@@ -22,7 +22,7 @@ def check_suites(config: Config) -> None:
 
 
 def check_plan(config: Config) -> None:
-    """The plan's tables are of known data sets."""
+    """The plan's numbers are for known data sets."""
     for key in ("rows", "lengths"):
         for dataset in getattr(config.plan, key):
             require(config, "datasets", dataset, ["plan", key])
@@ -44,28 +44,30 @@ def _check_suites(config: Config, run: Run, path: list[str]) -> None:
     """A suite with its own sampling shares no data set with another: tables name data sets, not suites."""
     for suite in run.suites:
         members = require_suite(config, suite, [*path, "suites"])
-        if suite not in config.suites or not config.suites[suite].own:
+        if suite not in config.suites or not config.suites[suite].own_sampling:
             continue
         for other in run.suites:
             if other != suite and {*members} & {*require_suite(config, other, [*path, "suites"])}:
                 raise ConfigError(
                     [*path, "suites"],
-                    f"'{suite}' samples data sets of '{other}' in another way, and tables could not tell them apart: "
+                    f"'{suite}' samples data sets of '{other}' differently, and tables could not tell them apart: "
                     "put it under probe",
                 )
 
 
 def _check_probe(config: Config, run: Run, path: list[str]) -> None:
-    """The suites of a probe are further ones, and its step is a checkpoint."""
+    """The suites of a probe are not in the run's suites, and its step is a checkpoint."""
     if run.probe is None:
         return
     for suite in run.probe.suites:
         require_suite(config, suite, [*path, "probe", "suites"])
         if suite in run.suites:
-            raise ConfigError([*path, "probe", "suites"], f"'{suite}' is in the run's suites, too: remove one")
+            raise ConfigError([*path, "probe", "suites"], f"'{suite}' is already in the run's suites: remove one")
     if run.probe.step is not None and run.probe.step not in run.checkpoints:
         steps = ", ".join(map(str, run.checkpoints))
-        raise ConfigError([*path, "probe", "step"], f"no checkpoint is at step {run.probe.step}: choose one of {steps}")
+        raise ConfigError(
+            [*path, "probe", "step"], f"there is no checkpoint at step {run.probe.step}: choose one of {steps}"
+        )
 
 
 def _check_gpus(config: Config, run: Run, path: list[str]) -> None:

@@ -11,14 +11,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from srt.config import alarm, claims, datasets, evaluation, figures, models, plan, preferences, root, runs
+from srt.config import alarm, claims, datasets, evaluation, figures, models, plan, preferences, root, runs, train
 from srt.config.base import unwrap
 
 TEMPLATE = Path(__file__).with_name("readme.template.md")
 _NUMBERS = {int: "integer", float: "number", str: "text", bool: "true / false", Any: "any"}
 _SYMBOLS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
-# What local and hub data sets share: shown once.
+# Keys that local and hub data sets share, shown once.
 TABLE: type[BaseModel] = datasets.LocalDataset.__mro__[1]
 
 CLAIM_OPTIONS = (claims.RunOptions, claims.TestOptions, claims.MetricOptions)
@@ -35,12 +35,12 @@ RUNS = (
 
 # The README's chapters: heading, remark, models.
 CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
-    ("Main file", "`config.yaml`, or the file after `--configfile`.", (root.Config,)),
+    ("Main file", "`config.yaml`, or the file given by `--configfile`.", (root.Config,)),
     ("`sampling`", "", (evaluation.SamplingConfig,)),
     ("`scoring`", "", (evaluation.ScoringConfig,)),
     (
         "`models`",
-        "`{id: entry}`; `source` chooses the kind of entry. Every kind has these keys:",
+        "`{id: entry}`; `source` selects the kind of entry. Keys of every kind:",
         (
             models.ModelBase,
             models.ModelSampling,
@@ -55,16 +55,16 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     ),
     (
         "`datasets`",
-        "`{id: entry}`; `source` chooses the kind of entry (docs/data.md).",
+        "`{id: entry}`; `source` selects the kind of entry (docs/data.md).",
         (datasets.ReasoningGymDataset, datasets.MixPart, datasets.LocalDataset, datasets.HubDataset, TABLE),
     ),
     (
         "`suites`",
-        "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is a suite. Or:",
+        "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is also a suite.",
         (evaluation.Suite,),
     ),
     ("`runs`", "`{id: entry}`, in `experiments.yaml`.", RUNS),
-    ("`train` and `train_defaults`", "", (runs.Train,)),
+    ("`train` and `train_defaults`", "", (train.Train,)),
     (
         "`figures`",
         "`{id: entry}`; the id is a target of Snakemake.",
@@ -72,7 +72,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     ),
     (
         "`claims`",
-        "`{id: entry}`; what each estimator measures and when a claim is supported: docs/claims.md.",
+        "`{id: entry}`. docs/claims.md says what each estimator measures and when a claim is supported.",
         (claims.Claim, claims.Expect, *CLAIM_OPTIONS, *claims.OPTIONS.values()),
     ),
     ("`alarm`", "", (alarm.AlarmRule,)),
@@ -90,17 +90,17 @@ def readme_text() -> str:
             if model is not members[0] or model is datasets.ReasoningGymDataset:
                 parts.append(f"#### {_heading(model)}")
             if model is TABLE:
-                parts.append("Local and hub data sets have these keys, too.")
+                parts.append("Keys of both local and hub data sets.")
             elif model not in (models.ModelBase, root.Config):
                 parts.append(" ".join((model.__doc__ or "").split()))
             parts.append(_table(model))
-        if runs.Train in members:
+        if train.Train in members:
             parts.append(_presets())
     return before + "\n\n".join(parts) + after
 
 
 def type_name(info: FieldInfo) -> str:
-    """A field's type for people: `integer > 0`, `clean` or `authors`, list of text, …"""
+    """A field's type for the README: `integer > 0`, `clean` or `authors`, list of text, …"""
     text = _type(info.annotation, info.metadata)
     return f"{text} or null" if type(None) in typing.get_args(info.annotation) else text
 
@@ -113,7 +113,7 @@ def _type(annotation: Any, metadata: typing.Sequence[Any] = ()) -> str:
     for constraint in metadata:
         for key, symbol in _SYMBOLS.items():
             bound = getattr(constraint, key, None)
-            if bound is not None and bound < 2**31:  # the bound of seeds says nothing to people
+            if bound is not None and bound < 2**31:  # seeds are below 2**31, which no reader needs to know
                 bounds.append(f"{symbol} {bound:g}")
     return " or ".join(texts) + (f" {', '.join(bounds)}" if bounds else "")
 
@@ -146,15 +146,15 @@ def _table(model: type[BaseModel]) -> str:
     shared = [m for m in (models.ModelBase, TABLE, *CLAIM_OPTIONS) if issubclass(model, m) and model is not m]
     for name, info in model.model_fields.items():
         if any(name in m.model_fields and _default(info) == _default(m.model_fields[name]) for m in shared):
-            continue  # is in the table of what they share
+            continue  # it is in the table of shared keys
         cells = (f"`{name}`", type_name(info), _default(info), str(info.description))
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         if name == "local_dir":
             rows.append(
-                "| `files` | mapping of text or lists | `{}` | Sections in files of their own: `{section: FILE}`, or "
-                "a list of files. |"
+                "| `files` | mapping of text or lists | `{}` | Files of sections, as `{section: FILE}` or "
+                "`{section: [FILE, …]}`. |"
             )
-    return "\n".join(rows) if len(rows) > 2 else "No key of its own."
+    return "\n".join(rows) if len(rows) > 2 else "No keys of its own."
 
 
 def _default(info: FieldInfo) -> str:
@@ -177,10 +177,10 @@ def _number(value: float) -> str:
 
 
 def _presets() -> str:
-    keys = list(next(iter(runs.PRESETS.values())))
-    rows = ["What the presets set:", "", "| key | " + " | ".join(f"`{p}`" for p in runs.PRESETS) + " |"]
-    rows.append("|---|" + "---|" * len(runs.PRESETS))
+    keys = list(next(iter(train.PRESETS.values())))
+    rows = ["Values of the presets:", "", "| key | " + " | ".join(f"`{p}`" for p in train.PRESETS) + " |"]
+    rows.append("|---|" + "---|" * len(train.PRESETS))
     for key in keys:
-        values = (json.dumps(preset[key]).strip('"') for preset in runs.PRESETS.values())
+        values = (json.dumps(preset[key]).strip('"') for preset in train.PRESETS.values())
         rows.append(f"| `{key}` | " + " | ".join(f"`{v}`" for v in values) + " |")
     return "\n".join(rows)

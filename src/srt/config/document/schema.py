@@ -36,14 +36,14 @@ def main_schema() -> dict[str, Any]:
     for section in SECTIONS:
         definitions[section] = properties[section]
         properties[section] = {"$ref": _REF + section}
-    # a run takes what it lacks over from the one that it extends; templates, with `_`, may lack anything
+    # a run inherits what it lacks from the one that it extends; entries with `_` may lack anything
     run = definitions["Run"]
     run["anyOf"] = [{"required": run.pop("required")}, {"required": ["extends"]}]
     definitions["runs"]["patternProperties"] = {"^_": {"type": "object"}}
     file = {
         "type": ["string", "array"],
         "items": {"type": "string"},
-        "description": "YAML file that is this section, or a list of such files; from the folder snakemake runs in.",
+        "description": "YAML file of this section, or a list of files; paths start from snakemake's working folder.",
     }
     properties["files"] = {
         "type": "object",
@@ -64,9 +64,9 @@ def main_schema() -> dict[str, Any]:
 def _options_by_kind(
     name: str, entry: dict[str, Any], key: str, options: typing.Mapping[str, type[BaseModel]]
 ) -> dict[str, Any]:
-    """Let the `options` of an entry's schema be those of the kind that `key` names; returns their definitions.
+    """Make the `options` of an entry's schema depend on the kind that `key` names; returns their definitions.
 
-    Their names begin with the entry's: figures and claims both have a `GapOptions`.
+    Their names begin with the entry's, since figures and claims both have a `GapOptions`.
     """
     entry["properties"]["options"].pop("additionalProperties", None)
     _, made = models_json_schema([(m, "validation") for m in options.values()], ref_template=_REF + "{model}")
@@ -82,7 +82,7 @@ def _options_by_kind(
 
 
 def _draft7(part: Any) -> Any:
-    """pydantic's JSON schema without what draft 7 lacks (prefixItems, discriminator) and without generated titles."""
+    """pydantic's JSON schema without what draft 7 lacks (prefixItems, discriminator), and without generated titles."""
     if isinstance(part, list):
         return [_draft7(p) for p in part]
     if not isinstance(part, dict):

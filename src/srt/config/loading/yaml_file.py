@@ -1,0 +1,90 @@
+"""YAML files as mappings: repeated keys are refused, and one sentence says what is wrong and in which line."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from srt.common.errors import SrtError, nearest
+from srt.config.explain import show
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A loader that refuses a repeated key; PyYAML would silently use the last one."""
+
+
+class _RepeatedKey(yaml.YAMLError):
+    """A key that appears twice in one mapping."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue
+        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        if isinstance(key, Hashable) and key in seen:
+            raise _RepeatedKey(
+                f"line {line}: key '{key}' appears twice (first in line {seen[key]}): rename or remove one"
+            )
+        if isinstance(key, Hashable):
+            seen[key] = line
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path, shown: str | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file; {} if the file is empty.
+
+    Args:
+        path: the file.
+        shown: its name in messages; default: the path itself.
+
+    Raises:
+        SrtError: there is no such file, it is not valid YAML, or its top level is no mapping.
+    """
+    name = shown or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = yaml.load(text, _UniqueKeys)  # a SafeLoader: builds no objects
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise SrtError(f"{name} does not exist: correct the path{near}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise SrtError(f"{name} cannot be read ({error.strerror}): name a readable YAML file") from None
+    except UnicodeDecodeError as error:
+        raise SrtError(f"{name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    except _RepeatedKey as error:
+        raise SrtError(f"{name}: {error}") from None
+    except yaml.YAMLError as error:
+        raise SrtError(f"{name}: {_yaml_fault(error, text)}") from None
+    except RecursionError:
+        raise SrtError(f"{name}: is nested too deeply: flatten it") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise SrtError(f"{name}: the top level must be a mapping of keys, not {show(data)}: write `key: value` lines")
+    return data
+
+
+def _yaml_fault(error: yaml.YAMLError, text: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"is not valid YAML ({' '.join(str(error).split())}): correct it"
+    line, lines = mark.line + 1, text.splitlines()
+    for number in {line, max(1, line - 1)}:
+        if (
+            number <= len(lines)
+            and "\t" in lines[number - 1][: len(lines[number - 1]) - len(lines[number - 1].lstrip())]
+        ):
+            return f"line {number}: is not valid YAML: it is indented with a tab: use spaces"
+    problem = f"{error.problem}" + (f" {error.context}" if getattr(error, "context", None) else "")
+    return f"line {line}: is not valid YAML ({problem}): correct that line or the one above it"

@@ -1,0 +1,219 @@
+"""Hyperparameters of a training run (paper Appendix B.1), and the presets that fill them in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from srt.config.base import Strict
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+# Advantages whose baseline is the whole batch: srt.objective.advantages has the same, and would import torch here.
+BATCH_ESTIMATORS = ("reinforce", "reinforce_pp")
+# All presets set the same keys: those of `Train` whose default is null. Sources: docs/trainer.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "clean": {
+        "rollouts_per_prompt": 32,
+        "rollouts_trained": None,
+        "votes": "clean",
+        "unparsable_groups": "drop",
+        "advantage": "rloo",
+        "kl_placement": "reward",
+        "kl_estimator": "k3",
+        "kl_clamp": None,
+        "aggregation": "token_mean",
+        "ratio": "token",
+        "clip": None,
+        "entropy_coefficient": 0.0,
+    },
+    "authors": {
+        "rollouts_per_prompt": 32,
+        "rollouts_trained": None,
+        "votes": "authors",
+        "unparsable_groups": "keep",
+        "advantage": "rloo",
+        "kl_placement": "reward",
+        "kl_estimator": "k3",
+        "kl_clamp": 10.0,
+        "aggregation": "token_mean_micro",
+        "ratio": "token",
+        "clip": 0.2,
+        "entropy_coefficient": 0.001,
+    },
+    "trl": {
+        "rollouts_per_prompt": 32,
+        "rollouts_trained": None,
+        "votes": "clean",
+        "unparsable_groups": "keep",
+        "advantage": "rloo",
+        "kl_placement": "reward",
+        "kl_estimator": "k1",
+        "kl_clamp": None,
+        "aggregation": "sequence_sum",
+        "ratio": "sequence",
+        "clip": 0.2,
+        "entropy_coefficient": 0.0,
+    },
+    "ttrl": {
+        "rollouts_per_prompt": 64,
+        "rollouts_trained": 32,
+        "votes": "clean",
+        "unparsable_groups": "keep",
+        "advantage": "group_std",
+        "kl_placement": "loss",
+        "kl_estimator": "k3",
+        "kl_clamp": 10.0,
+        "aggregation": "token_mean",
+        "ratio": "token",
+        "clip": 0.2,
+        "entropy_coefficient": 0.0,
+    },
+}
+
+
+class Train(Strict):
+    """Hyperparameters of one run. Every key can change the result, so all are part of the run's spec.
+
+    A key that is null takes the preset's value.
+    """
+
+    preset: Literal["clean", "authors", "trl", "ttrl"] = Field(
+        "clean",
+        description="`clean`: what the paper says; `authors`: what their released code does; `trl`: TRL's "
+        "RLOOTrainer; `ttrl`: TTRL's objective (docs/trainer.md).",
+    )
+    prompts_per_step: int = Field(16, gt=0, description="Prompts per step (the authors' train_batch_size).")
+    rollouts_per_prompt: int | None = Field(None, ge=2, description="Responses per prompt; all of them vote.")
+    rollouts_trained: int | None = Field(
+        None,
+        ge=2,
+        description="Responses per prompt that are trained on, the first ones; null, also in the presets: all.",
+    )
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature of rollouts.")
+    max_prompt_tokens: int = Field(
+        1024, gt=0, description="Longest prompt in tokens; longer ones are left out and counted."
+    )
+    max_new_tokens: int = Field(3072, gt=0, description="Longest response in tokens; longer ones are cut.")
+    learning_rate: float = Field(1e-6, gt=0, description="Learning rate of AdamW, constant, without warm-up.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay rates of AdamW's two moments.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW (verl's default in the authors' code).")
+    grad_clip: float = Field(
+        1.0, gt=0, description="Largest norm of the gradient; a larger gradient is scaled down to it."
+    )
+    kl_coefficient: float = Field(0.001, ge=0, description="Weight of the KL penalty to the base model.")
+    kl_placement: Literal["reward", "loss"] | None = Field(
+        None,
+        description="Where the KL penalty enters: the reward, and so advantages and baselines, or the loss.",
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
+        None,
+        description="Estimator of the KL to the base model. In the loss, k2 has the gradient of the KL; that of k1 is "
+        "zero on average.",
+    )
+    advantage: Literal["rloo", "group_mean", "group_std", "reinforce", "reinforce_pp"] | None = Field(
+        None,
+        description="`rloo`: reward minus the mean reward of the group's other responses (the paper); `group_mean`: "
+        "minus that of the whole group (Dr. GRPO); `group_std`: the same over the group's standard deviation (GRPO); "
+        "`reinforce`: minus the mean of the batch; `reinforce_pp`: the same over the batch's standard deviation "
+        "(REINFORCE++).",
+    )
+    votes: Literal["clean", "authors"] | None = Field(
+        None, description="How answers are counted: by equivalence class or by raw string (docs/answers.md)."
+    )
+    aggregation: Literal["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"] | None = Field(
+        None,
+        description="Denominator of the loss: `token_mean`: the tokens of the step; `token_mean_micro`: those of a "
+        "micro-batch; `sequence_mean`: those of a sequence, then the mean over sequences; `sequence_sum`: the number "
+        "of sequences (docs/trainer.md).",
+    )
+    entropy_coefficient: float | None = Field(
+        None, ge=0, description="Weight of the entropy bonus; 0.001 in the authors' code."
+    )
+    unparsable_groups: Literal["drop", "keep"] | None = Field(
+        None, description="What becomes of prompts without a label: left out of the loss, or kept with advantage 0."
+    )
+    kl_clamp: float | None = Field(None, gt=0, description="Per-token KL estimates are clipped to plus or minus this.")
+    majority_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="For rewards `majority` and `soft_majority`: a prompt has a label only if its majority is at "
+        "least this share of all responses.",
+    )
+    skip_unanimous: bool = Field(
+        False,
+        description="Skip groups whose rewards are all equal; their tokens stay in the denominator. Not exact: the KL "
+        "and entropy gradients of these groups are dropped, and the metrics `kl`, `entropy` and the log-probability "
+        "mismatch cover the other groups only. Not allowed with baselines of the batch, nor with `on_alarm`.",
+    )
+    iterations: int = Field(1, gt=0, description="Optimizer steps per batch of rollouts; more than 1 need `clip`.")
+    ratio: Literal["token", "sequence"] | None = Field(
+        None, description="Probability ratio to the sampling policy, per token (PPO) or per response (TRL)."
+    )
+    clip: float | None = Field(
+        None, gt=0, lt=1, description="PPO clip range of the ratio; has no effect if `iterations` is 1."
+    )
+    importance_cap: float | None = Field(
+        None,
+        ge=1,
+        description="Truncated importance sampling: a token's weight is its probability in the trainer over that in "
+        "the rollout engine, at most this; null: off.",
+    )
+    sync_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="The run stops if the mean difference of log-probabilities between rollout engine and trainer "
+        "exceeds this, in nats per token; null: a value that depends on `dtype`.",
+    )
+    micro_batch_sequences: int = Field(32, gt=0, description="Sequences per micro-batch, for `token_mean_micro`.")
+    micro_batch_tokens: int = Field(
+        16384, gt=0, description="Most tokens of one forward pass; only rounding depends on it."
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        1,
+        description="DeepSpeed ZeRO stage. 0: GPUs partition nothing; 1: optimizer states; 2: gradients, too; 3: "
+        "weights, too.",
+    )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Precision of computation; the optimizer updates float32 weights."
+    )
+    gradient_checkpointing: Literal["none", "selective", "full"] = Field(
+        "full",
+        description="Activations that the backward pass recomputes: none, all but those of matrix products, or all.",
+    )
+    rollout_engine: Literal["transformers", "vllm"] = Field("vllm", description="Engine that draws the rollouts.")
+    threads: int = Field(
+        1, gt=0, description="CPU threads of a training process; the order of sums, and so rounding, depends on it."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        full = self.resolved()
+        voting, trained = full.rollouts_per_prompt or 0, full.rollouts_trained or 0
+        if trained > voting:
+            raise ValueError(
+                f"rollouts_trained ({trained}) is above rollouts_per_prompt ({voting}): set it to {voting} or less"
+            )
+        if full.iterations > 1 and full.clip is None:
+            raise ValueError(f"iterations ({full.iterations}) needs clip: set clip (PPO: 0.2) or iterations to 1")
+        if full.skip_unanimous and full.advantage in BATCH_ESTIMATORS:
+            raise ValueError(
+                f"skip_unanimous leaves groups out of the mean of the batch, the baseline of {full.advantage}: set it "
+                "to false, or advantage to rloo, group_mean or group_std"
+            )
+        if full.importance_cap is not None and full.ratio == "sequence":
+            raise ValueError("importance_cap weights tokens, but ratio is sequence: set ratio to token")
+        if full.kl_placement == "loss" and full.kl_estimator == "k1" and full.kl_coefficient > 0:
+            raise ValueError(
+                "kl_estimator k1 in the loss has a mean gradient of zero: set it to k2 or k3, or kl_placement to reward"
+            )
+        return self
+
+    def resolved(self) -> Train:
+        """These hyperparameters with the preset's values in place of null."""
+        preset = {k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None}
+        full = self.model_copy(update=preset)
+        if full.rollouts_trained is None:
+            full = full.model_copy(update={"rollouts_trained": full.rollouts_per_prompt})
+        return full
