@@ -298,8 +298,8 @@ FAULTS: dict[str, Fault] = {
     "preempted": Fault("Preemption, PreemptMode=REQUEUE", REQUEUED, NOTHING, _urgent),
     "requeued": Fault("`scontrol requeue`", REQUEUED, NOTHING, _requeue, long=True),
     "preempted_for_good": Fault(
-        "Preemption, PreemptMode=CANCEL", "the plugin would wait for ever; after 3 minutes as PREEMPTED it counts as "
-        "cancelled and a retry resumes", NOTHING, _preempt_cancel, env={"SRT_PREEMPTED_SECONDS": "2"}, long=True,
+        "Preemption, PreemptMode=CANCEL", "the plugin alone would wait for ever; after 3 minutes the job counts as "
+        "cancelled, and a retry resumes", NOTHING, _preempt_cancel, env={"SRT_PREEMPTED_SECONDS": "2"}, long=True,
     ),
     "time_limit": Fault(
         "Time limit", "the trainer ends before it: state saved, exit code 75; a retry resumes",
@@ -308,30 +308,31 @@ FAULTS: dict[str, Fault] = {
         args=("--set-resources", "train_last:runtime=attempt*attempt"), env={"SRT_MARGIN_SECONDS": "50"},
     ),
     "controller": Fault(
-        "Controller (Snakemake) killed, login node rebooted", "its jobs go on; the same command waits for them, "
+        "Controller (Snakemake) killed, login node rebooted", "its jobs continue; the same command waits for them, "
         "then plans again from what they wrote", "start the same command", _controller, attempts=1,
     ),
     "slurmctld": Fault(
-        "slurmctld away for 30 s", "jobs go on; the controller keeps asking", NOTHING, _slurmctld, attempts=1,
+        "slurmctld away for 30 s", "jobs continue; the controller keeps asking", NOTHING, _slurmctld, attempts=1,
         long=True,
     ),
     "node": Fault(
-        "Node drained, then down", "drained: the job goes on; down: the job starts on another node, same id; a trainer "
-        "that goes on where SLURM cannot reach it is waited for, and its state taken", NOTHING, _node,
+        "Node drained, then down", "drained: the job continues; down: the job starts on another node, same id. It "
+        "waits for a trainer that still runs where SLURM cannot reach it, and resumes from its state", NOTHING, _node,
         long=True,
     ),
     "memory": Fault(
-        "Out of memory in a step", "the kernel kills the trainer; the retry asks for twice, then three and four times "
-        "the memory, and resumes", NOTHING, _out_of_memory, needs_memory_limits=True,
+        "Out of memory in a step", "the kernel kills the trainer; retries request two, three and four times the "
+        "memory, and resume", NOTHING, _out_of_memory, needs_memory_limits=True,
         args=("--set-resources", "train_last:mem_mb=1500*attempt"),
     ),
     "memory_always": Fault(
-        "Out of memory at every attempt", "the rule fails for good; the last line names it, what it asked for, and the "
-        "key that gives it more", "change that key, start the same command", _never_enough, attempts=1, at_once=True,
+        "Out of memory at every attempt", "the rule fails for good; the last line names it, the memory that it had, "
+        "and the key that gives it more", "change that key, start the same command", _never_enough, attempts=1,
+        at_once=True,
         args=("--set-resources", "train_last:mem_mb=50+50*attempt"), needs_memory_limits=True,
     ),
     "disk_full": Fault(
-        "Results disk full", "the job fails with one sentence; retries fail alike; the last state stays whole",
+        "Results disk full", "the job fails with one sentence, and so do retries; the last state stays intact",
         "free space, start the same command", _disk_full, attempts=5, may_repeat=1, needs_root=True,
         long=True,
     ),
