@@ -42,8 +42,8 @@ def main() -> None:
 
 
 def make_overlap(args: argparse.Namespace) -> None:
+    from srt.audit.audit_tables import audit
     from srt.audit.overlap_plot import draw_overlap
-    from srt.audit.tables import audit
     from srt.common.progress import log
 
     paths = {path.name.removesuffix(".parquet"): path for path in args.problems}

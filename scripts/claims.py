@@ -9,7 +9,7 @@ def main() -> None:
     parser.add_argument("--out-prefix", required=True, help="write PREFIX.csv, PREFIX.md and PREFIX.html")
     args = parser.parse_args()
 
-    from srt.claims.check import check_claims
+    from srt.claims.check_claims import check_claims
     from srt.claims.verdict_tables import counts, to_frame, to_html, to_markdown
     from srt.common.io import parse_spec, write_csv, write_text
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srt.artefacts.evaluations import evaluations
-from srt.audit import tables
+from srt.audit import audit_tables as tables
 from srt.audit.decontaminate import MEAN, clean_ids, decontaminated
 from srt.audit.overlap import CONTAINMENT, JACCARD, JACCARD_FLOOR, index, matches, same_answer
 from srt.audit.resolve import audit_spec, audited_sets, expand, training_data

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.claims.check import ESTIMATORS, check_claims
+from srt.claims.check_claims import ESTIMATORS, check_claims
 from srt.claims.resolve import resolve_claims
 from srt.claims.verdict import REFUTED, SUPPORTED, UNDECIDED, Number, decide, judge
 from srt.claims.verdict_tables import to_frame, to_html, to_markdown

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from srt.claims.check import ESTIMATORS
+from srt.claims.check_claims import ESTIMATORS
 from srt.claims.evidence import Evidence, View
 from srt.claims.verdict import Number, decide
 from srt.common.io import write_parquet

@@ -23,7 +23,7 @@ METRICS = (("avg", "pass_rate"), ("maj", "majority_correct"))
 def clean_ids(clean_rows: pd.DataFrame, trained_on: Sequence[str]) -> dict[str, set[str]]:
     """By test set, the ids of the rows that are in none of the training sets `trained_on`.
 
-    `clean_rows` has train, test, problem_id, clean (`srt.audit.tables`). Raises SrtError for a set not audited.
+    `clean_rows` has train, test, problem_id, clean (`srt.audit.audit_tables`). Raises SrtError for a set not audited.
     """
     for name in trained_on:
         if name not in set(clean_rows["train"]):

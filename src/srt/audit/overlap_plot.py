@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from srt.audit.tables import ITSELF
+from srt.audit.audit_tables import ITSELF
 from srt.common.atomic_files import atomic_path
 from srt.figures import style
 

@@ -4,7 +4,7 @@
     evidence           those files as arrays [seeds, steps, problems], and their bootstrap replicates
     accuracy_estimators, vote_estimators, training_estimators    what is measured (docs/claims.md)
     verdict            the rule: supported, not supported, undecided
-    check              every claim measured and judged
+    check_claims       every claim measured and judged
     verdict_tables     CSV, Markdown and HTML
 
 This package imports nothing by itself: the workflow resolves specs in every job, without pandas. No verdict is stored

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from srt.claims.check import Checked
+from srt.claims.check_claims import Checked
 from srt.claims.verdict import SIGN, digits, region_of
 from srt.common.markup import fill_template, markdown_table
 

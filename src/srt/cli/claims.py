@@ -20,7 +20,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the verdicts as Markdown."""
-    from srt.claims.check import check_claims
+    from srt.claims.check_claims import check_claims
     from srt.claims.resolve import resolve_claims
     from srt.claims.verdict_tables import to_markdown
 

@@ -19,10 +19,23 @@ OVERLAP_COLUMNS = (
     "train", "test", "train_rows", "test_rows", "exact", "near", "contaminated", "same_answer", "share", "clean",
     "note",
 )  # fmt: skip
-FAULT_COLUMNS = ("dataset", "row", "id", "fault", "answer", "other_ids", "other_answers", "action")
 OUTPUTS = ("overlap.csv", "overlap.parquet", "pairs.csv", "pairs.parquet", "clean_rows.parquet", "faults.csv")
 ITSELF = "the training set itself (test-time training)"
 TEMPLATE = "generated: exact matches only"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row that is wrong or repeated; the columns of the table of faults."""
+
+    dataset: str
+    row: int | str  # its number in the table, "" for a row that was dropped
+    id: str
+    fault: str
+    answer: str = ""
+    other_ids: str = ""
+    other_answers: str = ""
+    action: str = "kept"
 
 
 @dataclass
@@ -113,11 +126,11 @@ def faults(tables: Mapping[str, Index], manifests: Mapping[str, Path]) -> pd.Dat
     repeated questions with one answer is not listed. `action` says what was done with the row, by the entry's
     `on_empty_answer`, `on_duplicate_problem` and `on_conflicting_answers` (config/README.md).
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Fault] = []
     for name, table in tables.items():
         if name in manifests:
             for reason, what in io.read_json(manifests[name]).get("dropped", {}).items():
-                rows += [_fault(name, "", i, reason, "", [], [], "dropped") for i in what["ids"]]
+                rows += [Fault(name, "", identity, reason, action="dropped") for identity in what["ids"]]
         for same in table.rows_of.values():
             if len(same) < 2:
                 continue
@@ -128,22 +141,6 @@ def faults(tables: Mapping[str, Index], manifests: Mapping[str, Path]) -> pd.Dat
                 if agree and place == 0:
                     continue
                 others = [r for r in same if r != row]
-                ids, theirs = [table.ids[r] for r in others], [table.answers[r] for r in others]
-                rows.append(_fault(name, row, table.ids[row], fault, table.answers[row], ids, theirs, "kept"))
-    return pd.DataFrame(rows, columns=list(FAULT_COLUMNS))
-
-
-def _fault(
-    dataset: str,
-    row: int | str,
-    identity: str,
-    fault: str,
-    answer: str,
-    ids: list[str],
-    answers: list[str],
-    action: str,
-) -> dict[str, Any]:
-    return {
-        "dataset": dataset, "row": row, "id": identity, "fault": fault, "answer": answer,
-        "other_ids": " ".join(ids), "other_answers": " | ".join(answers), "action": action,
-    }  # fmt: skip
+                ids, theirs = " ".join(table.ids[r] for r in others), " | ".join(table.answers[r] for r in others)
+                rows.append(Fault(name, row, table.ids[row], fault, table.answers[row], ids, theirs))
+    return pd.DataFrame([vars(row) for row in rows], columns=[field.name for field in fields(Fault)])
