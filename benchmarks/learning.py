@@ -75,15 +75,17 @@ def evaluate(config: dict[str, Any], checkpoint: Path, problems: Path, folder: P
 
 def train(config: dict[str, Any], base: Path, problems: Path, seed: int, steps: int, folder: Path) -> Path:
     """Train one run from the base model; returns its last checkpoint."""
+    from srt.training.run import run_segment
     from srt.training.segment import Segment
-    from srt.training.trainer import run_segment
     from srt.training.training_set import read_training_set
 
     spec = {"run": f"learning-s{seed}", "seed": seed, **config["run"]}
     data, truth = read_training_set(problems, spec["reward"])
     run_segment(
-        Segment(spec, base, None, 0, steps, folder / "work", folder / "model", folder / "state",
-                folder / "metrics.parquet", save_every=steps),
+        Segment(
+            spec=spec, base=base, start=0, stop=steps, work=folder / "work", model_out=folder / "model",
+            state_out=folder / "state", metrics_out=folder / "metrics.parquet", save_every=steps,
+        ),
         data, truth,
     )  # fmt: skip
     return folder / "model"

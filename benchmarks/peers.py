@@ -397,13 +397,14 @@ def our_side(spec: dict[str, Any], channel: Channel) -> None:
     spec: policy and reference (folders) or shape (random weights), data (npz), train (changes to the configuration),
     plain (no DeepSpeed), and gradients and weights as for TRL.
     """
-    from srt.training.update import Batch, Update
+    from srt.training.objectives import policy_update
+    from srt.training.update import Batch, Reference
 
     data = Recorded.load(Path(spec["data"]))
     hyper = HYPER | spec.get("hyper", {})
     policy, reference = load_models(spec)
     engine, world = make_engine(spec, policy, hyper)
-    update = Update(engine, reference, train_config(hyper, **spec.get("train", {})), world)
+    update = policy_update(engine, Reference(reference), train_config(hyper, **spec.get("train", {})), world)
     record_first(engine, spec)
     batch = Batch(
         prompts=[data.prompts[g] for g in data.group], responses=data.responses, group=data.group.tolist(),

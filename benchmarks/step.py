@@ -44,14 +44,15 @@ def our_step(spec: dict[str, Any], channel: measure.Channel) -> None:
 
     from srt.rollout import Sampling
     from srt.rollout.hf import HfEngine
-    from srt.training.update import Batch, Update
+    from srt.training.objectives import policy_update
+    from srt.training.update import Batch, Reference
 
     data = Recorded.load(Path(spec["data"]))
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
     policy, reference = load_models(spec)
     engine, world = make_engine(spec, policy, HYPER)
     rollouts = HfEngine(engine.model, [EOS])
-    update = Update(engine, reference, train_config(HYPER, micro_batch_tokens=spec["budget"]), world)
+    update = policy_update(engine, Reference(reference), train_config(HYPER, micro_batch_tokens=spec["budget"]), world)
     prompts = [data.prompts[g] for g in data.group]
     channel.ready()
     step = 0

@@ -40,14 +40,24 @@ def train_gres(wc) -> str:
     return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
 
 
+# Inputs that only some runs have, or only segments after the first.
+OPTIONAL_INPUTS = ("resume", "labels", "preferences", "subset")
+
+
+def segment_files(wc) -> dict:
+    """The inputs of a segment by name; those that it does not have are empty."""
+    files = in_one_line(segment_inputs, CFG, wc.run, int(wc.step))
+    return files | {name: [] for name in OPTIONAL_INPUTS if name not in files}
+
+
 def segment_options(wc, input) -> str:
-    """Command-line options for the inputs that only some methods have."""
-    return " ".join(f"--{k} {input[k]}" for k in ("resume", "labels", "preferences", "subset") if k in input.keys())
+    """The optional inputs as one text. The command has them from `input`; Snakemake compares this param with that of
+    the results there are, and a change would train them all again."""
+    return " ".join(f"--{name} {input[name]}" for name in OPTIONAL_INPUTS if input[name])
 
 
-# Only what differs from the default rule: it changes what a log says, and no result.
-ALARM = "".join(f" {key}={value}" for key, value in CFG.alarm.changed().items())
-ALARM = f" --alarm{ALARM}" if ALARM else ""
+# The rule of an alarm that only rings: what differs from the default. It changes what a log says, and no result.
+ALARM = canonical_json(CFG.alarm.changed())
 # Inside its SLURM job a rule would also be retried, in the same memory and in what is left of the time.
 RETRIES = 3 if is_controller(workflow) else 0
 # A run's last state stays, so that the run can be extended; earlier ones go when the next segment is done.
@@ -58,7 +68,7 @@ STATE = PATHS.segment_state("{run}", "{step}")
 rule train:
     """One segment of a run. What it saves on its way is in progress/, beside the outputs, and survives a kill."""
     input:
-        unpack(lambda wc: in_one_line(segment_inputs, CFG, wc.run, int(wc.step))),
+        unpack(segment_files),
     output:
         model=directory(PATHS.segment_model("{run}", "{step}")),
         state=directory(STATE) if CFG.keep_states == "all" else temp(directory(STATE)),
@@ -91,16 +101,37 @@ rule train:
     message:
         "Train {wildcards.run} to step {wildcards.step}"
     shell:
-        "exec python scripts/launch.py --gpus {resources.gpu_total} --nodes {resources.nodes} --"
-        " scripts/train.py --spec {params.spec:q} --base {input.base} --problems {input.problems}"
-        " {params.options} --start {params.start} --stop {wildcards.step}"
-        f" --work {PATHS.progress('{wildcards.run}')}/step-{{wildcards.step}} --save-every {CFG.save_every}"
-        f" --logs {PATHS.progress('{wildcards.run}')}"
-        " --minutes {resources.runtime} --vllm-memory 0.{resources.vllm_percent} --model-out {output.model}"
-        " --reference-offload {resources.reference_offload} --engine-sleep {resources.engine_sleep}"
-        " --tensor-parallel {resources.rollout_tensor_parallel}"
-        f"{ALARM}"
-        " --state-out {output.state} --metrics-out {output.metrics} >> {log} 2>&1"
+        f"progress={PATHS.progress('{wildcards.run}')}" """
+        work=$progress/step-{wildcards.step}
+        mkdir -p $work
+        printf %s '{{
+            "spec": '{params.spec:q}',
+            "base": "{input.base}",
+            "start": {params.start},
+            "stop": {wildcards.step},
+            "resume": "{input.resume}",
+            "data": {{
+                "problems": "{input.problems}",
+                "subset": "{input.subset}",
+                "labels": "{input.labels}",
+                "preferences": "{input.preferences}"
+            }},
+            "work": "'$work'",
+            "logs": "'$progress'",
+            "model_out": "{output.model}",
+            "state_out": "{output.state}",
+            "metrics_out": "{output.metrics}",
+            "save_every": {CFG.save_every},
+            "minutes": {resources.runtime},
+            "vllm_percent": {resources.vllm_percent},
+            "reference_offload": {resources.reference_offload},
+            "engine_sleep": {resources.engine_sleep},
+            "rollout_tensor_parallel": {resources.rollout_tensor_parallel},
+            "alarm": {ALARM}
+        }}' > $work/segment.json
+        exec python scripts/launch.py --gpus {resources.gpu_total} --nodes {resources.nodes} -- \
+            scripts/train.py --segment $work/segment.json >> {log} 2>&1
+        """
 
 
 use rule train as train_last with:

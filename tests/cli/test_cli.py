@@ -54,7 +54,7 @@ def test_help_names_every_option(script):
         text += subprocess.run(own, env=ENVIRONMENT, capture_output=True, text=True, timeout=60).stdout
     source = (ROOT / "scripts" / script).read_text(encoding="utf-8")
     options = set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source))
-    assert len(options) >= 2
+    assert options
     for option in options:
         assert re.search(rf"{option}\b", text), option
     described = re.findall(r"^  (--[\w-]+).*?(?=^  --|\Z)", text, re.M | re.S)
@@ -179,25 +179,69 @@ def test_wrong_checkpoints_for_sample_and_train(tmp_path, tiny_base, sums, capsy
     assert not (tmp_path / "x").exists()
 
 
-def train_options(folder: Path, model: Path, sums: Path, **changes: Any) -> dict[str, Any]:
-    """Options of a segment of one step."""
-    options = {
-        "spec": train_spec(), "base": model, "problems": sums, "start": 0, "stop": 1, "work": folder / "work",
-        "model_out": folder / "model", "state_out": folder / "state", "metrics_out": folder / "metrics",
+def one_step(folder: Path, model: Path, sums: Path, **changes: Any) -> dict[str, Any]:
+    """The file of a segment of one step."""
+    values = {
+        "spec": train_spec(), "base": model, "data": {"problems": sums}, "start": 0, "stop": 1, "work": folder / "work",
+        "model_out": folder / "model", "state_out": folder / "state", "metrics_out": folder / "metrics", **changes,
     }  # fmt: skip
-    return options | changes
+    return json.loads(json.dumps(values, default=str))
 
 
 def test_wrong_training_inputs(tmp_path, tables, tiny_base, sums):
+    file = tmp_path / "segment.json"
     for changes, expected in (
-        ({"problems": tables / "other.parquet"}, "other.parquet lacks the column 'id'"),
+        ({"data": {"problems": tables / "other.parquet"}}, "other.parquet lacks the column 'id'"),
         ({"spec": train_spec(reward="majorty")}, "unknown reward 'majorty' .did you mean 'majority'"),
-        ({"spec": {"run": "r"}}, "--spec lacks the key 'seed'"),
-        ({"stop": 0}, "--start 0 must be at least 0 and below --stop 0"),
+        ({"stop": 0}, "segment.json: start 0 is not below stop 0"),
         ({"base": tmp_path / "none"}, "none is not a model in Hugging Face format"),
     ):
-        refused(run("train.py", **train_options(tmp_path, tiny_base, sums, **changes)), expected)
-    assert {p.split("/")[0] for p in listing(tmp_path)} <= {"in", "work"}
+        file.write_text(json.dumps(one_step(tmp_path, tiny_base, sums, **changes)), encoding="utf-8")
+        refused(run("train.py", segment=file), expected)
+    assert {p.split("/")[0] for p in listing(tmp_path)} <= {"in", "work", "segment.json"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"spec": {"run": "r"}}, "spec: lacks the key 'seed'"),
+        ({"stop": None}, "stop: is empty: give it a value"),
+        ({"stop": "soon"}, "stop: must be a whole number, not 'soon'"),
+        ({"stops": 3}, "unknown key 'stops' .did you mean 'stop'"),
+        ({"labels": "x.parquet"}, "unknown key 'labels': it belongs under 'data'"),
+        ({"data": {"problem": "x.parquet"}}, "data: unknown key 'problem' .did you mean 'problems'"),
+        ({"data": {}}, "data: problems: is missing: add it .Training problems."),
+        ({"start": 1, "stop": 2}, "resume is missing: give the training state of step 1"),
+        ({"resume": "state"}, "resume has no effect at start 0"),
+        ({"vllm_percent": 0}, "vllm_percent: must be at least 1, not 0"),
+        ({"vllm_percent": 0.3}, "vllm_percent: must be a whole number, not 0.3"),
+        ({"engine_sleep": 2}, "engine_sleep: must be true or false, not 2"),
+        ({"alarm": {"drif": 1}}, "alarm: unknown key 'drif' .did you mean 'drift'"),
+    ],
+)
+def test_a_wrong_segment_file_names_key_and_fix(tmp_path, change, expected):
+    from srt.common.errors import SrtError
+    from srt.training.segment import read_segment
+
+    file = tmp_path / "segment.json"
+    values = one_step(tmp_path, tmp_path / "base", tmp_path / "sums.parquet", **change)
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(SrtError, match=f"segment.json: {expected}") as caught:
+        read_segment(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_segment_file_as_the_rule_writes_it(tmp_path):
+    """Inputs that a run does not have are empty text, resources are numbers; 5 percent are 5 percent."""
+    from srt.training.segment import read_segment
+
+    file, data = tmp_path / "segment.json", {"problems": "p", "subset": "", "labels": "l", "preferences": ""}
+    rule = {"resume": "", "vllm_percent": 5, "reference_offload": 1, "engine_sleep": 0, "alarm": {"drift": 0.5}}
+    file.write_text(json.dumps(one_step(tmp_path, tmp_path, tmp_path, **rule, data=data)), encoding="utf-8")
+    segment = read_segment(file)
+    assert segment.resume is None and segment.data.subset is None and segment.data.labels == Path("l")
+    assert (segment.vllm_percent, segment.reference_offload, segment.engine_sleep) == (5, True, False)
+    assert segment.alarm.drift == 0.5 and segment.alarm.shortcut == 0.5
 
 
 # -- a full disk --------------------------------------------------------------------------------------------------
@@ -230,8 +274,10 @@ def test_full_disk_while_sampling(small_disk, tiny_base, sums):
 
 def test_full_disk_while_a_state_is_saved(small_disk, tmp_path, tiny_base, sums):
     """DeepSpeed and torch wrap the error in their own; earlier states and outputs stay unchanged."""
-    options = train_options(tmp_path / "runs", tiny_base, sums, work=small_disk / "work")
-    refused(run("train.py", **options), r"disk full while writing \S*work/state-1:")
+    file = tmp_path / "segment.json"
+    values = one_step(tmp_path / "runs", tiny_base, sums, work=small_disk / "work")
+    file.write_text(json.dumps(values), encoding="utf-8")
+    refused(run("train.py", segment=file), r"disk full while writing \S*work/state-1:")
     kept = [name for name in listing(small_disk) if "tensorboard" not in name]
     logs = ["journal.jsonl", "lock", "metrics.jsonl", "timing.jsonl"]
     assert kept == ["work", *(f"work/{name}" for name in logs)] and not (tmp_path / "runs").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -18,6 +17,7 @@ from srt.common.errors import SrtError
 from srt.common.io import read_parquet
 from support import ROOT
 from support.specs import train_spec
+from support.training import script, segment
 
 
 @pytest.fixture(autouse=True)
@@ -120,29 +120,24 @@ def test_the_smaller_budget_holds(monkeypatch):
 # -- two nodes -----------------------------------------------------------------------------------------------------
 
 
-def script(folder: Path, base: Path, sums: Path, stop: int) -> list[str]:
-    spec = train_spec(zero_stage=1, learning_rate=2e-4)
-    place = folder / f"step-{stop}"
-    return [
-        str(ROOT / "scripts" / "train.py"), "--spec", json.dumps(spec), "--base", str(base), "--problems", str(sums),
-        "--start", "0", "--stop", str(stop), "--work", str(folder / "work"), "--model-out", str(place / "model"),
-        "--state-out", str(place / "state"), "--metrics-out", str(place / "metrics.parquet"),
-    ]  # fmt: skip
-
-
 def test_two_nodes_of_two_processes_have_the_gradients_of_one(tmp_path, tiny_base, sums):
     """Two torchruns that meet on a loopback port, with two gloo ranks each, as scripts/launch.py starts them."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+
+    def one_step(name: str) -> list[str]:
+        spec = train_spec(zero_stage=1, learning_rate=2e-4)
+        return script(segment(tmp_path / name, tiny_base, spec, 0, 1), sums)
+
     endpoint = f"127.0.0.1:{launch.free_port()}"
-    command = launch.torchrun(2, 2, endpoint, "7", script(tmp_path / "four", tiny_base, sums, 1))
+    command = launch.torchrun(2, 2, endpoint, "7", one_step("four"))
     nodes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
     output = [node.communicate(timeout=200)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(output)[-4000:]
-    alone = [sys.executable, *script(tmp_path / "one", tiny_base, sums, 1)]
+    alone = [sys.executable, *one_step("one")]
     subprocess.run(alone, env=environment, check=True, capture_output=True, timeout=200)
 
     one, four = (load_file(tmp_path / n / "step-1/model/model.safetensors") for n in ("one", "four"))

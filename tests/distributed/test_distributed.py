@@ -5,7 +5,6 @@ Under torchrun this file is the worker: it trains real segments in both processe
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,11 +19,11 @@ from srt.common.errors import SrtError
 from srt.common.io import read_json, read_parquet, sha256_file
 from srt.distributed.deepspeed_engine import DeepSpeedEngine
 from srt.distributed.world import World, init_world, shutdown
-from srt.training.trainer import Segment, run_segment
+from srt.training.run import run_segment
 from srt.training.training_set import read_training_set
 from support import ROOT
 from support.specs import train_spec
-from support.training import torchrun
+from support.training import script, segment, torchrun
 
 # Name, changes to the spec, and checkpoints of the chain (the last is step 3).
 RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
@@ -50,11 +49,9 @@ def train_all(folder: Path, base: Path, problems: Path) -> None:
         for start, stop in zip([0, *cuts], cuts, strict=False):
             place = folder / name
             resume = place / str(start) / "state" if start else None
-            run_segment(
-                Segment(spec, base, resume, start, stop, place / "work", place / str(stop) / "model",
-                        place / str(stop) / "state", place / str(stop) / "metrics.parquet", save_every=1),
-                data, truth,
-            )  # fmt: skip
+            out = {f"{name}_out": place / str(stop) / name for name in ("model", "state")}
+            out["metrics_out"] = place / str(stop) / "metrics.parquet"
+            run_segment(segment(place, base, spec, start, stop, resume=resume, **out), data, truth)
 
 
 @pytest.fixture(scope="module")
@@ -116,20 +113,15 @@ def test_resume_with_two_processes_is_bitwise(together):
     assert sum("rank_" in name and "optim" in name for name in ours) == 2
 
 
-def script(folder: Path, base: Path, sums: Path, stop: int, *more: str) -> list[str]:
-    place = folder / f"step-{stop}"
-    spec = train_spec(**COMMON)
-    return [
-        str(ROOT / "scripts" / "train.py"), "--spec", json.dumps(spec), "--base", str(base), "--problems", str(sums),
-        "--stop", str(stop), "--work", str(folder / "work"), "--model-out", str(place / "model"),
-        "--state-out", str(place / "state"), "--metrics-out", str(place / "metrics.parquet"), *more,
-    ]  # fmt: skip
+def resuming(folder: Path, base: Path, sums: Path, resume: Path) -> list[str]:
+    """The script that continues from a state of step 1 to step 3."""
+    return script(segment(folder, base, train_spec(**COMMON), 1, 3, work=folder / "work", resume=resume), sums)
 
 
 def test_the_script_under_torchrun_goes_on_from_a_state_of_two(tmp_path, tiny_base, sums, together):
-    """As the train rule starts it (without `--`, torchrun would take `--start` for its own option): bitwise equal."""
+    """As the train rule starts it: bitwise one long call."""
     resume = together / "zero1" / "1" / "state"
-    result = torchrun(*script(tmp_path, tiny_base, sums, 3, "--start", "1", "--resume", str(resume)))
+    result = torchrun(*resuming(tmp_path, tiny_base, sums, resume))
     assert result.returncode == 0, result.stderr[-4000:]
     assert sha256_file(tmp_path / "step-3/model/model.safetensors") == sha256_file(
         together / "whole/3/model/model.safetensors"
@@ -139,7 +131,7 @@ def test_the_script_under_torchrun_goes_on_from_a_state_of_two(tmp_path, tiny_ba
 
 def test_a_state_of_two_is_refused_by_one(tmp_path, tiny_base, sums, together):
     resume = together / "zero1" / "1" / "state"
-    command = [sys.executable, *script(tmp_path, tiny_base, sums, 3, "--start", "1", "--resume", str(resume))]
+    command = [sys.executable, *resuming(tmp_path, tiny_base, sums, resume)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2 and "was written by 2 processes, this job has 1" in result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "step-3").exists()

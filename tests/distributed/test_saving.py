@@ -28,10 +28,11 @@ from srt.distributed.rank_agreement import find_state
 from srt.distributed.saving import Saver
 from srt.distributed.state import check_state, states
 from srt.distributed.world import World, gather, init_world, shutdown
-from srt.training.trainer import Segment, run_segment
+from srt.training.run import run_segment
 from srt.training.training_set import read_training_set
 from support import ROOT
 from support.specs import train_spec
+from support.training import segment
 
 SPEC: dict[str, Any] = {"run": "toy"}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")} | {
@@ -208,10 +209,8 @@ def test_a_bug_in_the_thread_keeps_its_type(tmp_path, held):
 def train(folder: Path, base: Path, sums: Path, stop: int = 4) -> Path:
     spec = train_spec()
     data, truth = read_training_set(sums, spec["reward"])
-    place = folder / f"step-{stop}"
-    run_segment(Segment(spec, base, None, 0, stop, folder / "work", place / "model", place / "state",
-                        place / "metrics.parquet", save_every=1), data, truth)  # fmt: skip
-    return place
+    run_segment(segment(folder, base, spec, 0, stop, work=folder / "work"), data, truth)
+    return folder / f"step-{stop}"
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, at: int, act: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from srt.distributed.world import init_world
 from srt.evaluation.sampling import sample
 from srt.evaluation.scoring import score_file
 from srt.labels.preferences import make_preferences
-from srt.training.trainer import Trainer, run_segment, trainer_of
+from srt.training.rl_trainer import RLTrainer
+from srt.training.run import run_segment, trainer_of
 from srt.training.training_set import METRICS, PAIRED, join_metrics, read_training_set
 from support import ROOT
-from support.scripts import run
 from support.specs import train_spec
-from support.training import whole_run
+from support.training import script, start, whole_run
 
 PAIRS = {"beta": 0.1, "nll": 1.0}
 SAMPLE = {
@@ -61,12 +62,9 @@ def train(folder: Path, base: Path, sums: Path, stored: Path, reward: str, **mor
 
 @pytest.mark.parametrize("reward", ["sft", "dpo", "scpo"])
 def test_three_steps_by_the_script(tmp_path, tiny_base, sums, stored, reward):
-    done = run(
-        "train.py", spec=spec(reward), base=tiny_base, problems=sums, preferences=stored[reward], start=0, stop=3,
-        work=tmp_path / "work", model_out=tmp_path / "model", state_out=tmp_path / "state",
-        metrics_out=tmp_path / "metrics.parquet",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = script(whole_run(tmp_path, tiny_base, spec(reward), stop=3), sums, preferences=stored[reward])
+    _, said = (process := start([sys.executable, *words])).communicate(timeout=120)
+    assert process.returncode == 0, said
     table = read_parquet(tmp_path / "metrics.parquet")
     own = () if reward == "sft" else PAIRED
     assert tuple(table.column_names) == (*METRICS, *own)
@@ -96,13 +94,13 @@ def test_the_first_step_of_sft_is_the_base_models_cross_entropy(tmp_path, tiny_b
     from support.tiny_models import one_by_one
 
     total, tokens = 0.0, 0
-    for i in trainer.batch(0):
+    for i in trainer.order.batch(0):
         for row in data.stored.rows[data.ids[i]]:
             response = data.stored.tokens(row)
             import torch
 
             with torch.no_grad():
-                logp = one_by_one(trainer.optimizer.model, trainer.prompts[i], response, 1.0)
+                logp = one_by_one(trainer.policy.model, trainer.prompts[i], response, 1.0)
             total -= float(logp[torch.arange(len(response)), torch.from_numpy(response.copy()).long()].sum())
             tokens += len(response)
     assert trainer.step(0)["loss"] == pytest.approx(total / tokens, rel=1e-5)
@@ -138,8 +136,6 @@ def test_a_run_resumes_bit_for_bit(tmp_path, tiny_base, sums, stored, reward, mo
     cut = tmp_path / "cut"
     data, truth = read_training_set(sums, reward, preferences=stored[reward])
     given = whole_run(cut, tiny_base, spec(reward), stop=4)
-    from dataclasses import replace
-
     kind = trainer_of(reward)
     take = kind.timed_step
 
@@ -150,26 +146,28 @@ def test_a_run_resumes_bit_for_bit(tmp_path, tiny_base, sums, stored, reward, mo
 
     monkeypatch.setattr(kind, "timed_step", failing)
     with pytest.raises(KeyboardInterrupt):
-        run_segment(replace(given, save_every=1), data, truth)
+        run_segment(given.model_copy(update={"save_every": 1}), data, truth)
     monkeypatch.undo()
     run_segment(given, data, truth)
     for file in ("model/model.safetensors", "metrics.parquet"):
         assert sha256_file(cut / file) == sha256_file(tmp_path / "whole" / file)
 
 
-def test_no_engine_is_started_and_other_rewards_keep_their_trainer(tmp_path, tiny_base, sums, stored):
+def test_no_engine_is_started_and_sft_has_no_reference(tmp_path, tiny_base, sums, stored):
     """Even with `rollout_engine: vllm`, which not every machine has, since nothing draws rollouts."""
-    data, truth = read_training_set(sums, "sft", preferences=stored["sft"])
-    given = spec("sft", rollout_engine="vllm")
-    trainer = trainer_of("sft")(whole_run(tmp_path, tiny_base, given), data, init_world(), truth)
-    trainer.rollouts.generate = None  # type: ignore[method-assign, assignment]
-    assert trainer.step(0)["step"] == 1
-    assert trainer_of("majority") is Trainer and trainer_of("offline_labels") is Trainer
+    for reward in ("sft", "dpo"):
+        data, truth = read_training_set(sums, reward, preferences=stored[reward])
+        given = spec(reward, rollout_engine="vllm")
+        trainer = trainer_of(reward)(whole_run(tmp_path, tiny_base, given), data, init_world(), truth)
+        assert not hasattr(trainer, "rollout_engine")
+        assert (trainer.update.reference is None) == (reward == "sft")
+        assert trainer.step(0)["step"] == 1
+    assert trainer_of("majority") is RLTrainer and trainer_of("offline_labels") is RLTrainer
 
 
 def test_another_table_starts_anew(tmp_path, tiny_base, sums, stored):
     """States belong to their responses: an attempt on other responses is not resumed."""
-    from srt.training.segment import inputs_of
+    from srt.training.segment import input_fingerprint
 
     given = whole_run(tmp_path, tiny_base, spec("dpo"))
     data, truth = read_training_set(sums, "dpo", preferences=stored["dpo"])
@@ -178,7 +176,7 @@ def test_another_table_starts_anew(tmp_path, tiny_base, sums, stored):
 
     write_parquet(tmp_path / "less.parquet", table.slice(2), parquet_metadata(stored["dpo"]))
     less, _ = read_training_set(sums, "dpo", preferences=tmp_path / "less.parquet")
-    assert inputs_of(given, data, truth) != inputs_of(given, less, truth)
+    assert input_fingerprint(given, data, truth) != input_fingerprint(given, less, truth)
 
 
 # -- configuration ----------------------------------------------------------------------------------------------------

@@ -183,9 +183,9 @@ def test_only_problems_with_responses_are_trained_on(tmp_path, sums):
     write_parquet(tmp_path / "p.parquet", table, {"spec": PAIRS})
     data, truth = read_training_set(sums, "dpo", preferences=tmp_path / "p.parquet")
     assert [i for i in range(len(ids)) if data.has_label(i)] == [3, 5] and data.labels is None and truth
-    with pytest.raises(SrtError, match="reward dpo needs --preferences"):
+    with pytest.raises(SrtError, match="reward dpo needs preferences"):
         read_training_set(sums, "dpo")
-    with pytest.raises(SrtError, match="reward majority draws its own responses"):
+    with pytest.raises(SrtError, match="reward majority samples its own responses"):
         read_training_set(sums, "majority", preferences=tmp_path / "p.parquet")
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from srt.objective.preference_loss import margins, pair_gradient, pair_loss
-from srt.training.preference_trainer import PreferenceUpdate
-from srt.training.update import Batch
+from srt.training.objectives import preference_update
+from srt.training.update import Batch, Reference
 from support.plain_update import ALONE, Plain, hyperparameters, policy_and_reference
 from support.tiny_models import one_by_one
 
@@ -121,7 +121,9 @@ def update(models, method: str, b: Batch, beta: float = 0.4, nll: float = 1.0, *
     model, reference = copy.deepcopy(models[0]), models[1]
     also = changes.pop("also", {})
     optimizer, train = Plain(model), hyperparameters(**changes) | also
-    made = PreferenceUpdate(optimizer, reference, train, ALONE, method, {"beta": beta, "nll": nll})
+    made = preference_update(
+        optimizer, None if method == "sft" else Reference(reference), train, ALONE, method, {"beta": beta, "nll": nll}
+    )
     result = made.run(b)
     return result, optimizer.steps, model
 

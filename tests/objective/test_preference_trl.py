@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from srt.models.checkpoint import load_model
-from srt.training.preference_trainer import PreferenceUpdate
-from srt.training.update import Batch
+from srt.training.objectives import preference_update
+from srt.training.update import Batch, Reference
 from support.plain_update import ALONE, Plain, hyperparameters
 
 pytestmark = [pytest.mark.trl, pytest.mark.slow]
@@ -65,7 +65,7 @@ def test_one_step_of_dpo(tmp_path, tiny_base, pairs, nll):
     optimizer = Plain(copy.deepcopy(model))
     preference = {"beta": 0.4, "nll": float(nll)}
     train = hyperparameters(micro_batch_tokens=30)
-    ours = PreferenceUpdate(optimizer, copy.deepcopy(reference), train, ALONE, "dpo", preference).run(b)
+    ours = preference_update(optimizer, Reference(copy.deepcopy(reference)), train, ALONE, "dpo", preference).run(b)
     loss, gradients = trl_step(tmp_path, tiny_base, model, reference, b, nll)
     assert ours["loss"] == pytest.approx(loss, rel=1e-5)
     for name, theirs in gradients.items():

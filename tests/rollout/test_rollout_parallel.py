@@ -17,7 +17,7 @@ import torch
 from srt.cluster import launch
 from srt.common.errors import SrtError
 from srt.rollout.vllm_weights import combine
-from srt.training.sync_check import differing
+from srt.training.sync_check import differing_tensors
 from support import ROOT
 from support.rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_of, make_model, worst
 
@@ -38,7 +38,7 @@ def worker(folder: Path) -> None:
         model = make_model(True, seed)
         if seed:
             engine.update_weights(model.named_parameters())
-        assert differing(engine, model.named_parameters(), "float32") == []
+        assert differing_tensors(engine, model.named_parameters(), "float32") == []
         groups = engine.generate(PROMPTS[mine], KEYS[mine], SAMPLING)
         assert [len(group) for group in groups] == [SAMPLING.n] * len(PROMPTS[mine])
         assert worst(model, PROMPTS[mine], groups) < 1e-4
@@ -54,7 +54,7 @@ def worker(folder: Path) -> None:
         weights = {key: tensor.detach().clone() for key, tensor in model.named_parameters()}
         weights[name].view(-1)[-1] += 1e-4
         engine.update_weights(weights.items())
-        assert differing(engine, model.named_parameters(), "float32") == [name]
+        assert differing_tensors(engine, model.named_parameters(), "float32") == [name]
     with pytest.raises(SrtError, match="prompt 'long' has 300 tokens"):  # rank 1's prompt, refused by both ranks
         engine.generate([LONG][:rank], ["long"][:rank], SAMPLING.__class__(n=1, max_new_tokens=100))
     engine.update_weights(model.named_parameters())

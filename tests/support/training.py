@@ -11,23 +11,28 @@ from pathlib import Path
 
 from srt.cluster import launch
 from srt.common.io import sha256_file
-from srt.training.trainer import Segment, run_segment
+from srt.training.run import run_segment
+from srt.training.segment import Segment
 from srt.training.training_set import read_training_set
 from support import ROOT
 
 
 def segment(folder: Path, base: Path, spec: dict, start: int, stop: int, **more: object) -> Segment:
     place = folder / f"step-{stop}"
-    resume = folder / f"step-{start}" / "state" if start else None
-    values = {"save_every": 1, **more}
-    return Segment(spec, base, resume, start, stop, folder / "work" / f"step-{stop}", place / "model", place / "state",
-                   place / "metrics.parquet", **values)  # fmt: skip
+    values = {
+        "resume": folder / f"step-{start}" / "state" if start else None, "work": folder / "work" / f"step-{stop}",
+        "model_out": place / "model", "state_out": place / "state", "metrics_out": place / "metrics.parquet",
+        "save_every": 1, **more,
+    }  # fmt: skip
+    return Segment(spec=spec, base=base, start=start, stop=stop, **values)
 
 
-def whole_run(folder: Path, base: Path, spec: dict, stop: int = 2) -> Segment:
+def whole_run(folder: Path, base: Path, spec: dict, stop: int = 2, **more: object) -> Segment:
     """The segment of a whole run in `folder`, whose state is saved at its end."""
-    return Segment(spec, base, None, 0, stop, folder / "work", folder / "model", folder / "state",
-                   folder / "metrics.parquet", save_every=100)  # fmt: skip
+    return segment(
+        folder, base, spec, 0, stop, work=folder / "work", model_out=folder / "model", state_out=folder / "state",
+        metrics_out=folder / "metrics.parquet", **{"save_every": 100, **more},
+    )  # fmt: skip
 
 
 def train(folder: Path, base: Path, sums: Path, spec: dict, *cuts: int, **more: object) -> Path:
@@ -42,14 +47,25 @@ def weights(step: Path) -> str:
     return sha256_file(step / "model" / "model.safetensors")
 
 
-def command(folder: Path, base: Path, sums: Path, spec: dict, stop: int, *more: str) -> list[str]:
-    place = folder / f"step-{stop}"
-    return [
-        sys.executable, str(ROOT / "scripts" / "train.py"), "--spec", json.dumps(spec), "--base", str(base),
-        "--problems", str(sums), "--start", "0", "--stop", str(stop), "--work", str(folder / "work" / f"step-{stop}"),
-        "--model-out", str(place / "model"), "--state-out", str(place / "state"),
-        "--metrics-out", str(place / "metrics.parquet"), "--save-every", "1", *more,
-    ]  # fmt: skip
+def segment_file(path: Path, segment: Segment, problems: Path, **data: Path) -> Path:
+    """Write the file that scripts/train.py reads; `data`: labels, preferences or subset."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tables = {name: str(table) for name, table in (data | {"problems": problems}).items()}
+    values = segment.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(json.dumps({**values, "data": tables}), encoding="utf-8")
+    return path
+
+
+def script(segment: Segment, problems: Path, **data: Path) -> list[str]:
+    """The train script's words for a segment, whose file goes beside its model."""
+    file = segment_file(segment.model_out.with_name("segment.json"), segment, problems, **data)
+    return [str(ROOT / "scripts" / "train.py"), "--segment", str(file)]
+
+
+def command(folder: Path, base: Path, sums: Path, spec: dict, stop: int, **more: object) -> list[str]:
+    """The command that trains a whole run; `more`: labels, or fields of the segment."""
+    data = {name: more.pop(name) for name in ("labels", "preferences") if name in more}
+    return [sys.executable, *script(segment(folder, base, spec, 0, stop, **more), sums, **data)]
 
 
 def wait_for_state(work: Path, step: int, process: subprocess.Popen) -> None:

@@ -18,7 +18,7 @@ from srt.common.io import read_json
 from srt.common.lock import folder_lock
 from support import ROOT
 from support.specs import train_spec
-from support.training import command, weights
+from support.training import command, script, segment, weights
 
 STOP = 12
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # as set by torchrun
@@ -113,9 +113,9 @@ def test_the_code_of_the_worker_that_says_why(codes, told, code):
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def training(folder: Path, base: Path, sums: Path, *more: str, nodes: int = 1, endpoint: str = "") -> list[str]:
+def training(folder: Path, base: Path, sums: Path, nodes: int = 1, endpoint: str = "", **more: object) -> list[str]:
     """The command that trains with two processes on this node."""
-    script = command(folder, base, sums, train_spec(), STOP, *more)[1:]
+    script = command(folder, base, sums, train_spec(), STOP, **more)[1:]
     return launch.torchrun(nodes, 2 // nodes, endpoint, "7", script)
 
 
@@ -150,7 +150,7 @@ def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_ba
     assert "stopped: SIGTERM: state saved at step" in text and "time budget" not in text
 
     before = reached(work)
-    text = ended(start(training(folder, tiny_base, sums, "--minutes", "1e-4"), said), said, 75)
+    text = ended(start(training(folder, tiny_base, sums, minutes=1e-4), said), said, 75)
     assert "stopped: time budget of 0.0001 minutes: state saved at step" in text and reached(work) == before + 1
 
     text = ended(start(args, said), said, 0)
@@ -162,7 +162,7 @@ def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_ba
 
 
 def test_sigterm_ends_the_wait_for_another_job_on_all_ranks(tmp_path, tiny_base, sums):
-    args, said = training(tmp_path, tiny_base, sums, "--minutes", "5"), tmp_path / "said"
+    args, said = training(tmp_path, tiny_base, sums, minutes=5), tmp_path / "said"
     with folder_lock(tmp_path / "work" / f"step-{STOP}"):
         process = start(args, said, SLURM_JOB_ID="7")
         wait_until(lambda: "waiting for process" in said.read_text(encoding="utf-8"), process, said)
@@ -185,7 +185,6 @@ def test_two_nodes_stop_when_one_is_told_to(tmp_path, tiny_base, sums):
 
 
 def test_wrong_input_is_exit_code_2_with_its_sentence(tmp_path, tiny_base, sums):
-    args, said = training(tmp_path, tiny_base, sums, "--resume", str(tmp_path / "nowhere")), tmp_path / "said"
-    args[args.index("--start") + 1] = "4"
-    text = ended(start(args, said), said, 2)
+    given, said = segment(tmp_path, tiny_base, train_spec(), 4, STOP, resume=tmp_path / "nowhere"), tmp_path / "said"
+    text = ended(start(launch.torchrun(1, 2, "", "7", script(given, sums)), said), said, 2)
     assert f"error: {tmp_path}/nowhere/manifest.json does not exist" in text

@@ -21,8 +21,9 @@ from srt.config import load_config, read_yaml
 from srt.distributed.world import init_world
 from srt.metrics.alarm import AlarmRule
 from srt.plan.jobs import build
-from srt.training.alarm_action import action_of
-from srt.training.trainer import Trainer, run_segment
+from srt.training.alarm_action import ActingAlarm, action_of
+from srt.training.rl_trainer import RLTrainer
+from srt.training.run import run_segment
 from srt.training.training_set import METRICS, join_metrics, read_training_set
 from support import ROOT
 from support.specs import train_spec
@@ -175,25 +176,27 @@ def test_the_switch_is_srt_before_and_the_labels_after(plain, tmp_path, tiny_bas
 
 def test_after_the_switch_it_is_a_run_on_offline_labels(tmp_path, tiny_base, sums, labels):
     """The same prompts at the same steps, limited to those with a label; before the switch it is SRT on all prompts."""
-    from srt.training.alarm_action import Reaction
 
-    def trainer_of(spec: dict, action: str | None, given: Path | None) -> tuple[Any, Trainer]:
+    def trainer_of(spec: dict, action: str | None, given: Path | None) -> tuple[Any, RLTrainer]:
         data, truth = read_training_set(sums, spec["reward"], None, given, action)
         part = segment(tmp_path, tiny_base, spec, 0, 9)
-        return part, Trainer(part, data, init_world(), truth)
+        return part, RLTrainer(part, data, init_world(), truth)
 
-    def batches(trainer: Trainer) -> list[list[int]]:
-        return [trainer.batch(step) for step in range(12)]
+    def batches(trainer: RLTrainer) -> list[list[int]]:
+        return [trainer.order.batch(step) for step in range(12)]
 
     spec = spec_of("offline_labels")
     part, switching = trainer_of(spec, "offline_labels", labels)
     srt = batches(trainer_of(spec_of(), None, None)[1])
     offline = batches(trainer_of(spec_of(reward="offline_labels"), None, labels)[1])
-    reaction = Reaction(part, switching, [])
+    alarm = ActingAlarm(spec)
+    assert alarm.restore(None, []) is None
     assert batches(switching) == srt and switching.data.labels is None
     for step in range(1, RINGS + 1):
-        reaction.update({"step": step, **dict.fromkeys(("majority_ratio", "top_majority_share", "kl"), 0.5),
-                         "response_length": 9.0})  # fmt: skip
+        action = alarm.update({"step": step, **dict.fromkeys(("majority_ratio", "top_majority_share", "kl"), 0.5),
+                               "response_length": 9.0})  # fmt: skip
+        assert action == ("offline_labels" if step == RINGS else None)
+    switching.apply(action)
     assert batches(switching) == offline and {i for batch in offline for i in batch} == set(range(8, 24))
     assert switching.data.labels_of([8]) == ["1000"] and switching.spec["reward"] == "offline_labels"
     assert part.spec == spec, "the spec of the run, and so its hash, is unchanged"
@@ -217,7 +220,7 @@ def test_true_answers_reach_neither_the_votes_nor_the_switch(tmp_path, tiny_base
 
 
 def test_the_script_hands_the_labels_on(tmp_path, tiny_base, sums, labels, plain):
-    args = command(tmp_path, tiny_base, sums, spec_of("offline_labels"), 6, "--labels", str(labels))
+    args = command(tmp_path, tiny_base, sums, spec_of("offline_labels"), 6, labels=labels)
     _, said = (process := start(args)).communicate(timeout=120)
     assert process.returncode == 0 and "from there on the labels are the teacher's" in said, said
     frame = rows(tmp_path, 6)
@@ -236,15 +239,15 @@ def test_two_processes_stop_alike(tmp_path, tiny_base, sums):
 
 
 def test_mistakes_are_sentences(tmp_path, tiny_base, sums, labels):
-    with pytest.raises(SrtError, match="on_alarm: offline_labels needs --labels: the table that the labels rule makes"):
+    with pytest.raises(SrtError, match="on_alarm: offline_labels needs labels: the table that the labels rule makes"):
         read_training_set(sums, "majority", on_alarm="offline_labels")
-    with pytest.raises(SrtError, match="reward majority must not be given --labels"):
+    with pytest.raises(SrtError, match="reward majority must not be given labels"):
         read_training_set(sums, "majority", None, labels, "stop")
     data, truth = read_training_set(sums, "majority", None, labels, "offline_labels")
     many = replace(data, later=dict(list((data.later or {}).items())[:3]))
     with pytest.raises(SrtError, match="only 3 usable prompts have a label for prompts_per_step=4"):
         run_segment(segment(tmp_path, tiny_base, spec_of("offline_labels"), 0, 2), many, truth)
-    with pytest.raises(SrtError, match="test-s1: on_alarm: offline_labels needs --labels"):
+    with pytest.raises(SrtError, match="test-s1: on_alarm: offline_labels needs labels"):
         run_segment(segment(tmp_path, tiny_base, spec_of("offline_labels"), 0, 2), replace(data, later=None), truth)
 
 

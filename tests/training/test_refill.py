@@ -20,7 +20,8 @@ from srt.common.io import read_json, read_parquet, write_parquet
 from srt.distributed.world import init_world, shutdown
 from srt.rollout.hf import HfEngine
 from srt.training.batches import fill, label_threshold
-from srt.training.trainer import Trainer, run_segment
+from srt.training.rl_trainer import RLTrainer
+from srt.training.run import run_segment
 from srt.training.training_set import METRICS, REFILL, read_training_set
 from srt.training.update import Update
 from support.specs import train_spec
@@ -132,19 +133,20 @@ def test_the_metrics_say_what_was_drawn_and_kept(whole):
     assert read_json(whole / "state" / "progress.json")["place"] == table["data_place"].iloc[-1]
 
 
-def test_the_engine_rests_once_a_step_when_all_is_drawn(tmp_path, tiny_base, sums, monkeypatch):
+def test_the_engine_releases_its_memory_once_a_step_when_all_is_drawn(tmp_path, tiny_base, sums, monkeypatch):
     calls: list[str] = []
 
     def noting(owner: type, name: str) -> None:
         method = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, **kwargs: (calls.append(name), method(*args, **kwargs))[1])
 
-    for owner, name in ((HfEngine, "update_weights"), (HfEngine, "generate"), (HfEngine, "rest"), (Update, "run")):
-        noting(owner, name)
+    for name in ("update_weights", "generate", "release_memory"):
+        noting(HfEngine, name)
+    noting(Update, "run")
     train(tmp_path, tiny_base, sums, spec_of(), 3)
     steps = " ".join(calls).split("update_weights")[1:]
     assert len(steps) == 3 and max(step.count("generate") for step in steps) > 1
-    assert all(step.split()[-2:] == ["rest", "run"] and step.count("rest") == 1 for step in steps)
+    assert all(step.split()[-2:] == ["release_memory", "run"] and step.count("release_memory") == 1 for step in steps)
 
 
 def test_a_threshold_that_all_reach_is_the_run_without_it(tmp_path, tiny_base, sums):
@@ -216,31 +218,31 @@ CASES = {
 
 def draw_all(folder: Path, base: Path, sums: Path) -> None:
     """Train three steps of each case; write the prompts that this process drew and trained on, and its share."""
-    original = Trainer.step
+    original = RLTrainer.step
     for name, (rule, changes) in CASES.items():
         spec = spec_of(rule, learning_rate=2e-4, micro_batch_sequences=8, **changes)
         data, truth = read_training_set(sums, spec["reward"])
         seen: list[Any] = []
 
-        def step(self: Trainer, number: int, seen: list[Any] = seen) -> dict[str, float]:
-            sample = self.batches.sample
+        def step(self: RLTrainer, number: int, seen: list[Any] = seen) -> dict[str, float]:
+            draw = self.batches.draw
 
             def recorded(n: int) -> Any:
-                chosen, groups, metrics = sample(n)
-                seen.append([chosen, [[r.token_ids.tolist() for r in group] for group in groups]])
-                return chosen, groups, metrics
+                positions, groups, metrics = draw(n)
+                seen.append([positions, [[r.token_ids.tolist() for r in group] for group in groups]])
+                return positions, groups, metrics
 
-            self.batches.sample = recorded  # type: ignore[method-assign]
+            self.batches.draw = recorded  # type: ignore[method-assign]
             try:
                 return original(self, number)
             finally:
-                self.batches.sample = sample  # type: ignore[method-assign]
+                self.batches.draw = draw  # type: ignore[method-assign]
 
-        Trainer.step = step  # type: ignore[method-assign]
+        RLTrainer.step = step  # type: ignore[method-assign]
         try:
             run_segment(segment(folder / name, base, spec, 0, 3), data, truth)
         finally:
-            Trainer.step = original  # type: ignore[method-assign]
+            RLTrainer.step = original  # type: ignore[method-assign]
         (folder / name / f"seen-{init_world().rank}.json").write_text(json.dumps(seen))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,11 +19,11 @@ from srt.common.errors import Interrupted, SrtError
 from srt.common.io import read_json, read_parquet, sha256_file
 from srt.common.lock import folder_lock
 from srt.distributed.state import check_state
+from srt.training.run import run_segment
 from srt.training.sync_check import TOLERANCE
-from srt.training.trainer import run_segment
 from srt.training.training_set import TrainingSet, join_metrics, read_training_set
 from support.specs import train_spec
-from support.training import command, killed_then_finished, segment, start, train, wait_for_state, weights
+from support.training import command, killed_then_finished, script, segment, start, train, wait_for_state, weights
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +202,9 @@ def test_foreign_progress_is_left_out_of_account(tmp_path, tiny_base, sums, whol
 
 
 def test_the_script_names_a_wrong_resume_state(tmp_path, tiny_base, sums, whole):
-    args = command(tmp_path, tiny_base, sums, train_spec(), 12)
-    args[args.index("--start") + 1] = "4"
-    for resume, text in ((whole / "state", "is the state of step 8, not of --start 4"), (tmp_path, "does not exist")):
-        process = start([*args, "--resume", str(resume)])
+    for resume, text in ((whole / "state", "is the state of step 8, not of start 4"), (tmp_path, "does not exist")):
+        given = segment(tmp_path, tiny_base, train_spec(), 4, 12, resume=resume)
+        process = start([sys.executable, *script(given, sums)])
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 2 and text in stderr and "Traceback" not in stderr
 

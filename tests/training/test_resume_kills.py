@@ -38,7 +38,7 @@ def serve() -> None:
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
     import srt.rollout.hf
-    import srt.training.trainer  # noqa: F401
+    import srt.training.run  # noqa: F401
 
     with contextlib.suppress(ImportError):
         import torch.utils.tensorboard  # noqa: F401
@@ -60,7 +60,7 @@ def attempt(folder: str, base: str, sums: str, spec: dict, start: int, stop: int
     import traceback
 
     from srt.common.errors import Interrupted, SrtError
-    from srt.training.trainer import run_segment
+    from srt.training.run import run_segment
     from srt.training.training_set import read_training_set
 
     with open(Path(folder) / f"{os.getpid()}.log", "w", encoding="utf-8") as out:
@@ -84,11 +84,14 @@ def attempt(folder: str, base: str, sums: str, spec: dict, start: int, stop: int
 
 
 def make_segment(folder: Path, base: Path, spec: dict, start: int, stop: int, save_every: int) -> Any:
-    from srt.training.trainer import Segment
+    from srt.training.segment import Segment
 
     place, resume = folder / f"step-{stop}", folder / f"step-{start}" / "state" if start else None
-    return Segment(spec, base, resume, start, stop, folder / "work" / f"step-{stop}", place / "model", place / "state",
-                   place / "metrics.parquet", save_every=save_every)  # fmt: skip
+    return Segment(
+        spec=spec, base=base, resume=resume, start=start, stop=stop, work=folder / "work" / f"step-{stop}",
+        model_out=place / "model", state_out=place / "state", metrics_out=place / "metrics.parquet",
+        save_every=save_every,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from srt.common.errors import SrtError
 from srt.rollout import Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
-from srt.training.sync_check import TOLERANCE, check, check_weights, differing
+from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights, differing_tensors
 from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model
 
 FAULTS = [
@@ -76,8 +76,10 @@ def test_engines_in_step_pass(fresh: tuple, temperature: float) -> None:
     groups = engine.generate(PROMPTS, KEYS, replace(SAMPLING, temperature=temperature))
     difference = of_a_step(model, PROMPTS, groups, temperature)
     assert difference < TOLERANCE["float32"] / 100
-    assert differing(engine, model.named_parameters(), "float32") == []
-    check(difference, TOLERANCE["float32"], engine, model.named_parameters(), dtype="float32", where="run a, step 1")
+    assert differing_tensors(engine, model.named_parameters(), "float32") == []
+    check_logprobs(
+        difference, TOLERANCE["float32"], engine, model.named_parameters(), dtype="float32", where="run a, step 1"
+    )
     few = [(prompt, group[0].token_ids) for prompt, group in zip(PROMPTS, groups, strict=True)]
     for t in (temperature, temperature + 0.3):  # given responses, at any temperature
         scores = engine.logprobs([p for p, _ in few], [r for _, r in few], t)
@@ -89,7 +91,7 @@ def test_one_wrong_element_is_named(fresh: tuple, name: str) -> None:
     """In fused, packed and plain tensors; one element, of about 0.15, is off by 1e-4."""
     engine, model = fresh
     engine.update_weights(changed(model, name, 1e-4).items())
-    named = differing(engine, model.named_parameters(), "float32")
+    named = differing_tensors(engine, model.named_parameters(), "float32")
     assert named[0] == name
     # a separate copy of a tied head has the same wrong element
     assert named[1:] in ([], ["lm_head.weight"]) and (not named[1:] or name == "model.embed_tokens.weight")
@@ -103,13 +105,14 @@ def test_a_corrupt_layer_fails_the_step_by_name(fresh: tuple, name: str) -> None
     engine.update_weights(weights.items())
     difference = of_a_step(model, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING))
     with pytest.raises(SrtError) as error:
-        check(
+        check_logprobs(
             difference, TOLERANCE["float32"], engine, model.named_parameters(), dtype="float32", where="run a, step 7"
         )
     assert str(error.value) == (
         f"run a, step 7: the rollout engine's log-probs are {difference:.3g} from the trainer's on average, more than "
-        f"0.001: 1 tensors differ between them, first {name}: the weights were not handed over whole: run the command "
-        "again, it goes on from the last saved state; if it stops there again, set train.rollout_engine to transformers"
+        f"0.001: 1 tensors differ between them, first {name}: the weights were not handed over whole: run the "
+        "same command again to resume from the last saved state; if it stops there again, set train.rollout_engine to "
+        "transformers"
     )
 
 
@@ -124,9 +127,11 @@ def test_stale_weights_are_caught(fresh: tuple) -> None:
     difference = of_a_step(trainer, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING))
     first = next(iter(trainer.named_parameters()))[0]
     with pytest.raises(SrtError, match=rf"tensors differ between them, first {first}"):
-        check(difference, TOLERANCE["float32"], engine, trainer.named_parameters(), dtype="float32", where="a, step 2")
+        check_logprobs(
+            difference, TOLERANCE["float32"], engine, trainer.named_parameters(), dtype="float32", where="a, step 2"
+        )
     names = [name for name, _ in trainer.named_parameters()]
-    assert [n for n in differing(engine, trainer.named_parameters(), "float32") if n != "lm_head.weight"] == [
+    assert [n for n in differing_tensors(engine, trainer.named_parameters(), "float32") if n != "lm_head.weight"] == [
         n for n in names if n != "lm_head.weight"
     ]
     engine.update_weights(trainer.named_parameters())
@@ -142,7 +147,9 @@ def test_one_step_of_a_small_learning_rate_shows_in_the_checksums_alone(fresh: t
             tensor.add_(1e-6)
     groups = engine.generate(PROMPTS, KEYS, SAMPLING)
     assert of_a_step(trainer, PROMPTS, groups) < TOLERANCE["float32"]
-    assert set(dict(trainer.named_parameters())) <= set(differing(engine, trainer.named_parameters(), "float32"))
+    assert set(dict(trainer.named_parameters())) <= set(
+        differing_tensors(engine, trainer.named_parameters(), "float32")
+    )
 
 
 def test_a_stale_prefix_cache_is_told_from_stale_weights(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,11 +164,13 @@ def test_a_stale_prefix_cache_is_told_from_stale_weights(fresh: tuple, monkeypat
         patch.setattr(engine, "_reset_prefix_cache", lambda: None)
         engine.update_weights(other.named_parameters())
         stale = of_a_step(other, prompts, engine.generate(prompts, keys, SAMPLING))
-    assert differing(engine, other.named_parameters(), "float32") == []
+    assert differing_tensors(engine, other.named_parameters(), "float32") == []
     with pytest.raises(
         SrtError, match=r"all checksums of the weights agree, so the forward passes differ: a stale pre"
     ):
-        check(stale, TOLERANCE["float32"], engine, other.named_parameters(), dtype="float32", where="run a, step 3")
+        check_logprobs(
+            stale, TOLERANCE["float32"], engine, other.named_parameters(), dtype="float32", where="run a, step 3"
+        )
     assert of_a_step(other, prompts, engine.generate(prompts, keys, SAMPLING)) < TOLERANCE["float32"] / 100
 
 
@@ -173,7 +182,7 @@ def test_a_tied_head_left_behind_is_named(fresh: tuple, monkeypatch: pytest.Monk
     weights = changed(model, "model.embed_tokens.weight", 0.5)
     monkeypatch.setattr(engine, "_complete", iter)
     engine.update_weights(weights.items())
-    assert differing(engine, weights.items(), "float32") == ["lm_head.weight"]
+    assert differing_tensors(engine, weights.items(), "float32") == ["lm_head.weight"]
 
 
 def holding(weights: dict[str, torch.Tensor]) -> SimpleNamespace:
@@ -185,31 +194,31 @@ def test_weights_are_rounded_to_the_engines_precision_first() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {"a": torch.randn(64, 64, generator=generator), "b": torch.randn(64, generator=generator)}
     engine = holding({name: tensor.bfloat16() for name, tensor in weights.items()})
-    assert differing(engine, weights.items(), "bfloat16") == []
-    assert differing(engine, weights.items(), "float32") == ["a", "b"]
+    assert differing_tensors(engine, weights.items(), "bfloat16") == []
+    assert differing_tensors(engine, weights.items(), "float32") == ["a", "b"]
 
 
 def test_missing_foreign_and_broken_tensors_differ() -> None:
     weights = {"a": torch.ones(4), "b": torch.ones(4), "c": torch.ones(4), "d": torch.tensor([1.0, -1.0])}
     held = {"a": torch.ones(4), "b": torch.tensor([1, 1, 1, math.nan]), "d": torch.tensor([2.0, -2.0])}
-    assert differing(holding(held | {"e": torch.ones(1)}), weights.items(), "float32") == ["b", "c", "d", "e"]
+    assert differing_tensors(holding(held | {"e": torch.ones(1)}), weights.items(), "float32") == ["b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize(
     ("value", "what", "fix"),
     [
-        (math.nan, "log-probs of the rollout engine or the trainer are not finite", "run the command again"),
-        (math.inf, "log-probs of the rollout engine or the trainer are not finite", "run the command again"),
+        (math.nan, "log-probs of the rollout engine or the trainer are not finite", "run the same command again"),
+        (math.inf, "log-probs of the rollout engine or the trainer are not finite", "run the same command again"),
         (1.0, "the rollout engine's log-probs are 1 from the trainer's", "or raise train.sync_tolerance"),
     ],
 )
 def test_a_difference_that_is_no_number_fails(value: float, what: str, fix: str) -> None:
     weights = {"a": torch.ones(4)}
     with pytest.raises(SrtError, match=rf"run a, step 1: {what}.*all checksums of the weights agree.*{fix}"):
-        check(value, 0.05, holding(weights), weights.items(), dtype="float32", where="run a, step 1")
+        check_logprobs(value, 0.05, holding(weights), weights.items(), dtype="float32", where="run a, step 1")
 
 
 def test_an_engine_that_holds_other_weights_is_a_sentence_with_a_fix() -> None:
     weights = {"a": torch.ones(4), "b": torch.ones(4)}
-    with pytest.raises(SrtError, match=r"1 tensors differ, first b: run the command again.*rollout_engine to transfo"):
+    with pytest.raises(SrtError, match=r"1 tensors differ, first b: run the same command again.*to transformers"):
         check_weights(holding(weights | {"b": torch.zeros(4)}), weights.items(), dtype="float32", where="run a, step 1")

@@ -23,7 +23,8 @@ from srt.rollout import LENGTH, STOP, Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
 from srt.training.batches import rank_share
 from srt.training.rewards import training_rewards
-from srt.training.trainer import Trainer, make_batch, run_segment
+from srt.training.rl_trainer import RLTrainer, make_batch
+from srt.training.run import run_segment
 from srt.training.training_set import METRICS, TrainingSet, join_metrics, read_training_set
 from srt.training.update import PHASES
 from support.specs import train_spec
@@ -40,20 +41,20 @@ TRUTH = ["7", "3", "9", "6"]
 PARSED = [True, True, False, True]
 
 
-def make_trainer(folder: Path, base: Path, sums: Path, **changes: Any) -> Trainer:
+def make_trainer(folder: Path, base: Path, sums: Path, **changes: Any) -> RLTrainer:
     """A real trainer whose reference differs from its policy, so that the KL is not 0."""
     spec = train_spec(prompts_per_step=4, rollouts_per_prompt=4, kl_coefficient=0.05, **changes)
     data, truth = read_training_set(sums, spec["reward"])
-    trainer = Trainer(whole_run(folder, base, spec), data, init_world(), truth)
-    trainer.updates.guard = None  # the rollouts are hand-made
+    trainer = RLTrainer(whole_run(folder, base, spec), data, init_world(), truth)
+    trainer.update.check_mismatch = None  # the rollouts are hand-made
     torch.manual_seed(5)
     with torch.no_grad():
-        for p in trainer.reference.parameters():
+        for p in trainer.update.reference.model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     return trainer
 
 
-def hand_made(trainer: Trainer, groups: list[list[str]]) -> tuple[list[list[int]], list[Rollout]]:
+def hand_made(trainer: RLTrainer, groups: list[list[str]]) -> tuple[list[list[int]], list[Rollout]]:
     """Prompts of the first problems and rollouts of these texts; the second of each group is truncated."""
     prompts, rollouts = [], []
     for g, group in enumerate(groups):
@@ -66,7 +67,7 @@ def hand_made(trainer: Trainer, groups: list[list[str]]) -> tuple[list[list[int]
     return prompts, rollouts
 
 
-def updated(trainer: Trainer, groups: list[list[str]] = GROUPS, labels: list[str] | None = None):
+def updated(trainer: RLTrainer, groups: list[list[str]] = GROUPS, labels: list[str] | None = None):
     """The gradient of one update (read from DeepSpeed before its step), and the update's return value."""
     flat_prompts, flat = hand_made(trainer, groups)
     prompts = flat_prompts[:: len(groups[0])]
@@ -74,30 +75,30 @@ def updated(trainer: Trainer, groups: list[list[str]] = GROUPS, labels: list[str
     kind = trainer.spec["reward"]
     given = training_rewards(kind, trainer.grader, groups, labels, ["math"] * len(groups))
     found: dict[str, torch.Tensor] = {}
-    step = trainer.optimizer.step
+    step = trainer.policy.step
 
     def recording_step() -> tuple[float, bool]:
-        for name, p in trainer.optimizer.model.named_parameters():
+        for name, p in trainer.policy.model.named_parameters():
             grad = safe_get_full_grad(p)
             found[name] = torch.zeros_like(p) if grad is None else grad.clone()
         return step()
 
-    trainer.optimizer.step = recording_step  # type: ignore[method-assign]
+    trainer.policy.step = recording_step  # type: ignore[method-assign]
     try:
-        result = trainer.updates.run(make_batch(prompts, rollouts, given, None))
+        result = trainer.update.run(make_batch(prompts, rollouts, given, None))
     finally:
-        trainer.optimizer.step = step  # type: ignore[method-assign]
+        trainer.policy.step = step  # type: ignore[method-assign]
     return found, result
 
 
-def naive(trainer: Trainer, labels: list[str] | None, drop: bool, entropy_coefficient: float, clamp: float | None,
+def naive(trainer: RLTrainer, labels: list[str] | None, drop: bool, entropy_coefficient: float, clamp: float | None,
           micro: int | None) -> dict[str, torch.Tensor]:  # fmt: skip
     """The gradient of the RLOO loss with the KL in the reward, from the formulas, sequence by sequence.
 
     s_i = R_i - beta sum_t k3_it,  A_i = s_i - mean of the other s_j of the group,
     L = - mean over tokens of (A_i log pi_it + c H_it), over all tokens, or over those of each `micro` sequences.
     """
-    model, beta = trainer.optimizer.model, trainer.train["kl_coefficient"]
+    model, beta = trainer.policy.model, trainer.train["kl_coefficient"]
     prompts, rollouts = hand_made(trainer, GROUPS)
     answers = [["7", "7", "8", None], ["2", "3", "3", "2"], [None] * 4, ["5"] * 4]
     label = labels or ["7", None, None, "5"]
@@ -109,7 +110,7 @@ def naive(trainer: Trainer, labels: list[str] | None, drop: bool, entropy_coeffi
         sequence = torch.tensor([[*prompt, *rollout.token_ids.tolist()]])
         logits = model(input_ids=sequence, use_cache=False).logits[0].double() / trainer.train["temperature"]
         with torch.no_grad():
-            other = trainer.reference(input_ids=sequence).logits[0].double() / trainer.train["temperature"]
+            other = trainer.update.reference.model(input_ids=sequence).logits[0].double() / trainer.train["temperature"]
         logp, entropy, kl = [], [], 0.0
         for t in range(len(prompt), sequence.shape[1]):
             now, ref = logits[t - 1].log_softmax(-1), other[t - 1].log_softmax(-1)
@@ -178,7 +179,7 @@ def test_gradient_does_not_depend_on_micro_batches_or_checkpointing(tmp_path, ti
         found.append(updated(trainer))
     (first, result), *others = found
     for grads, other in others:
-        near(grads, first, 1e-6)
+        near(grads, first, 5e-6)  # float32, and sums in another order
         for key in ("kl", "entropy", "loss", "grad_norm"):
             torch.testing.assert_close(torch.as_tensor(other[key]), torch.as_tensor(result[key]), rtol=1e-5, atol=1e-7)
 
@@ -187,7 +188,7 @@ def test_groups_without_an_answer_clean_and_authors(tmp_path, tiny_base, sums):
     """Dropped: as if the group did not exist. Kept: its tokens are in the denominator, and only the entropy acts."""
     rest = [group for group, parsed in zip(GROUPS, PARSED, strict=True) if parsed]
 
-    def gradient(name: str, groups: list[list[str]], **changes: Any) -> tuple[dict, Trainer]:
+    def gradient(name: str, groups: list[list[str]], **changes: Any) -> tuple[dict, RLTrainer]:
         trainer = make_trainer(tmp_path / name, tiny_base, sums, aggregation="token_mean", **changes)
         if groups is rest:  # the same prompts with the same groups
             trainer.prompts = [trainer.prompts[i] for i in (0, 1, 3)]
@@ -209,11 +210,11 @@ def test_groups_without_an_answer_clean_and_authors(tmp_path, tiny_base, sums):
 def test_a_step_without_any_answer_is_a_step_without_gradient(tmp_path, tiny_base, sums):
     """Weight decay off and no momentum yet: the weights stay, the loss is 0, nothing is nan."""
     trainer = make_trainer(tmp_path, tiny_base, sums, weight_decay=0.0)
-    before = {name: p.clone() for name, p in trainer.optimizer.weights()}
+    before = {name: p.clone() for name, p in trainer.policy.weights()}
     grads, result = updated(trainer, [GROUPS[2]] * 4)
     assert all((g == 0).all() for g in grads.values())
     assert result["loss"] == 0 and result["grad_norm"] == 0 and result["kept_rate"] == 0
-    assert all(torch.equal(p, before[name]) for name, p in trainer.optimizer.weights())
+    assert all(torch.equal(p, before[name]) for name, p in trainer.policy.weights())
     grads, result = updated(trainer)  # training continues
     assert result["grad_norm"] > 0
 
@@ -234,27 +235,27 @@ def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
     """The engine samples with one stale layer: one sentence names run, step and layer."""
     spec = train_spec()
     data, truth = read_training_set(sums, "majority")
-    trainer = Trainer(whole_run(tmp_path, tiny_base, spec), data, init_world(), truth)
+    trainer = RLTrainer(whole_run(tmp_path, tiny_base, spec), data, init_world(), truth)
     row, timing = trainer.timed_step(0)
     assert row["mismatch_mean"] < 1e-5 and row["mismatch_max"] < 1e-4
     assert timing["seconds_rollout"] > 0 and set(PHASES) <= {k.removeprefix("seconds_") for k in timing}
-    stale = copy.deepcopy(trainer.optimizer.model)
-    trainer.rollouts = HfEngine(stale, trainer.rollouts.eos.tolist())
-    before = {name: w.clone() for name, w in trainer.optimizer.weights()}
+    stale = copy.deepcopy(trainer.policy.model)
+    trainer.rollout_engine = HfEngine(stale, trainer.rollout_engine.eos.tolist())
+    before = {name: w.clone() for name, w in trainer.policy.weights()}
     trainer.step(1)  # after a sync the weights agree
     with torch.no_grad():
-        for name, w in trainer.optimizer.weights():
+        for name, w in trainer.policy.weights():
             w.copy_(before[name])
     stale.model.layers[1].mlp.down_proj.weight.data.mul_(1.5)
-    trainer.rollouts.update_weights = lambda weights: None
+    trainer.rollout_engine.update_weights = lambda weights: None
     with pytest.raises(SrtError, match=r"run test-s1, step 3: .* 1 tensors differ, first model.layers.1.mlp.down_proj"):
         trainer.step(2)
-    trainer.rollouts.checksums = lambda: {  # an engine whose checksums do not show the fault
-        name: tensor_checksum(w) for name, w in trainer.optimizer.weights()
+    trainer.rollout_engine.checksums = lambda: {  # an engine whose checksums do not show the fault
+        name: tensor_checksum(w) for name, w in trainer.policy.weights()
     }
     with pytest.raises(SrtError, match=r"step 3: the rollout engine's log-probs are .* from the trainer's"):
         trainer.step(2)
-    assert all(torch.equal(w, before[name]) for name, w in trainer.optimizer.weights()), "nothing was updated"
+    assert all(torch.equal(w, before[name]) for name, w in trainer.policy.weights()), "nothing was updated"
 
 
 def without_answers(sums: Path, out: Path) -> Path:
@@ -306,8 +307,8 @@ def test_metrics_columns_and_seed(tmp_path, tiny_base, sums):
 
 def order_of(folder: Path, base: Path, data: TrainingSet, steps: int, **changes: Any) -> list[list[int]]:
     spec = train_spec(**changes)
-    trainer = Trainer(whole_run(folder, base, spec), data, init_world(), {})
-    return [trainer.batch(step) for step in range(steps)]
+    trainer = RLTrainer(whole_run(folder, base, spec), data, init_world(), {})
+    return [trainer.order.batch(step) for step in range(steps)]
 
 
 def test_every_epoch_is_a_permutation_and_the_rest_is_dropped(tmp_path, tiny_base, sums):
@@ -370,9 +371,9 @@ def test_ground_truth_and_offline_labels_need_their_tables(tmp_path, sums):
     bare = without_answers(sums, tmp_path / "none.parquet")
     with pytest.raises(SrtError, match="has no column 'answer', which reward ground_truth needs"):
         read_training_set(bare, "ground_truth")
-    with pytest.raises(SrtError, match="needs --labels"):
+    with pytest.raises(SrtError, match="needs labels"):
         read_training_set(sums, "offline_labels")
-    with pytest.raises(SrtError, match="must not be given --labels"):
+    with pytest.raises(SrtError, match="must not be given labels"):
         read_training_set(sums, "majority", labels=tmp_path / "labels.parquet")
     data, truth = read_training_set(sums, "ground_truth")
     assert data.labels == truth and len(truth) == 24
@@ -390,7 +391,7 @@ def test_more_ranks_than_prompts_is_a_sentence(tmp_path, tiny_base, sums):
     data, _ = read_training_set(sums, "majority")
     world = replace(init_world(), size=5)
     with pytest.raises(SrtError, match="5 processes for prompts_per_step=4"):
-        Trainer(whole_run(tmp_path, tiny_base, train_spec()), data, world, {})
+        RLTrainer(whole_run(tmp_path, tiny_base, train_spec()), data, world, {})
 
 
 def test_votes_of_the_naive_computation():

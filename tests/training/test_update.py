@@ -17,7 +17,8 @@ from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
 from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
-from srt.training.update import Batch, Update
+from srt.training.objectives import policy_update
+from srt.training.update import Batch, Reference
 from support.plain_update import ALONE, Plain, hyperparameters, policy_and_reference
 from support.tiny_models import one_by_one
 
@@ -123,7 +124,7 @@ def test_update_is_the_objective_over_the_whole_batch(models, name):
     expected = naive(copy.deepcopy(model), reference, batch(), train)
     for budget in (1, 25, 60, 10**6):
         plain = Plain(copy.deepcopy(model))
-        result = Update(plain, reference, {**train, "micro_batch_tokens": budget}, ALONE).run(batch())
+        result = policy_update(plain, Reference(reference), {**train, "micro_batch_tokens": budget}, ALONE).run(batch())
         assert len(plain.steps) == len(expected) == train["iterations"]
         for ours, theirs in zip(plain.steps, expected, strict=True):
             for key, grad in theirs.items():
@@ -141,7 +142,7 @@ def test_one_pass_is_two_passes_bit_for_bit(models, name):
     found = []
     for two_pass in (False, True):
         plain = Plain(copy.deepcopy(model))
-        update = Update(plain, reference, train, ALONE)
+        update = policy_update(plain, Reference(reference), train, ALONE)
         assert not update.two_pass
         update.two_pass = two_pass
         found.append((plain.steps, update.run(batch())))
@@ -151,7 +152,7 @@ def test_one_pass_is_two_passes_bit_for_bit(models, name):
 
 
 def test_batch_estimators_need_two_passes(models):
-    assert all(Update(Plain(models[0]), models[1], hyperparameters(advantage=a), ALONE).two_pass
+    assert all(policy_update(Plain(models[0]), Reference(models[1]), hyperparameters(advantage=a), ALONE).two_pass
                for a in BATCH_ESTIMATORS)  # fmt: skip
 
 
@@ -163,26 +164,26 @@ def test_order_of_groups_and_of_responses_does_not_matter(models):
     found = []
     for rows in (list(range(16)), [int(i) for i in order]):
         plain = Plain(copy.deepcopy(model))
-        Update(plain, reference, train, ALONE).run(b.take(rows))
+        policy_update(plain, Reference(reference), train, ALONE).run(b.take(rows))
         found.append(plain.steps[0])
     for key, grad in found[0].items():
         torch.testing.assert_close(found[1][key], grad, atol=1e-12, rtol=1e-9)
 
 
-def test_the_guard_comes_before_weights_change(models):
+def test_the_mismatch_is_checked_before_weights_change(models):
     model, reference = models
     plain = Plain(model)
     before = {name: p.clone() for name, p in model.named_parameters()}
     seen: list[float] = []
 
-    def guard(difference: float) -> None:
+    def check(difference: float) -> None:
         seen.append(difference)
         raise RuntimeError("stop")
 
     for iterations in (1, 2):
         train = hyperparameters(iterations=iterations, clip=0.2)
         with pytest.raises(RuntimeError, match="stop"):
-            Update(plain, reference, train, ALONE, guard).run(batch())
+            policy_update(plain, Reference(reference), train, ALONE, check).run(batch())
     assert len(seen) == 2 and seen[0] == pytest.approx(seen[1]) and seen[0] > 0.01
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert plain.steps == []
@@ -191,23 +192,23 @@ def test_the_guard_comes_before_weights_change(models):
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 @pytest.mark.parametrize("whole", [False, True], ids=["one token", "all tokens"])
 @pytest.mark.parametrize("iterations", [1, 2])
-def test_the_guard_sees_log_probs_that_are_not_finite(models, value, whole, iterations):
+def test_the_mismatch_check_sees_log_probs_that_are_not_finite(models, value, whole, iterations):
     """The means leave such tokens out; if none remained, they would show no difference at all."""
     model, reference = models
     b, seen = batch(), []
     for row in b.rollout_logprobs if whole else [b.rollout_logprobs[9][-1:]]:
         row[:] = value
     train = hyperparameters(iterations=iterations, clip=0.2)
-    Update(Plain(model), reference, train, ALONE, seen.append).run(b)
+    policy_update(Plain(model), Reference(reference), train, ALONE, seen.append).run(b)
     assert len(seen) == 1 and math.isnan(seen[0])
 
 
-def test_the_guard_sees_a_trainer_without_numbers(models):
+def test_the_mismatch_check_sees_a_trainer_without_numbers(models):
     model, reference = models
     seen: list[float] = []
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan
-    Update(Plain(model), reference, hyperparameters(), ALONE, seen.append).run(batch())
+    policy_update(Plain(model), Reference(reference), hyperparameters(), ALONE, seen.append).run(batch())
     assert len(seen) == 1 and math.isnan(seen[0])
 
 
@@ -227,7 +228,7 @@ def test_every_iteration_that_was_left_out_is_counted(models, poisoned):
             return math.nan, False
 
     train = hyperparameters(iterations=3, clip=0.2)
-    result = Update(Poisoned(copy.deepcopy(model)), reference, train, ALONE).run(batch())
+    result = policy_update(Poisoned(copy.deepcopy(model)), Reference(reference), train, ALONE).run(batch())
     assert result["skipped"] == len(poisoned)
     made = [10.0 + n for n in range(3) if n not in poisoned]
     assert result["grad_norm"] == made[-1] if made else math.isnan(result["grad_norm"])
@@ -239,7 +240,7 @@ def test_a_batch_of_nothing_to_learn_still_reduces(models):
     b = batch()
     b = Batch(b.prompts, b.responses, b.group, np.ones(16), b.labelled, b.rollout_logprobs)
     plain = Plain(model)
-    result = Update(plain, reference, hyperparameters(skip_unanimous=True), ALONE).run(b)
+    result = policy_update(plain, Reference(reference), hyperparameters(skip_unanimous=True), ALONE).run(b)
     assert plain.norms == [True] and all((g == 0).all() for g in plain.steps[0].values())
     assert result["packed_tokens"] == 0 and result["tokens"] > 0
 
@@ -252,23 +253,23 @@ def test_joined_batches_keep_groups_apart():
 
 
 @pytest.mark.parametrize("changes", [{}, {"advantage": "reinforce_pp"}, {"iterations": 2, "clip": 0.2}])
-def test_a_reference_that_waits_in_host_memory_changes_no_bit(models, changes):
+def test_an_offloaded_reference_changes_no_bit(models, changes):
     """All passes of the reference come first; while gradients exist, its weights are off the device."""
     found = []
-    for parking in (False, True):
+    for offloading in (False, True):
         policy, reference = copy.deepcopy(models[0]), copy.deepcopy(models[1])
-        parked = OffloadedModel(reference, torch.device("cpu")) if parking else None
-        waiting = {p.data_ptr() for p in reference.parameters()}
+        offloaded = OffloadedModel(reference, torch.device("cpu")) if offloading else None
+        on_host = {p.data_ptr() for p in reference.parameters()}
 
         class Watching(Plain):
             def backward(self, loss: torch.Tensor, last: bool) -> None:
-                assert {p.data_ptr() for p in reference.parameters()} == waiting  # noqa: B023
+                assert {p.data_ptr() for p in reference.parameters()} == on_host  # noqa: B023
                 super().backward(loss, last)
 
         plain = Watching(policy)
-        update = Update(plain, reference, hyperparameters(**changes), ALONE, parked=parked)
+        update = policy_update(plain, Reference(reference, offloaded), hyperparameters(**changes), ALONE)
         found.append((update.run(batch()), plain.steps))
-        assert plain.norms and not update.ahead
+        assert plain.norms and not update.reference._ahead
     (one, steps), (two, others) = found
     assert {k: v for k, v in one.items() if v == v} == {k: v for k, v in two.items() if v == v}
     for a, b in zip(steps, others, strict=True):

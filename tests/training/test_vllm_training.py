@@ -21,6 +21,7 @@ from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import pack
 from support import ROOT
 from support.specs import TINY_BASE, train_spec
+from support.training import script, whole_run
 
 pytestmark = pytest.mark.vllm
 
@@ -34,15 +35,8 @@ def run(*args: str) -> str:
 
 
 def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Path, sums: Path) -> None:
-    place = tmp_path / "step-2"
-    spec = json.dumps(train_spec(rollout_engine="vllm"))
-    run(
-        str(ROOT / "scripts/train.py"), "--spec", spec, "--base", str(tiny_base),
-        "--problems", str(sums), "--start", "0", "--stop", "2", "--work", str(tmp_path / "work"),
-        "--model-out", str(place / "model"), "--state-out", str(place / "state"),
-        "--metrics-out", str(place / "metrics.parquet"),
-    )  # fmt: skip
-    frame = read_parquet(place / "metrics.parquet").to_pandas()
+    run(*script(whole_run(tmp_path, tiny_base, train_spec(rollout_engine="vllm")), sums))
+    frame = read_parquet(tmp_path / "metrics.parquet").to_pandas()
     assert frame["step"].tolist() == [1, 2]
     assert frame["kl"].iloc[0] == 0 and frame["kl"].iloc[1] > 0
     assert np.isfinite(frame[["loss", "grad_norm", "entropy"]].to_numpy()).all()
@@ -51,14 +45,9 @@ def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Pat
 def test_two_ranks_train_with_one_engine(tmp_path: Path, sums: Path) -> None:
     """`rollout_tensor_parallel: 2`: both ranks get rollouts of the weights that they train."""
     make("two_heads", TINY_BASE | {"hidden_size": 64, "heads": 2, "kv_heads": 2, "steps": 30}, tmp_path / "base")
-    spec = json.dumps(train_spec(rollout_engine="vllm"))
+    given = whole_run(tmp_path, tmp_path / "base", train_spec(rollout_engine="vllm"), rollout_tensor_parallel=2)
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    command = launch.torchrun(1, 2, "", "", [
-        str(ROOT / "scripts/train.py"), "--spec", spec, "--base", str(tmp_path / "base"),
-        "--problems", str(sums), "--start", "0", "--stop", "2", "--work", str(tmp_path / "work"),
-        "--model-out", str(tmp_path / "model"), "--state-out", str(tmp_path / "state"),
-        "--metrics-out", str(tmp_path / "metrics.parquet"), "--tensor-parallel", "2",
-    ])  # fmt: skip
+    command = launch.torchrun(1, 2, "", "", script(given, sums))
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=400, env=environment | {"OMP_NUM_THREADS": "1"}
     )

@@ -1,9 +1,9 @@
 """Which prompts a step trains on, and their rollouts: one batch of the data, or one that is refilled (key `refill`).
 
 The online curriculum (paper v2, Appendix I.7, Fig. 31): a step draws prompts in rounds, samples them, keeps those whose
-majority is at least a threshold, and draws on until the batch is full. So where a run is in its data depends on what
-was kept before; the place is a number in every state (progress.json). With it, the prompts of a step are a pure
-function of (seed, data, place, votes), on any number of processes. Votes decide and no label is seen.
+majority is at least a threshold, and draws more until the batch is full. Where such a run is in its data depends on
+what was kept before, so that place is part of every state (progress.json). Given the place, the prompts of a step are a
+pure function of (seed, data, place, votes), on any number of processes. Votes decide; no label is used.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from srt.answers import Vote
 from srt.answers.votes import reaches
 from srt.common.io import read_json
 from srt.distributed.world import World, gather
-from srt.rollout import Rollout, Sampling
+from srt.rollout import Rollout
 
-if TYPE_CHECKING:
-    from srt.training.trainer import Trainer
+# n responses for each of these positions in the data, at a step (0-based)
+Sample = Callable[[int, Sequence[int]], list[list[Rollout]]]
+# the vote of each group of responses, given their positions in the data
+CastVotes = Callable[[Sequence[int], Sequence[Sequence[Rollout]]], Sequence[Vote]]
 
 
 def rank_share(items: list[Any], world: World) -> list[Any]:
     """This rank's prompts of a step: whole groups, so votes and baselines never cross ranks.
 
-    The shares are runs of the batch: one rank after the other they are the batch in its order, on which the
-    micro-batch means of `token_mean_micro` depend. They differ by at most one prompt.
+    The shares are contiguous: in rank order they are the batch in its own order, on which the micro-batch means of
+    `token_mean_micro` depend. Their sizes differ by at most one prompt.
     """
     first, last = (len(items) * (world.rank + k) // world.size for k in (0, 1))
     return items[first:last]
@@ -40,9 +43,32 @@ def label_threshold(spec: Mapping[str, Any]) -> float:
     return float(max(spec["train"]["majority_threshold"], refill["majority"]))
 
 
+class PromptOrder:
+    """The order in which a run takes its usable prompts: a new permutation in each epoch.
+
+    Args:
+        usable: positions in the data.
+        per_step: prompts of a step.
+        seed: the run's; it decides the permutations.
+    """
+
+    def __init__(self, usable: Sequence[int], per_step: int, seed: int) -> None:
+        self.usable, self.per_step, self.seed = list(usable), per_step, seed
+
+    def epoch(self, number: int) -> list[int]:
+        """All usable prompts in the order of an epoch (0-based)."""
+        permutation = np.random.default_rng([self.seed, number]).permutation(len(self.usable))
+        return [self.usable[i] for i in permutation]
+
+    def batch(self, step: int) -> list[int]:
+        """The prompts of `step` (0-based) without refill; the incomplete last batch of an epoch is dropped."""
+        epoch, place = divmod(step, len(self.usable) // self.per_step)
+        return self.epoch(epoch)[place * self.per_step : (place + 1) * self.per_step]
+
+
 @dataclass(frozen=True)
 class Filled:
-    """A refilled batch: the positions that are `kept`, all that were `drawn` in order, and the place behind it."""
+    """A refilled batch: the positions `kept`, all positions `drawn` in order, and the place after it."""
 
     kept: list[int]
     drawn: list[int]
@@ -53,17 +79,17 @@ def fill(
     order: Callable[[int], Sequence[int]], place: int, size: int, rounds: int,
     judge: Callable[[list[int]], Sequence[bool]],
 ) -> Filled:  # fmt: skip
-    """Draw rounds of `size` prompts from `place` on until `size` of them are kept.
+    """Draw rounds of `size` prompts from `place` until `size` of them are kept.
 
     Args:
-        order: the prompts of an epoch, as positions in the data: a permutation, as long in every epoch.
-        place: prompts that are used up since the run's start, kept or not, and those that an epoch's end left over.
-        rounds: at most so many; then the batch is what there is.
-        judge: samples these prompts and says of each whether it is kept.
+        order: the prompts of an epoch, as positions in the data: a permutation of the same length in every epoch.
+        place: number of prompts used up since the run's start, kept or not, and of those that an epoch's end left over.
+        rounds: most rounds; after the last one the batch is what has been kept.
+        judge: samples these prompts and returns whether each is kept.
 
-    A batch comes from one epoch, so it has no prompt twice: where fewer than `size` prompts are left of the epoch it
-    begins with the next one, as without refill, and where an epoch ends it ends as well. Prompts of the last round
-    behind the one that fills the batch are not used up: the next step draws them again, from the weights it has then.
+    A batch comes from one epoch, so it has no prompt twice. Where fewer than `size` prompts are left of an epoch, the
+    batch begins with the next one, as without refill; where an epoch ends, the batch ends too. The prompts behind the
+    one that fills the batch are not used up: the next step draws them again, from the weights it has then.
     """
     length = len(order(0))
     epoch, at = divmod(place, length)
@@ -86,49 +112,64 @@ def fill(
 
 
 class Batches:
-    """The batches of a run, one a step, in the order of its steps. `place` is where a refilled run is in its data."""
+    """The batches of a run with their rollouts, one per step, in the order of the steps.
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.place = trainer, 0
+    Args:
+        sample, vote: what draws responses and what votes on them.
+        refill: the run's rule, `majority` and `rounds`; None: every batch is the next one of the order.
+
+    `place` is where a run that refills is in its data.
+    """
+
+    def __init__(
+        self, order: PromptOrder, world: World, sample: Sample, vote: CastVotes, refill: Mapping[str, Any] | None
+    ) -> None:
+        self.order, self.world, self.sample, self.vote, self.refill = order, world, sample, vote, refill
+        self.place = 0
 
     def restore(self, state: Path) -> None:
-        """Go on from where a state's run was in its data."""
+        """Continue from the place of a state."""
         self.place = int(read_json(state / "progress.json").get("place", 0))
 
     def progress(self) -> dict[str, int]:
-        """What a state has to hold: the place, for a run that refills."""
-        return {"place": self.place} if self.trainer.spec.get("refill") else {}
+        """What a state has to keep: the place, for a run that refills."""
+        return {"place": self.place} if self.refill else {}
 
-    def sample(self, step: int) -> tuple[list[int], list[list[Rollout]], dict[str, float]]:
-        """This rank's share of the batch of `step` (0-based): positions in the data, rollouts; metrics of a refill.
+    def draw(self, step: int) -> tuple[list[int], list[list[Rollout]], dict[str, float]]:
+        """This rank's share of the batch of `step` (0-based): positions in the data, rollouts, metrics of a refill.
 
         Every rank calls it. If no prompt reaches the threshold, the batch is the first prompts drawn: `label_threshold`
         gives them no label.
         """
-        trainer, world = self.trainer, self.trainer.world
-        rule = trainer.spec.get("refill")
-        if rule is None:
-            chosen = rank_share(trainer.batch(step), world)
-            return chosen, self._draw(step, chosen), {}
+        if self.refill is None:
+            positions = rank_share(self.order.batch(step), self.world)
+            return positions, self.sample(step, positions), {}
+        return self._refilled(step, self.refill)
+
+    def _refilled(
+        self, step: int, refill: Mapping[str, Any]
+    ) -> tuple[list[int], list[list[Rollout]], dict[str, float]]:
         rollouts: dict[int, list[Rollout]] = {}  # of this rank
-        votes: list[tuple[float, bool]] = []  # of all ranks, in the order of drawing
+        votes: list[tuple[float, bool]] = []  # of all ranks, in the order of drawing: the majority's share, kept
 
         def judge(chunk: list[int]) -> list[bool]:
-            mine = rank_share(chunk, world)
-            groups = self._draw(step, mine)
+            mine = rank_share(chunk, self.world)
+            groups = self.sample(step, mine)
             rollouts.update(zip(mine, groups, strict=True))
-            found = gather(self._votes(mine, groups, rule["majority"]), world)
-            votes.extend(found)
-            return [keep for _, keep in found]
+            cast = self.vote(mine, groups)
+            shares = [(vote.consistency_all, reaches(vote, refill["majority"], of_all=True)) for vote in cast]
+            gathered = gather(shares, self.world)
+            votes.extend(gathered)
+            return [keep for _, keep in gathered]
 
-        size = trainer.train["prompts_per_step"]
-        filled = fill(self._order, self.place, size, rule["rounds"], judge)
+        size = self.order.per_step
+        filled = fill(self.order.epoch, self.place, size, refill["rounds"], judge)
         self.place = filled.place
         batch = filled.kept or filled.drawn[:size]
         used = set(batch)
-        # the kept lie unevenly on the ranks: shared out anew, as they would be without refill
-        groups = dict(gather([(i, group) for i, group in rollouts.items() if i in used], world))
-        chosen = rank_share(batch, world)
+        # the kept prompts lie unevenly on the ranks: share them out again, as without refill
+        groups = dict(gather([(i, group) for i, group in rollouts.items() if i in used], self.world))
+        positions = rank_share(batch, self.world)
         metrics = {
             "prompts_drawn": float(len(filled.drawn)),
             "prompts_kept": float(len(filled.kept)),
@@ -136,35 +177,4 @@ class Batches:
             "drawn_majority_ratio": float(np.mean([share for share, _ in votes])),
             "data_place": float(self.place),
         }
-        return chosen, [groups[i] for i in chosen], metrics
-
-    def _order(self, epoch: int) -> list[int]:
-        """The usable prompts in an epoch's order, that of `Trainer.batch`."""
-        usable = self.trainer.usable
-        return [usable[i] for i in np.random.default_rng([self.trainer.spec["seed"], epoch]).permutation(len(usable))]
-
-    def _draw(self, step: int, chosen: Sequence[int]) -> list[list[Rollout]]:
-        """n responses for each of these prompts."""
-        trainer, train = self.trainer, self.trainer.train
-        sampling = Sampling(
-            n=train["rollouts_per_prompt"],
-            temperature=train["temperature"],
-            max_new_tokens=train["max_new_tokens"],
-            seed=trainer.spec["seed"],
-        )
-        keys = [f"{step}/{trainer.data.ids[i]}" for i in chosen]
-        with trainer.timer("rollout"):
-            return trainer.rollouts.generate([trainer.prompts[i] for i in chosen], keys, sampling)
-
-    def _votes(
-        self, chosen: Sequence[int], groups: Sequence[Sequence[Rollout]], threshold: float
-    ) -> list[tuple[float, bool]]:
-        """Of each group: the majority's share of all responses, and whether it is at least the threshold."""
-        trainer = self.trainer
-        with trainer.timer("reward"):
-            texts = [
-                trainer.tokenizer.batch_decode([r.token_ids for r in group], skip_special_tokens=True)
-                for group in groups
-            ]
-            votes = trainer.grader.vote(texts, tasks=[trainer.data.tasks[i] for i in chosen])
-        return [(vote.consistency_all, reaches(vote, threshold, of_all=True)) for vote in votes]
+        return positions, [groups[i] for i in positions], metrics

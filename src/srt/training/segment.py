@@ -1,62 +1,115 @@
-"""A segment of a run: what it is made from, and the outputs that it leaves."""
+"""A segment of a run: what it is made from, the file that describes it, and the outputs that it leaves."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from srt.common.atomic_files import atomic_dir
-from srt.common.io import canonical_json, sha256_bytes, sha256_file, spec_hash, write_parquet
-from srt.common.progress import is_terminal, log, progress_bar
+from srt.common.errors import SrtError
+from srt.common.io import canonical_json, read_json, sha256_bytes, sha256_file, spec_hash, write_parquet
+from srt.config.alarm import AlarmRule
+from srt.config.base import Strict
+from srt.config.explain import first_problem
 from srt.distributed.state import drop_others, states
-from srt.metrics.alarm import Alarm, AlarmRule
 from srt.models.checkpoint import fingerprint, write_provenance
-from srt.training.alarm_action import action_of
-from srt.training.tracking import METRICS, Eta, Tracker, postfix, summary
 from srt.training.training_set import TrainingSet, training_frame
 
+SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # keys that every spec has
+FLAGS = ("reference_offload", "engine_sleep")
+# Snakemake formats an input that a run does not have as nothing
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
 
-@dataclass(frozen=True)
-class Segment:
-    """One job: train `spec` from step `start` to `stop`.
 
-    `base` is the checkpoint that the run starts from: its first weights, and the reference of the KL.
-    `resume` is the state of step `start` (None at step 0). `work` holds this segment's own progress; `model_out`,
-    `state_out`, `metrics_out` appear at the end. `minutes` is a time budget: when the next step might not fit, the
-    state is saved and the exit code is 75. `vllm_memory` is vLLM's share of GPU memory beside the trainer, where
-    `engine_sleep` has it give all of that back between rollouts, and `reference_offload` keeps the reference's weights
-    in host memory between its passes. `tensor_parallel` processes share one vLLM engine. `logs` is where the run's JSON
-    lines and TensorBoard events go (`work` if None); segments of one run share it. `alarm` is the rule of a collapse
-    alarm that only rings.
+class Segment(Strict):
+    """One training job: steps `start` + 1 to `stop` of a run."""
+
+    spec: dict[str, Any] = Field(description="The run: reward, seed, train (hyperparameters), …")
+    base: Path = Field(description="Checkpoint that the run starts from: first weights, and reference of the KL.")
+    start: int = Field(ge=0, description="Step of `resume`, 0 for `base`.")
+    stop: int = Field(description="Last step of the segment.")
+    resume: OptionalPath = Field(None, description="Training state of step `start`; none at step 0.")
+    work: Path = Field(description="Folder of the segment's own progress and lock.")
+    model_out: Path = Field(description="Checkpoint to write (Hugging Face format).")
+    state_out: Path = Field(description="Training state to write.")
+    metrics_out: Path = Field(description="Metrics of the segment to write (parquet).")
+    logs: OptionalPath = Field(
+        None,
+        description="Folder of JSON lines and TensorBoard events, shared by a run's segments; else `work`.",
+    )
+    save_every: int = Field(10, ge=1, description="Steps between two saved states.")
+    minutes: float | None = Field(
+        None, ge=0, description="Time budget: when the next step might exceed it, the state is saved; exit code 75."
+    )
+    vllm_percent: int = Field(30, ge=1, le=99, description="vLLM's share of a GPU's memory, beside the trainer.")
+    reference_offload: bool = Field(False, description="Keep the reference in host memory between its passes.")
+    engine_sleep: bool = Field(False, description="vLLM gives its memory back between rollouts.")
+    rollout_tensor_parallel: int = Field(1, ge=1, description="Processes that share one vLLM engine.")
+    alarm: AlarmRule = Field(
+        default_factory=AlarmRule, description="Rule of a collapse alarm that only rings; one that acts is in `spec`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flags_of_snakemake(cls, data: Any) -> Any:
+        """Resources of a rule are numbers: 0 and 1 stand for false and true."""
+        if not isinstance(data, dict):
+            return data
+        return {k: bool(v) if k in FLAGS and v in (0, 1) else v for k, v in data.items()}
+
+    @field_validator("spec")
+    @classmethod
+    def _spec_is_complete(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        missing = [key for key in SPEC if key not in spec]
+        if missing:
+            raise ValueError(f"lacks the key '{missing[0]}' (it needs: {', '.join(SPEC)})")
+        return spec
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Segment:
+        if self.start >= self.stop:
+            raise ValueError(f"start {self.start} is not below stop {self.stop}: correct one of them")
+        if self.start and self.resume is None:
+            raise ValueError(f"resume is missing: give the training state of step {self.start}")
+        if self.resume is not None and not self.start:
+            raise ValueError("resume has no effect at start 0, which is the base model: remove it or correct start")
+        return self
+
+
+class DataFiles(Strict):
+    """The tables (parquet) of a segment's training set."""
+
+    problems: Path = Field(description="Training problems.")
+    subset: OptionalPath = Field(None, description="Curriculum: train on these problem ids only.")
+    labels: OptionalPath = Field(None, description="Labels, for reward or on_alarm `offline_labels`.")
+    preferences: OptionalPath = Field(None, description="Stored responses, for rewards sft, dpo and scpo.")
+
+
+class SegmentFile(Segment):
+    """A segment with its data, as scripts/train.py reads it from JSON; an optional file may be "" for none."""
+
+    data: DataFiles = Field(description="Tables of the training set: problems, subset, labels, preferences.")
+
+
+def read_segment(path: Path) -> SegmentFile:
+    """Read and check a segment file.
+
+    Raises:
+        SrtError: one sentence that names the file, the key and the fix.
     """
-
-    spec: dict[str, Any]
-    base: Path
-    resume: Path | None
-    start: int
-    stop: int
-    work: Path
-    model_out: Path
-    state_out: Path
-    metrics_out: Path
-    save_every: int = 10
-    minutes: float | None = None
-    vllm_memory: float = 0.3
-    logs: Path | None = None
-    reference_offload: bool = False
-    engine_sleep: bool = False
-    tensor_parallel: int = 1
-    alarm: AlarmRule = field(default_factory=AlarmRule)
+    try:
+        return SegmentFile.model_validate(read_json(path))
+    except ValidationError as error:
+        raise SrtError(f"{path}: {first_problem(SegmentFile, error)}") from None
 
 
-def inputs_of(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> str:
-    """Fingerprint by content of what a segment is made from: models, data, labels, the state before it."""
+def input_fingerprint(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> str:
+    """SHA-256 of the content that a segment is made from: base model, previous state, data, labels."""
     resume = sha256_file(segment.resume / "manifest.json") if segment.resume else None
     rows = [data.ids, data.problems, data.tasks, data.labels, truth]
     rows += [data.later] if data.later is not None else []
@@ -64,8 +117,8 @@ def inputs_of(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> str
     return sha256_bytes(canonical_json([fingerprint(segment.base), resume, rows]).encode())
 
 
-def link_or_copy(source: str, target: str) -> str:
-    """A second name for a file, or a copy on file systems that have no hard links."""
+def _link_or_copy(source: str, target: str) -> str:
+    """Hard-link a file, or copy it on a file system without hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -73,13 +126,13 @@ def link_or_copy(source: str, target: str) -> str:
     return target
 
 
-def finish(
+def write_outputs(
     segment: Segment, save_model: Callable[[Path], None], tokenizer: Any, metrics: list[dict[str, Any]], final: Path
 ) -> None:
-    """Write the outputs; a kill in between repeats this from the saved state `final`.
+    """Write the segment's outputs (rank 0); after a kill this is repeated from the saved state `final`.
 
-    That state stays, as links to the same files: Snakemake deletes the outputs of a job that is cancelled, or loses its
-    node, after this point. The next segment of the run drops it.
+    That state stays, as links to the same files, because Snakemake deletes the outputs of a job that is cancelled or
+    loses its node after this point. The next segment of the run removes it.
     """
     drop_others(final)  # left by a kill just after `final` was saved
     with atomic_dir(segment.model_out) as folder:
@@ -87,64 +140,8 @@ def finish(
         tokenizer.save_pretrained(folder)
         write_provenance(folder, run=segment.spec["run"], step=segment.stop, spec=spec_hash(segment.spec))
     with atomic_dir(segment.state_out) as folder:
-        shutil.copytree(final, folder, dirs_exist_ok=True, copy_function=link_or_copy)
+        shutil.copytree(final, folder, dirs_exist_ok=True, copy_function=_link_or_copy)
     write_parquet(segment.metrics_out, training_frame(metrics), {"run": segment.spec["run"], "spec": segment.spec})
     before = segment.work.with_name(f"step-{segment.start}")
     for path in states(before) if segment.resume and before != segment.work else ():
         shutil.rmtree(path)
-
-
-class Console:
-    """What one sees of a segment: a bar or log lines, JSON lines and TensorBoard events, the alarm (rank 0 only)."""
-
-    def __init__(self, segment: Segment, history: list[dict[str, Any]], step: int, main: bool) -> None:
-        self.segment, self.main = segment, main
-        folder = segment.logs or segment.work
-        step = int(history[-1]["step"]) if history else step  # less than the state's where the alarm ended the run
-        self.alarm = Alarm(segment.alarm)
-        if main:
-            for row in _earlier(folder / METRICS, segment.start if history else step):
-                self.alarm.update(row)
-            for row in history:
-                self.alarm.update(row)
-        self.tracker = Tracker(folder, history, step, main)
-        self.eta = Eta(segment.stop)
-        self.bar = progress_bar(
-            total=segment.stop,
-            initial=step,
-            desc=segment.spec["run"],
-            unit="step",
-            disable=not (main and is_terminal()),
-        )
-
-    def show(self, row: Mapping[str, float], timing: Mapping[str, float]) -> None:
-        """One step more."""
-        if not self.main:
-            return
-        run = self.segment.spec["run"]
-        self.tracker.write(row, timing)
-        left = self.eta.update(int(row["step"]), timing["seconds"])
-        self.bar.update()
-        self.bar.set_postfix(postfix(row, timing, left))
-        if not is_terminal():
-            log(summary(run, self.segment.stop, row, timing, left))
-        if row["skipped"]:
-            log(f"{run} step {int(row['step'])}: a gradient is not finite, its update was left out")
-        if action_of(self.segment.spec) is None and self.alarm.update(row):  # else srt.training.alarm_action tells
-            log(f"{run} step {int(row['step'])}: the collapse alarm rings ({self.alarm.sign}): see docs/monitors.md")
-
-    def close(self) -> None:
-        """Close the bar and the files."""
-        self.bar.close()
-        self.tracker.close()
-
-
-def _earlier(path: Path, last: int) -> Iterator[dict[str, float]]:
-    """The rows up to step `last` that earlier segments logged; a torn line ends them."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return
-        if row["step"] <= last:
-            yield {k: math.nan if v is None else v for k, v in row.items()}

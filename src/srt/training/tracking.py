@@ -1,7 +1,7 @@
-"""What a running segment tells: JSONL lines, TensorBoard events, a bar or log lines, the time of each phase.
+"""Files and numbers about a running segment: JSON lines, TensorBoard events, the time of each phase.
 
-Two kinds of numbers, kept apart: metrics, which repeat bit for bit (`metrics.jsonl`), and measurements of this machine,
-which never do (`timing.jsonl`). Only rank 0 writes. Nothing here feeds back into training.
+Two kinds of numbers are kept apart: metrics, which repeat bit for bit (`metrics.jsonl`), and measurements of this
+machine, which never do (`timing.jsonl`). Only rank 0 writes. Nothing here feeds back into training.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from srt.common.io import write_text
 from srt.common.progress import log
 from srt.cost.hardware import mfu, synchronize
 
-METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "tensorboard"
+METRICS_FILE, TIMING_FILE, EVENTS_FOLDER = "metrics.jsonl", "timing.jsonl", "tensorboard"
 
 
 class PhaseTimer:
-    """Seconds of each phase of a step, on a GPU with what it was given done; phases may nest, each second counts once.
+    """Seconds of each phase of a step, a GPU's pending work included; phases may nest, each second counts once.
 
     with timer("rollout"): ...
     with timer("update"): ...
@@ -42,7 +42,7 @@ class PhaseTimer:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the time of the block for `phase`, and not for the phase around it."""
+        """Count the time of the block for `phase` and not for the phase around it."""
         self._charge()
         self._open.append(phase)
         try:
@@ -52,7 +52,7 @@ class PhaseTimer:
             self._open.pop()
 
     def _charge(self) -> None:
-        """Book the time since the last change to the innermost open phase."""
+        """Add the time since the last change to the innermost open phase."""
         synchronize(self.device)
         now = time.perf_counter()
         if self._open:
@@ -69,7 +69,7 @@ class PhaseTimer:
 
 
 class Eta:
-    """Time left, from the mean of the last `window` steps: the first ones, with their warm-up, are soon forgotten."""
+    """Time left, from the mean of the last `window` steps, so that the warm-up soon stops counting."""
 
     def __init__(self, stop: int, window: int = 10) -> None:
         self.stop = stop
@@ -82,7 +82,7 @@ class Eta:
 
 
 def peak_memory(device: torch.device | str) -> int:
-    """Bytes: on a GPU the most that tensors held since the last call, on a CPU the most this process ever held."""
+    """Peak bytes: on a GPU of tensors since the last call, on a CPU of this process since its start."""
     device = torch.device(device)
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
@@ -101,7 +101,7 @@ def timing_row(
     Args:
         step: the step (1-based) and the `seconds` of all of it. phases: from `PhaseTimer.lap`.
         tokens: prompt and response tokens of the step, every sequence with its own prompt, over all ranks.
-        response_tokens: those that are trained on. processed_tokens: what the forward pass ran over, padding included.
+        response_tokens: those that are trained on. processed_tokens: those of the forward pass, padding included.
         flops: model FLOPs of the update (`srt.cost.flops.update_flops`), of all ranks; NaN where they are not
         counted.
         peak: FLOP/s of all devices together; NaN where unknown. memory: bytes, the largest rank's.
@@ -135,7 +135,7 @@ def duration(seconds: float) -> str:
 
 
 def postfix(row: Mapping[str, float], timing: Mapping[str, float], eta: float) -> dict[str, str]:
-    """What stands behind the bar in a terminal."""
+    """What a terminal's bar shows behind the step."""
     return {
         "reward": f"{row['reward']:.3f}",
         "kl": f"{row['kl']:.4f}",
@@ -145,7 +145,7 @@ def postfix(row: Mapping[str, float], timing: Mapping[str, float], eta: float) -
 
 
 def summary(run: str, stop: int, row: Mapping[str, float], timing: Mapping[str, float], eta: float) -> str:
-    """The same as one line for a log."""
+    """One line per step for a log."""
     used = f" mfu {timing['mfu']:.2f}" if not math.isnan(timing["mfu"]) else ""
     return (
         f"{run} step {int(row['step'])}/{stop} reward {row['reward']:.3f} kl {row['kl']:.4f} "
@@ -155,20 +155,21 @@ def summary(run: str, stop: int, row: Mapping[str, float], timing: Mapping[str, 
 
 
 class Tracker:
-    """The files of one run or segment; on other ranks than 0 it does nothing.
+    """The log files of one run or segment; does nothing on ranks other than 0.
 
-    {folder}/metrics.jsonl   one line a step; a resumed run's file equals the undisturbed one's
-    {folder}/timing.jsonl    one line a step; whole up to the resumed step, then this attempt's times
+    {folder}/metrics.jsonl   one line per step; a resumed run's file equals the uninterrupted one's
+    {folder}/timing.jsonl    one line per step; complete up to the resumed step, then this attempt's times
     {folder}/tensorboard/    both as scalars, metrics/* and timing/*; steps that are taken again are purged
 
-    Values that are not finite are null: JSON has no nan (the parquet tables keep them as they are).
+    Values that are not finite are null, as JSON has no nan; the parquet tables keep them.
 
     Args:
-        history: rows of the steps that the resumed state holds, in order ([] for a fresh start). They are what the
-            file says about them, whatever it held. Lines before the first of them stay (a run in segments), lines
-            after the last one, of steps that a kill undid, go.
+        history: rows of the steps that the resumed state holds, in order ([] for a fresh start). They replace the
+            file's lines of these steps. Lines before them, of earlier segments, stay; lines after them, of steps that a
+            kill undid, are removed.
         step: the resumed step (0: none); with `history`, the step of its last row.
-        tensorboard: write event files; where the package is missing, say so once and go on.
+        main: whether this is rank 0.
+        tensorboard: write event files; a missing package is reported once.
     """
 
     def __init__(
@@ -182,17 +183,17 @@ class Tracker:
             return
         folder.mkdir(parents=True, exist_ok=True)
         first = int(history[0]["step"]) if history else step + 1
-        _rewrite(folder / METRICS, first - 1, [_line(row) for row in history])
-        _rewrite(folder / TIMING, step, [])
-        self.files = {name: open(folder / name, "a", encoding="utf-8") for name in (METRICS, TIMING)}  # noqa: SIM115
+        _rewrite(folder / METRICS_FILE, first - 1, [_line(row) for row in history])
+        _rewrite(folder / TIMING_FILE, step, [])
+        self.files = {name: open(folder / name, "a", encoding="utf-8") for name in (METRICS_FILE, TIMING_FILE)}  # noqa: SIM115
         if tensorboard:
-            self.writer = event_writer(folder / EVENTS, step)
+            self.writer = event_writer(folder / EVENTS_FOLDER, step)
 
     def write(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Append one step to all files; it is with the operating system when this returns."""
+        """Append one step to all files and flush them to the operating system."""
         if not self.main:
             return
-        for name, values in ((METRICS, row), (TIMING, timing)):
+        for name, values in ((METRICS_FILE, row), (TIMING_FILE, timing)):
             self.files[name].write(_line(values) + "\n")
             self.files[name].flush()
         if self.writer is not None:
@@ -202,7 +203,7 @@ class Tracker:
                         self.writer.add_scalar(f"{group}/{key}", value, int(row["step"]))
 
     def close(self) -> None:
-        """Write what is buffered and close the files."""
+        """Flush and close the files."""
         if self.main:
             for file in self.files.values():
                 file.close()
@@ -211,14 +212,14 @@ class Tracker:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """The one line of a row: the step, then the others by name, as a state's history comes back in another order."""
+    """The line of a row: the step, then the others by name, as a state's history comes back in another order."""
     keys = ["step", *sorted(k for k in row if k != "step")]
     values = {k: None if isinstance(row[k], float) and not math.isfinite(row[k]) else row[k] for k in keys}
     return json.dumps(values, allow_nan=False)
 
 
 def _rewrite(path: Path, last: int, then: Sequence[str]) -> None:
-    """Keep the lines of steps up to `last`, put `then` after them, drop the rest (a torn last line included)."""
+    """Keep the lines of steps up to `last`, append `then`, remove the rest (a torn last line included)."""
     kept = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -226,7 +227,7 @@ def _rewrite(path: Path, last: int, then: Sequence[str]) -> None:
             step = int(json.loads(line)["step"])
         except (json.JSONDecodeError, KeyError, TypeError):
             if number == len(lines):
-                break  # a kill tore it
+                break  # torn by a kill
             raise SrtError(
                 f"{path}: line {number} is not a line of metrics: delete the file, it is only a log"
             ) from None
@@ -238,7 +239,7 @@ def _rewrite(path: Path, last: int, then: Sequence[str]) -> None:
 
 
 def event_writer(folder: Path, step: int) -> Any:
-    """A TensorBoard writer that hides events after `step` from earlier attempts; None where the package is missing."""
+    """A TensorBoard writer that purges earlier attempts' events after `step`; None if the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -15,7 +15,6 @@ from srt.config.preferences import OFFLINE
 from srt.config.runs import Reward
 from srt.labels.preferences import Preferences
 
-SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # what a run's spec needs
 REWARDS = get_args(Reward)
 METRICS = (
     "step", "reward", "true_accuracy", "reward_accuracy", "label_accuracy", "majority_ratio", "parsed_rate",
@@ -23,7 +22,7 @@ METRICS = (
     "distinct_majority", "top_majority_share", "unanimous_rate", "mismatch_mean", "mismatch_max", "mismatch_kl",
     "tokens", "packed_tokens",
 )  # fmt: skip
-# of rewards dpo and scpo only (srt.training.preference_trainer), of runs with `refill` only (srt.training.batches)
+# further columns of rewards dpo and scpo (srt.training.objectives), and of runs with `refill` (srt.training.batches)
 PAIRED = ("pair_accuracy", "pair_margin")
 REFILL = ("prompts_drawn", "prompts_kept", "drawn_keep_rate", "drawn_majority_ratio", "data_place")
 
@@ -32,9 +31,8 @@ REFILL = ("prompts_drawn", "prompts_kept", "drawn_keep_rate", "drawn_majority_ra
 class TrainingSet:
     """Problems in order; `labels` maps ids to labels, or is None for a method that sees none (majority voting).
 
-    `later`: labels that a run sees from its collapse alarm on (`srt.training.alarm_action`), out of its reach before.
-    `stored`: the
-    responses that a run without rollouts learns from.
+    `later` are labels that a run sees only once its collapse alarm has rung (`srt.training.alarm_action`). `stored` are
+    the responses that a run without rollouts learns from.
     """
 
     ids: list[str]
@@ -45,16 +43,16 @@ class TrainingSet:
     stored: Preferences | None = None
 
     def after_alarm(self) -> TrainingSet:
-        """The same problems with the later labels in reach."""
+        """The same problems with the later labels as labels."""
         return replace(self, labels=self.later, later=None)
 
     def has_label(self, position: int) -> bool:
-        """Whether the problem can be trained on: always without labels, else if it has one, or stored responses."""
-        known = self.labels if self.stored is None else self.stored.rows
-        return known is None or self.ids[position] in known
+        """Whether a problem can be trained on: it has a label, or stored responses, if the run uses them."""
+        needed = self.labels if self.stored is None else self.stored.rows
+        return needed is None or self.ids[position] in needed
 
     def labels_of(self, positions: Sequence[int]) -> list[str | None] | None:
-        """The labels of these problems, None for a method without labels."""
+        """The labels of the problems at these positions, None for a method without labels."""
         return None if self.labels is None else [self.labels[self.ids[i]] for i in positions]
 
 
@@ -68,10 +66,15 @@ def read_training_set(
 ) -> tuple[TrainingSet, dict[str, str]]:
     """The training set for a reward, and the true answers for the monitors.
 
-    The column `answer` becomes a label only for `ground_truth`. It may be absent otherwise: then the monitors know
-    nothing and the training is the same. `subset` (column problem_id) keeps those problems, in the order of the table.
-    `labels` (columns problem_id, label) belongs to reward `offline_labels`, now or `on_alarm`, `preferences`
-    (`srt.labels.preferences`) to `sft`, `dpo` and `scpo`.
+    Args:
+        problems: table of problems. Its column `answer` becomes a label only for `ground_truth`; otherwise it may be
+            absent, which changes the monitors and not the training.
+        subset: table (column problem_id) of the problems to keep, in the order of `problems`.
+        labels: table (columns problem_id, label) for `offline_labels`, as the reward or as the alarm's action.
+        preferences: table of stored responses (`srt.labels.preferences`), for sft, dpo and scpo.
+
+    Raises:
+        SrtError: a table that the reward needs is missing, or one that it must not see is given.
     """
     if reward not in REWARDS:
         raise SrtError(f"unknown reward '{reward}'{nearest(reward, REWARDS)}")
@@ -79,9 +82,9 @@ def read_training_set(
     truth = _column(problems, "answer")
     if subset is not None:
         keep = set(read_parquet(subset, ["problem_id"]).column("problem_id").to_pylist())
-        foreign = keep - set(table["id"])
-        if foreign:
-            raise SrtError(f"{subset}: problem '{sorted(foreign)[0]}' is not in {problems}: rerun the curriculum rule")
+        unknown = keep - set(table["id"])
+        if unknown:
+            raise SrtError(f"{subset}: problem '{sorted(unknown)[0]}' is not in {problems}: rerun the curriculum rule")
         table = table[table["id"].isin(keep)]
     used: dict[str, str] | None = None
     later: dict[str, str] | None = None
@@ -92,16 +95,16 @@ def read_training_set(
     elif "offline_labels" in (reward, on_alarm):
         if labels is None:
             key = "reward" if reward == "offline_labels" else "on_alarm:"
-            raise SrtError(f"{key} offline_labels needs --labels: the table that the labels rule makes")
-        given = read_parquet(labels, ["problem_id", "label"]).to_pandas().dropna()
-        made = dict(zip(given["problem_id"], given["label"], strict=True))
-        used, later = (made, None) if reward == "offline_labels" else (None, made)
+            raise SrtError(f"{key} offline_labels needs labels: the table that the labels rule makes")
+        rows = read_parquet(labels, ["problem_id", "label"]).to_pandas().dropna()
+        label_of = dict(zip(rows["problem_id"], rows["label"], strict=True))
+        used, later = (label_of, None) if reward == "offline_labels" else (None, label_of)
     elif labels is not None:
-        raise SrtError(f"reward {reward} must not be given --labels: it makes its own from the votes")
+        raise SrtError(f"reward {reward} must not be given labels: it makes its own from the votes")
     if (preferences is None) == (reward in OFFLINE):
         if preferences is None:
-            raise SrtError(f"reward {reward} needs --preferences: the table that the preferences rule makes")
-        raise SrtError(f"reward {reward} draws its own responses: leave out --preferences")
+            raise SrtError(f"reward {reward} needs preferences: the table that the preferences rule makes")
+        raise SrtError(f"reward {reward} samples its own responses: leave out preferences")
     stored = Preferences.read(preferences, reward) if preferences is not None else None
     return TrainingSet(list(table["id"]), list(table["problem"]), list(table["task"]), used, later, stored), truth
 
@@ -114,14 +117,14 @@ def _column(path: Path, name: str) -> dict[str, str]:
 def training_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The metrics table of a run or a segment, columns in a fixed order."""
     columns = [*METRICS, *(c for own in (REFILL, PAIRED) if rows and own[0] in rows[0] for c in own)]
-    # float64 is said for the segment of a run that has ended: a table without rows has no types of its own
+    # the types are given because the metrics of a segment after the run's end have no rows
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | {"step": "int64"})
 
 
 def join_metrics(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The segments of one run as one table; a gap or overlap in the steps is an error."""
+    """The metrics of a run's segments as one table, and its metadata; a gap or overlap in the steps is an error."""
     for path in paths:
-        read_parquet(path, ["step"])  # a sentence for what is not a metrics table
+        read_parquet(path, ["step"])  # refuse what is not a metrics table
     frame = pd.concat([read_parquet(p).to_pandas() for p in paths], ignore_index=True)
     steps = frame["step"].tolist()
     if steps != list(range(1, len(steps) + 1)):

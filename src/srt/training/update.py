@@ -1,18 +1,19 @@
-"""One update of the policy on one batch of rollouts: forward, reference, advantages, backward, step.
+"""One update of the policy on one batch: forward passes over packs, advantages, backward passes, the optimizer's step.
 
-Strictly on-policy (one step a batch) there is no separate pass for the old policy. Its log-probs are those of the
-gradient pass, so that pass comes first and keeps its graph; a group's baseline needs its own group only, so as soon as
+Strictly on-policy (one step per batch) there is no separate pass for the old policy. Its log-probs are those of the
+gradient pass, so that pass comes first and keeps its graph. A group's baseline needs only its own group, so as soon as
 a group is complete its advantages are known and its graph is differentiated and freed. Several steps on one batch,
-baselines over the whole batch, and ZeRO 3 (which cannot hold several graphs) take the log-probs in a pass of its own.
+baselines over the whole batch, and ZeRO 3 (which cannot hold several graphs) take the log-probs in a pass of their own.
 
-The loss is a sum over tokens with weights fixed beforehand over the global batch (`sequence_weights`), so the gradient
-depends neither on packs, nor on their order, nor on the number of processes.
+The loss is a sum over tokens with weights that are fixed beforehand over the global batch (`TokenWeights`), so the
+gradient depends neither on packs nor on their order nor on the number of processes. What the loss is, an `Objective`
+says (srt.training.objectives).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -23,14 +24,13 @@ from torch import Tensor
 
 from srt.distributed.offload import OffloadedModel
 from srt.distributed.world import World, gather
-from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
-from srt.objective.kl import kl_per_token, masked_sum
-from srt.objective.mismatch import combine_mismatch, importance_weights, mismatch
-from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
+from srt.objective.kl import masked_sum
+from srt.objective.mismatch import combine_mismatch, mismatch
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import Pack, balance, pack, runs, split
 
 PHASES = ("policy", "reference", "backward", "optimizer")
+Units = list[list[list[int]]]  # of packs of rows, from srt.packing.pack.split
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Batch:
     """N responses; those of one group (one prompt) are adjacent.
 
     `prompts`, `responses` [N] token ids; `group` [N] names the group; `rewards` [N] float; `labelled` [N] bool: False
-    where the group has no label; `rollout_logprobs` [N]: what the rollout engine said at sampling, or None.
+    where the group has no label; `rollout_logprobs` [N] the rollout engine's log-probs, or None for stored responses.
     """
 
     prompts: list[list[int]]
@@ -58,7 +58,7 @@ class Batch:
 
     @staticmethod
     def joined(parts: list[Batch]) -> Batch:
-        """The batches of all processes as one; groups of different parts are different."""
+        """The batches of all processes as one; groups of different processes stay different groups."""
         values: dict[str, Any] = {}
         for f in fields(Batch):
             each = [getattr(p, f.name) for p in parts]
@@ -73,8 +73,14 @@ class Batch:
                 values[f.name] = np.concatenate(each)
         return Batch(**values)
 
+    def rollout_logprobs_of(self, p: Pack) -> Tensor:
+        """The rollout engine's log-probs [b, R] of the rows of a pack, on its device."""
+        assert self.rollout_logprobs is not None
+        flat = torch.from_numpy(np.concatenate([self.rollout_logprobs[i] for i in p.rows])).to(p.ids.device)
+        return torch.zeros(p.mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(p.mask, flat)
 
-class Optimizer(Protocol):
+
+class Policy(Protocol):
     """What an update asks of `srt.distributed.deepspeed_engine.DeepSpeedEngine`."""
 
     @property
@@ -89,85 +95,187 @@ class Optimizer(Protocol):
         ...
 
 
-class _Passes:
-    """What the forward passes of one batch found: per sequence, on the CPU, in float64 [N]."""
+class Reference:
+    """The frozen model that the policy is compared with.
+
+    Args:
+        offloaded: its weights if they are in host memory between passes. The passes over a batch then come first and
+            together, so that the weights are off the device before there are graphs. None: they stay on the device.
+    """
+
+    def __init__(self, model: Any, offloaded: OffloadedModel | None = None) -> None:
+        self.model, self.offloaded = model, offloaded
+        self._ahead: dict[tuple[int, ...], Tensor] = {}  # by the rows of a pack
+
+    def score_ahead(self, packs: Iterable[Pack], temperature: float) -> None:
+        """Compute and keep the log-probs of all packs of a batch; needed before `logprobs` if it is offloaded."""
+        assert self.offloaded is not None
+        with torch.no_grad(), self.offloaded.on_device():
+            self._ahead = {tuple(p.rows): response_logprobs(self.model, p, temperature)[0] for p in packs}
+
+    def logprobs(self, p: Pack, temperature: float) -> Tensor:
+        """Log-probs [b, R] of a pack's responses, without gradient inside `torch.no_grad`."""
+        if self.offloaded is not None:
+            return self._ahead.pop(tuple(p.rows))
+        return response_logprobs(self.model, p, temperature)[0]
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """The loss' weight [N] of each token of a response, float64, from the global batch.
+
+    `kept` [N] (bool): counted in the loss' denominator. `trained` [N] (bool): worth a forward and a backward pass.
+    """
+
+    weights: Tensor
+    kept: Tensor
+    trained: Tensor
+
+
+@dataclass(frozen=True)
+class ScoredPack:
+    """A pack of b responses with its log-probs [b, R].
+
+    `logprobs` and `entropy` are the policy's, with gradient; `old` the sampling policy's; `reference` the reference's,
+    None where the objective has none.
+    """
+
+    pack: Pack
+    logprobs: Tensor
+    entropy: Tensor
+    old: Tensor
+    reference: Tensor | None
+
+
+class Statistics:
+    """What the passes over one batch of N responses found: per response on the CPU in float64 [N], and in all.
+
+    `kl_sum`, `kl_mean`: the objective's KL estimate over a response's tokens; 0 without a reference. `value`: the loss
+    of a response over its weight, for an objective that knows it before the backward passes.
+    """
 
     def __init__(self, n: int) -> None:
         zero = torch.zeros(n, dtype=torch.float64)
-        self.kl_sum, self.kl_mean, self.entropy_mean, self.logp_sum = (zero.clone() for _ in range(4))
-        self.mismatch: list[dict[str, float]] = []
-        self.drift = combine_mismatch([])
+        self.kl_sum, self.kl_mean, self.entropy_mean, self.logp_sum, self.value = (zero.clone() for _ in range(5))
+        self.mismatch_parts: list[dict[str, float]] = []
+        self.mismatch = combine_mismatch([])
         self.tokens = 0  # through the model
         self.loss = 0.0
 
 
-class Update:
-    """The policy's update.
+class Objective(Protocol):
+    """What an update minimises, as a policy gradient: sum_i w_i sum_t of a loss of token t of response i.
+
+    `batch_wide`: advantages need the statistics of all groups of all processes.
+    """
+
+    batch_wide: bool
+
+    def weigh(self, batch: Batch) -> TokenWeights:
+        """The weights of the global batch."""
+        ...
+
+    def kl(self, logprobs: Tensor, reference: Tensor) -> Tensor:
+        """The KL estimate of each token, from log-probs of the policy and the reference, in any shape."""
+        ...
+
+    def advantages(self, batch: Batch, rows: list[int], statistics: Statistics) -> Tensor:
+        """Advantages of these rows, which are whole groups, in float64."""
+        ...
+
+    def loss(
+        self, batch: Batch, scored: ScoredPack, advantage: Tensor, weights: Tensor, statistics: Statistics
+    ) -> tuple[Tensor, Tensor | float]:
+        """The scalar to differentiate for one pack, and what the pack adds to the logged loss.
+
+        `advantage`, `weights` [b]: of the pack's rows.
+        """
+        ...
+
+    def metrics(self, batch: Batch, statistics: Statistics) -> dict[str, float]:
+        """Metrics over all processes that are added to, or replace, those of `Update.run`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How the passes over a batch are made.
 
     Args:
-        train: the run's resolved hyperparameters (`srt.config.train.Train`).
-        guard: called once a batch, before weights change, with the mean |difference| of the rollout engine's and the
-            trainer's log-probs over all processes, nan if one of them is not finite; may raise.
-        timer: context manager by name of phase (`srt.training.tracking.PhaseTimer`): those of `PHASES`.
-        parked: the reference's weights, in host memory but for the passes over a batch, which then come first; None:
-            they are on the device.
+        temperature: of all log-probs, as when sampling.
+        iterations: optimizer steps per batch.
+        micro_batch_tokens: most tokens of a pack.
+        zero_stage: DeepSpeed's.
+    """
 
-    After `run`, `work` says what was done: numbers of `tokens`, `response_tokens`, `packed_tokens`, and the lengths
-    of `prompts` and `responses`, over all processes.
+    temperature: float
+    iterations: int
+    micro_batch_tokens: int
+    zero_stage: int
+
+
+class Update:
+    """The update of a policy under an objective.
+
+    Args:
+        reference: None for an objective that has none.
+        check_mismatch: called once per batch, before weights change, with the mean |difference| of the rollout engine's
+            and the trainer's log-probs over all processes, nan if one of them is not finite; may raise.
+        timer: context manager by name of phase (`srt.training.tracking.PhaseTimer`): those of `PHASES`.
+
+    After `run`, `work` has the work done over all processes: the numbers of `tokens`, `response_tokens` and
+    `packed_tokens`, and the lengths of `prompts` and `responses`.
     """
 
     def __init__(
-        self, optimizer: Optimizer, reference: Any, train: dict[str, Any], world: World,
-        guard: Callable[[float], None] | None = None, timer: Any = None, parked: OffloadedModel | None = None,
+        self, policy: Policy, objective: Objective, options: PassOptions, world: World,
+        reference: Reference | None = None, check_mismatch: Callable[[float], None] | None = None, timer: Any = None,
     ) -> None:  # fmt: skip
-        self.optimizer, self.reference, self.train, self.world = optimizer, reference, train, world
-        self.guard, self.timer = guard, timer or (lambda phase: nullcontext())
-        self.parked = parked
-        self.ahead: dict[tuple[int, ...], Tensor] = {}  # rows of a pack: a parked reference's log-probs [b, R]
+        self.policy, self.objective, self.options, self.world = policy, objective, options, world
+        self.reference, self.check_mismatch = reference, check_mismatch
+        self.timer = timer or (lambda phase: nullcontext())
         self.work: dict[str, Any] = {}
-        self.dtype = next(reference.parameters()).dtype
-        self.two_pass = train["iterations"] > 1 or train["advantage"] in BATCH_ESTIMATORS or train["zero_stage"] == 3
+        self.dtype = next(policy.model.parameters()).dtype
+        self.two_pass = options.iterations > 1 or objective.batch_wide or options.zero_stage == 3
 
     def run(self, batch: Batch) -> dict[str, Any]:
         """Update on the batches of all processes, each with its own `batch`.
 
-        Returns over the global batch: `kl`, `entropy` (means over sequences of token means), `loss`, `grad_norm` (of
-        the last step that was made), `kept_rate`, `skipped` (of the `iterations`, how many had a gradient that was not
-        finite and updated nothing), `mismatch_*` (rollout engine against trainer), `tokens` (real ones: each response
-        with its prompt), `packed_tokens` (through the model).
+        Returns over the global batch: `kl`, `entropy` (means over responses of token means), `loss`, `grad_norm` (of
+        the last step that was made), `kept_rate`, `skipped` (the number of `iterations` whose gradient was not finite,
+        so that they updated nothing), `mismatch_*` (rollout engine against trainer), `tokens` (each response with its
+        prompt), `packed_tokens` (through the model), and the objective's own metrics.
         """
-        train, world = self.train, self.world
+        world = self.world
         every = Batch.joined(gather([batch], world))
         real = [len(p) + len(r) for p, r in zip(every.prompts, every.responses, strict=True)]
         groups = runs(every.group)
         share = balance([sum(real[a:b]) for a, b in groups], world.size)[world.rank]
-        mine = [i for g in share for i in range(*groups[g])]
+        token_weights = self.objective.weigh(every)
+        mine = [i for g in share for i in range(*groups[g]) if token_weights.trained[i]]
 
-        # -- weights: one denominator for the global batch ---------------------------------------------------------
-        lengths = torch.tensor([len(r) for r in every.responses])
-        labelled = torch.from_numpy(every.labelled)
-        kept = labelled if train["unparsable_groups"] == "drop" else torch.ones_like(labelled)
-        weights = sequence_weights(lengths, train["aggregation"], kept, train["micro_batch_sequences"])
-        rewards = torch.from_numpy(every.rewards).double()
-        if train["skip_unanimous"]:
-            idle = unanimous(rewards, torch.tensor(every.group))
-            mine = [i for i in mine if not idle[i]]
-
-        local = every.take(mine)
+        local, weights = every.take(mine), token_weights.weights[mine]
         units = split(
             [len(r) - 1 for r in local.responses], local.group, [len(p) for p in local.prompts],
-            train["micro_batch_tokens"],
+            self.options.micro_batch_tokens,
         )  # fmt: skip
-        found = _Passes(len(mine))
-        step = self._two_pass if self.two_pass else self._one_pass
-        with packed(self.optimizer.model, self.reference):
-            self.ahead = self._ahead(local, units)
-            norm, skipped = step(local, units, weights[mine], found)
-        parts = gather([(found.kl_mean, found.entropy_mean, found.loss, found.tokens)], world)
-        through = sum(p[3] for p in parts)
+        statistics = Statistics(len(mine))
+        models = [self.policy.model, *([self.reference.model] if self.reference else [])]
+        with packed(*models):
+            if self.reference is not None and self.reference.offloaded is not None:
+                with self.timer("reference"):
+                    self.reference.score_ahead(
+                        (self._pack(local, rows) for unit in units for rows in unit), self.options.temperature
+                    )
+            passes = self._two_pass if self.two_pass else self._one_pass
+            norm, skipped = passes(local, units, weights, statistics)
+
+        parts = gather([(statistics.kl_mean, statistics.entropy_mean, statistics.loss, statistics.tokens)], world)
+        packed_tokens = sum(p[3] for p in parts)
+        lengths = [len(r) for r in every.responses]
         self.work = {
-            "tokens": sum(real), "response_tokens": int(lengths.sum()), "packed_tokens": through,
-            "prompts": [len(p) for p in every.prompts], "responses": lengths.tolist(),
+            "tokens": sum(real), "response_tokens": sum(lengths), "packed_tokens": packed_tokens,
+            "prompts": [len(p) for p in every.prompts], "responses": lengths,
         }  # fmt: skip
         return {
             "kl": float(torch.cat([p[0] for p in parts]).mean()),
@@ -175,68 +283,60 @@ class Update:
             "loss": math.fsum(p[2] for p in parts),
             "grad_norm": norm,
             "skipped": float(skipped),
-            "kept_rate": float(kept.double().mean()),
-            "mismatch_mean": found.drift["mean_abs"],
-            "mismatch_max": found.drift["max_abs"],
-            "mismatch_kl": found.drift["k3"],
+            "kept_rate": float(token_weights.kept.double().mean()),
+            "mismatch_mean": statistics.mismatch["mean_abs"],
+            "mismatch_max": statistics.mismatch["max_abs"],
+            "mismatch_kl": statistics.mismatch["k3"],
             "tokens": float(sum(real)),
-            "packed_tokens": float(through),
-        }
+            "packed_tokens": float(packed_tokens),
+        } | self.objective.metrics(local, statistics)
 
-    # -- the two orders of passes: the gradient's norm, and how many steps were left out -------------------------------
+    # -- the two orders of passes; they return the gradient's norm and the number of steps that were skipped -----------
 
-    def _one_pass(
-        self, batch: Batch, units: list[list[list[int]]], weights: Tensor, found: _Passes
-    ) -> tuple[float, int]:
-        last = sum(len(unit) for unit in units) + self._missing(units)
+    def _one_pass(self, batch: Batch, units: Units, weights: Tensor, statistics: Statistics) -> tuple[float, int]:
+        last = sum(len(unit) for unit in units) + self._missing_passes(units)
         done = 0
         for unit in units:
-            passes = []
+            scored_packs: list[ScoredPack] = []
             for rows in unit:
                 p = self._pack(batch, rows)
-                with self.timer("policy"):
-                    logp, entropy = response_logprobs(self.optimizer.model, p, self.train["temperature"])
-                ref = self._observe(batch, p, logp, entropy, found)
-                passes.append((p, logp, entropy, ref))
+                logprobs, entropy = self._forward(p)
+                reference = self._observe(batch, p, logprobs, entropy, statistics)
+                scored_packs.append(ScoredPack(p, logprobs, entropy, logprobs.detach(), reference))
             rows = [i for part in unit for i in part]
             advantage = torch.zeros(len(batch.group), dtype=torch.float64)
-            advantage[rows] = self._advantages(batch, rows, found)
-            for number, (p, logp, entropy, ref) in enumerate(passes):
+            advantage[rows] = self.objective.advantages(batch, rows, statistics)
+            while scored_packs:  # each graph is freed after its backward pass
                 done += 1
-                self._backward(batch, p, logp, entropy, logp.detach(), ref, advantage, weights, found, done == last)
-                passes[number] = None  # type: ignore[call-overload]  # free this graph
-        self._idle(last - done)
-        self._check(found)
+                self._backward(batch, scored_packs.pop(0), advantage, weights, statistics, done == last)
+        self._idle_passes(last - done)
+        self._combine_mismatch(statistics)
         with self.timer("optimizer"):
-            norm, made = self.optimizer.step()
+            norm, made = self.policy.step()
         return norm, int(not made)
 
-    def _two_pass(
-        self, batch: Batch, units: list[list[list[int]]], weights: Tensor, found: _Passes
-    ) -> tuple[float, int]:
-        packs = [self._pack(batch, rows) for unit in units for rows in unit]
-        missing, before = self._missing(units), []
+    def _two_pass(self, batch: Batch, units: Units, weights: Tensor, statistics: Statistics) -> tuple[float, int]:
+        missing = self._missing_passes(units)
+        before: list[tuple[Pack, Tensor, Tensor | None]] = []
         with torch.no_grad():
-            for p in packs:
-                with self.timer("policy"):
-                    old, entropy = response_logprobs(self.optimizer.model, p, self.train["temperature"])
-                before.append((p, old, self._observe(batch, p, old, entropy, found)))
-            for _ in range(missing):  # under ZeRO 3 every forward pass is one of all ranks
-                response_logprobs(self.optimizer.model, self._dummy(), self.train["temperature"])
-        advantage = self._advantages(batch, list(range(len(batch.group))), found)
-        self._check(found)
+            for p in [self._pack(batch, rows) for unit in units for rows in unit]:
+                old, entropy = self._forward(p)
+                before.append((p, old, self._observe(batch, p, old, entropy, statistics)))
+            for _ in range(missing):  # under ZeRO 3 all ranks take part in every forward pass
+                response_logprobs(self.policy.model, self._dummy_pack(), self.options.temperature)
+        advantage = self.objective.advantages(batch, list(range(len(batch.group))), statistics)
+        self._combine_mismatch(statistics)
         norm, skipped = math.nan, 0
-        for iteration in range(self.train["iterations"]):
-            for number, (p, old, ref) in enumerate(before, start=1):
-                with self.timer("policy"):
-                    logp, entropy = response_logprobs(self.optimizer.model, p, self.train["temperature"])
-                end = number == len(before) and not missing
-                self._backward(batch, p, logp, entropy, old, ref, advantage, weights, found, end, log=not iteration)
-            self._idle(missing)
+        for iteration in range(self.options.iterations):
+            for number, (p, old, reference) in enumerate(before, start=1):
+                scored = ScoredPack(p, *self._forward(p), old, reference)
+                last = number == len(before) and not missing
+                self._backward(batch, scored, advantage, weights, statistics, last, log=iteration == 0)
+            self._idle_passes(missing)
             with self.timer("optimizer"):
-                found_norm, made = self.optimizer.step()
+                step_norm, made = self.policy.step()
             if made:
-                norm = found_norm
+                norm = step_norm
             skipped += not made
         return norm, skipped
 
@@ -245,106 +345,64 @@ class Update:
     def _pack(self, batch: Batch, rows: list[int]) -> Pack:
         return pack(batch.prompts, batch.responses, batch.group, rows, self.world.device, self.dtype)
 
-    def _observe(self, batch: Batch, p: Pack, logp: Tensor, entropy: Tensor, found: _Passes) -> Tensor:
-        """The reference's log-probs [b, R]; the KL, entropy and mismatch of a pack go into `found`."""
+    def _forward(self, p: Pack) -> tuple[Tensor, Tensor]:
+        with self.timer("policy"):
+            return response_logprobs(self.policy.model, p, self.options.temperature)
+
+    def _observe(
+        self, batch: Batch, p: Pack, logprobs: Tensor, entropy: Tensor, statistics: Statistics
+    ) -> Tensor | None:
+        """The reference's log-probs [b, R]; the KL, entropy and mismatch of a pack go into `statistics`."""
         with torch.no_grad(), self.timer("reference"):
-            mask = p.mask
-            ref = self._reference(p, logp)
-            kl = kl_per_token(logp.detach(), ref, self.train["kl_estimator"], self.train["kl_clamp"])
-            total = masked_sum(kl, mask).double().cpu()
+            reference = None
             lengths = p.lengths.cpu()
-            found.kl_sum[p.rows] = total
-            found.kl_mean[p.rows] = total / lengths
-            found.logp_sum[p.rows] = logp.detach().sum(-1).double().cpu()
-            found.entropy_mean[p.rows] = entropy.detach().sum(-1).double().cpu() / lengths
+            if self.reference is not None:
+                reference = self.reference.logprobs(p, self.options.temperature)
+                total = masked_sum(self.objective.kl(logprobs.detach(), reference), p.mask).double().cpu()
+                statistics.kl_sum[p.rows] = total
+                statistics.kl_mean[p.rows] = total / lengths
+            statistics.logp_sum[p.rows] = logprobs.detach().sum(-1).double().cpu()
+            statistics.entropy_mean[p.rows] = entropy.detach().sum(-1).double().cpu() / lengths
             if batch.rollout_logprobs is not None:
-                found.mismatch.append(mismatch(logp, self._rollout(batch, p), mask))
-        found.tokens += len(p.ids)
-        return ref
-
-    def _reference(self, p: Pack, logp: Tensor) -> Tensor:
-        """Log-probs [b, R] of the reference, where `logp` are the policy's."""
-        if self.parked:
-            return self.ahead.pop(tuple(p.rows))
-        return response_logprobs(self.reference, p, self.train["temperature"])[0]
-
-    def _ahead(self, batch: Batch, units: list[list[list[int]]]) -> dict[tuple[int, ...], Tensor]:
-        """The log-probs of a parked reference on all packs; it leaves before there are graphs."""
-        if not self.parked:
-            return {}
-        with torch.no_grad(), self.timer("reference"), self.parked.on_device():
-            packs = (self._pack(batch, rows) for unit in units for rows in unit)
-            return {tuple(p.rows): response_logprobs(self.reference, p, self.train["temperature"])[0] for p in packs}
-
-    def _rollout(self, batch: Batch, p: Pack) -> Tensor:
-        """The rollout engine's log-probs of a pack, [b, R]."""
-        assert batch.rollout_logprobs is not None
-        flat = torch.from_numpy(np.concatenate([batch.rollout_logprobs[i] for i in p.rows])).to(self.world.device)
-        return torch.zeros(p.mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(p.mask, flat)
-
-    def _advantages(self, batch: Batch, rows: list[int], found: _Passes) -> Tensor:
-        """Advantages of whole groups `rows` (of the global batch where the baseline is the batch's), float64."""
-        train = self.train
-        labelled = torch.from_numpy(batch.labelled[rows])
-        scores = torch.from_numpy(batch.rewards[rows]).double()
-        if train["kl_placement"] == "reward":  # a group without a label carries no KL (the authors' mask)
-            scores = scores - train["kl_coefficient"] * found.kl_sum[rows] * labelled
-        group = torch.tensor([batch.group[i] for i in rows], dtype=torch.long)
-        if train["advantage"] not in BATCH_ESTIMATORS:
-            return advantages(scores, group, train["advantage"], labelled)
-        parts = gather([(scores, group, labelled)], self.world)
-        every = advantages(*(torch.cat([p[k] for p in parts]) for k in (0, 1)), train["advantage"],
-                           torch.cat([p[2] for p in parts]))  # fmt: skip
-        offset = sum(len(p[0]) for p in parts[: self.world.rank])
-        return every[offset : offset + len(rows)]
+                statistics.mismatch_parts.append(mismatch(logprobs, batch.rollout_logprobs_of(p), p.mask))
+        statistics.tokens += len(p.ids)
+        return reference
 
     def _backward(
-        self, batch: Batch, p: Pack, logp: Tensor, entropy: Tensor, old: Tensor, ref: Tensor, advantage: Tensor,
-        weights: Tensor, found: _Passes, last: bool, log: bool = True,
+        self, batch: Batch, scored: ScoredPack, advantage: Tensor, weights: Tensor, statistics: Statistics, last: bool,
+        log: bool = True,
     ) -> None:  # fmt: skip
-        train, mask = self.train, p.mask
-        importance = None
-        if train["importance_cap"] is not None:
-            if batch.rollout_logprobs is None:
-                raise ValueError("importance_cap needs the rollout engine's log-probs")
-            importance = importance_weights(old, self._rollout(batch, p), mask, train["importance_cap"])
-        options = LossOptions(
-            clip=train["clip"],
-            ratio=train["ratio"],
-            entropy_coefficient=train["entropy_coefficient"],
-            kl_coefficient=train["kl_coefficient"] if train["kl_placement"] == "loss" else 0.0,
-            kl_estimator=train["kl_estimator"],
-            kl_clamp=train["kl_clamp"],
-        )
-        loss = policy_loss(
-            logp, old, advantage[p.rows].to(logp), weights[p.rows].to(logp), mask, options,
-            entropy=entropy, importance=importance, ref=ref,
-        )  # fmt: skip
+        rows = scored.pack.rows
+        loss, logged = self.objective.loss(batch, scored, advantage[rows], weights[rows], statistics)
         if log:
-            found.loss += float(loss.detach())
+            statistics.loss += float(logged)
         with self.timer("backward"):
-            self.optimizer.backward(loss, last)
+            self.policy.backward(loss, last)
 
-    def _check(self, found: _Passes) -> None:
-        """Combine the mismatch over processes and show it to the guard, while the weights are those of the rollouts."""
-        drift = found.drift = combine_mismatch(gather(found.mismatch, self.world))
-        # A token was drawn, so it has a probability: where one side has none (nan), or says 0 (-inf), that side is
-        # broken. The means leave such tokens out, and an engine with no number at all would show no difference.
-        if self.guard is not None and drift["tokens"] + drift["nonfinite"]:
-            self.guard(math.nan if drift["nonfinite"] else drift["mean_abs"])
+    def _combine_mismatch(self, statistics: Statistics) -> None:
+        """Combine the mismatch over processes and check it, while the weights are still those of the rollouts."""
+        combined = statistics.mismatch = combine_mismatch(gather(statistics.mismatch_parts, self.world))
+        # A sampled token has a probability, so a log-prob of nan or -inf means that trainer or engine is broken. The
+        # means leave such tokens out: an engine without a single number would seem to agree.
+        if self.check_mismatch is not None and combined["tokens"] + combined["nonfinite"]:
+            self.check_mismatch(math.nan if combined["nonfinite"] else combined["mean_abs"])
 
-    def _missing(self, units: list[list[list[int]]]) -> int:
-        """Passes without a weight that this rank adds: ZeRO 2 and 3 communicate in each, so all ranks take as many."""
+    def _missing_passes(self, units: Units) -> int:
+        """Passes of weight 0 that this rank adds.
+
+        ZeRO 2 and 3 communicate in each backward pass, so all ranks take equally many. Below that every rank takes at
+        least one, as the last pass reduces the gradient.
+        """
         count = sum(len(unit) for unit in units)
-        if self.train["zero_stage"] < 2:  # one at least: the last one reduces the gradient, also of a rank without any
+        if self.options.zero_stage < 2:
             return max(1 - count, 0)
         return max([1, *gather([count], self.world)]) - count
 
-    def _dummy(self) -> Pack:
+    def _dummy_pack(self) -> Pack:
         one = np.zeros(1, dtype=np.int32)
         return pack([[0]], [one], [0], [0], self.world.device, self.dtype)
 
-    def _idle(self, count: int) -> None:
+    def _idle_passes(self, count: int) -> None:
         for number in range(1, count + 1):
-            logp, _ = response_logprobs(self.optimizer.model, self._dummy(), self.train["temperature"])
-            self.optimizer.backward(logp.sum() * 0.0, number == count)
+            logprobs, _ = response_logprobs(self.policy.model, self._dummy_pack(), self.options.temperature)
+            self.policy.backward(logprobs.sum() * 0.0, number == count)

@@ -1,0 +1,110 @@
+"""What all trainers share: the policy under DeepSpeed, the prompts in their order, the clock of a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from srt.answers import Grader
+from srt.common.errors import SrtError
+from srt.common.progress import log
+from srt.cost.flops import count_tokens, update_flops
+from srt.cost.hardware import peak_flops
+from srt.cost.shapes import Shape
+from srt.data.prompts import render_all
+from srt.distributed.deepspeed_engine import DeepSpeedEngine
+from srt.distributed.offload import offload
+from srt.distributed.world import World, gather
+from srt.models.checkpoint import load_model
+from srt.packing.activation_checkpointing import checkpoint_activations
+from srt.packing.attention import check_packable
+from srt.training.alarm_action import Action
+from srt.training.batches import PromptOrder
+from srt.training.segment import Segment
+from srt.training.tracking import PhaseTimer, peak_memory, timing_row
+from srt.training.training_set import TrainingSet
+from srt.training.update import PHASES, Reference, Update
+
+
+class BaseTrainer(ABC):
+    """Takes the steps of one segment: `step` is one optimizer step, `update` its last part.
+
+    `prompts` are the token ids of all problems of `data` (empty where too long), `order` is that of the usable ones.
+    `ended`: the run's alarm has ended it, so that no further step is taken, in this segment and in all later ones.
+    """
+
+    update: Update
+
+    def __init__(self, segment: Segment, data: TrainingSet, world: World) -> None:
+        self.spec, self.train, self.world, self.data = segment.spec, segment.spec["train"], world, data
+        self.ended = False
+        train, run = self.train, self.spec["run"]
+        if world.size > train["prompts_per_step"]:
+            raise SrtError(
+                f"runs: {run}: {world.size} processes for prompts_per_step={train['prompts_per_step']}: each needs a "
+                "prompt; use fewer GPUs or raise prompts_per_step"
+            )
+        model, self.tokenizer, self.end_tokens = load_model(segment.base, train["dtype"], world.device)
+        self.prompts, too_long = render_all(
+            self.tokenizer, data.ids, data.problems, self.spec["prompt_suffix"], train["max_prompt_tokens"]
+        )
+        usable = [i for i, prompt in enumerate(self.prompts) if prompt and data.has_label(i)]
+        if world.main and len(usable) < len(data.ids):
+            log(f"{len(data.ids) - len(usable)} prompts left out: {len(too_long)} too long, the others unlabelled")
+        if len(usable) < train["prompts_per_step"]:
+            raise SrtError(
+                f"runs: {run}: only {len(usable)} usable prompts for prompts_per_step={train['prompts_per_step']}: "
+                "lower it or use a larger data set"
+            )
+        self.order = PromptOrder(usable, train["prompts_per_step"], self.spec["seed"])
+        checkpoint_activations(model, train["gradient_checkpointing"])
+        check_packable(segment.base, model.config)
+        self.policy = DeepSpeedEngine(
+            model, world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
+            weight_decay=train["weight_decay"], grad_clip=train["grad_clip"], zero_stage=train["zero_stage"],
+            dtype=train["dtype"],
+        )  # fmt: skip
+        self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
+        self.timer = PhaseTimer(world.device)
+        self.shape = Shape.of(model.config) if world.device.type == "cuda" else None  # for the MFU, known on GPUs only
+
+    @abstractmethod
+    def step(self, step: int) -> dict[str, float]:
+        """Take step `step` (0-based) and return its metrics."""
+
+    def timed_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """`step`, and its cost on this machine (`srt.training.tracking.timing_row`)."""
+        began = time.monotonic()
+        row = self.step(step)
+        phases, work = self.timer.lap(), self.update.work
+        counted = count_tokens(work["prompts"], work["responses"])
+        timing = timing_row(
+            step + 1, time.monotonic() - began, phases, tokens=work["tokens"],
+            response_tokens=work["response_tokens"], processed_tokens=work["packed_tokens"],
+            flops=update_flops(self.shape, counted) if self.shape else math.nan,
+            peak=self.world.size * peak_flops(self.world.device, self.train["dtype"]),
+            memory=max(gather([peak_memory(self.world.device)], self.world)), update=PHASES,
+        )  # fmt: skip
+        return row, timing
+
+    def restore(self, state: Path) -> None:
+        """Continue from a saved state (all ranks)."""
+        self.policy.load(state)
+
+    def progress(self) -> dict[str, Any]:
+        """What a state has to keep beside weights, optimizer and metrics."""
+        return {}
+
+    def apply(self, action: Action) -> str:
+        """Do what the run's alarm asks for and return a sentence about it; only runs that vote act on an alarm."""
+        raise NotImplementedError(f"reward {self.spec['reward']} has no alarm that acts ({action})")
+
+
+def load_reference(segment: Segment, world: World) -> Reference:
+    """The base model, frozen; in host memory between its passes if the segment has `reference_offload`."""
+    model, *_ = load_model(segment.base, segment.spec["train"]["dtype"], world.device)
+    model.requires_grad_(False)
+    return Reference(model, offload(model, world.device) if segment.reference_offload else None)

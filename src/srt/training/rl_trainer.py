@@ -1,0 +1,210 @@
+"""The RL trainer: RLOO on groups of rollouts (paper Section 3, Appendix B.1).
+
+What a step does, top to bottom: sample 32 responses per prompt, let each group vote, reward agreement with the vote,
+penalise the KL to the base model in the reward, take one AdamW step (srt.training.update). It has no critic and no
+asynchrony.
+
+Everything random is a pure function of (seed, step, prompt, sample), so a resumed run repeats the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srt.answers import Vote
+from srt.common.errors import SrtError
+from srt.distributed.world import World, gather
+from srt.rollout import STOP, Rollout, RolloutEngine, Sampling
+from srt.training.alarm_action import Action, action_of
+from srt.training.base_trainer import BaseTrainer, load_reference
+from srt.training.batches import Batches, label_threshold
+from srt.training.objectives import policy_update
+from srt.training.rewards import GroupRewards, Monitor, batch_statistics, training_rewards
+from srt.training.segment import Segment
+from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights
+from srt.training.training_set import TrainingSet
+from srt.training.update import Batch
+
+
+def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int]) -> RolloutEngine:
+    """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated at each step."""
+    train = segment.spec["train"]
+    if train["rollout_engine"] == "vllm":
+        from srt.rollout.vllm import VllmEngine
+
+        return VllmEngine(
+            segment.base,
+            end_tokens,
+            max_model_len=train["max_prompt_tokens"] + train["max_new_tokens"],
+            seed=segment.spec["seed"],
+            dtype=train["dtype"],
+            gpu_memory_utilization=segment.vllm_percent / 100,
+            sleep=segment.engine_sleep,
+            tensor_parallel=segment.rollout_tensor_parallel,
+        )
+    from srt.rollout.hf import HfEngine
+
+    return HfEngine(model, end_tokens)
+
+
+class RLTrainer(BaseTrainer):
+    """Trains on rollouts of the current policy.
+
+    Args:
+        truth: true answers by problem id, for the monitors only; rewards see the labels of `data`.
+    """
+
+    def __init__(self, segment: Segment, data: TrainingSet, world: World, truth: dict[str, str]) -> None:
+        super().__init__(segment, data, world)
+        if action_of(self.spec) == "offline_labels":
+            self._check_later_labels()
+        self.where = f"run {self.spec['run']}"  # for messages
+        self.update = policy_update(
+            self.policy, load_reference(segment, world), self.train, world, self.check_logprobs, self.timer
+        )
+        self.rollout_engine = make_rollout_engine(segment, self.policy.model, self.end_tokens)
+        self.batches = Batches(self.order, world, self.sample, self.vote, self.spec.get("refill"))
+        self.monitor = Monitor(self.grader, truth)
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def step(self, step: int) -> dict[str, float]:
+        """Take step `step` (0-based) and return its metrics."""
+        train, world = self.train, self.world
+        self.where = f"run {self.spec['run']}, step {step + 1}"
+        # == rollouts: n responses for each of this rank's prompts ===============================================
+        with self.policy.whole():
+            with self.timer("sync"):
+                self.rollout_engine.update_weights(self.policy.weights())
+                check_weights(self.rollout_engine, self.policy.weights(), dtype=train["dtype"], where=self.where)
+            positions, groups, refill_metrics = self.batches.draw(step)
+            self.rollout_engine.release_memory()
+        ids, prompts = [self.data.ids[i] for i in positions], [self.prompts[i] for i in positions]
+
+        # == votes and rewards: the whole group at once; the reward has access to these labels only ===============
+        tasks = [self.data.tasks[i] for i in positions]
+        with self.timer("reward"):
+            texts = self._texts(groups)
+            rewards = training_rewards(
+                self.spec["reward"], self.grader, texts, self.data.labels_of(positions), tasks,
+                label_threshold(self.spec),
+            )  # fmt: skip
+            observed = self.monitor.observe(ids, texts, rewards, tasks)
+
+        # == policy, reference, advantages, optimizer: srt.training.update =======================================
+        updated = self.update.run(make_batch(prompts, groups, rewards, train["rollouts_trained"]))
+        majorities = gather([v.majority for v in rewards.votes], world)
+        votes = batch_statistics(majorities, gather(rewards.unanimous.tolist(), world))
+        return {"step": step + 1, **self._means(groups, observed), **votes, **updated, **refill_metrics}
+
+    # -- rollouts and votes, for the batches ------------------------------------------------------------------------
+
+    def sample(self, step: int, positions: Sequence[int]) -> list[list[Rollout]]:
+        """n responses for each of these positions in the data, at `step` (0-based)."""
+        train = self.train
+        sampling = Sampling(
+            n=train["rollouts_per_prompt"],
+            temperature=train["temperature"],
+            max_new_tokens=train["max_new_tokens"],
+            seed=self.spec["seed"],
+        )
+        keys = [f"{step}/{self.data.ids[i]}" for i in positions]
+        with self.timer("rollout"):
+            return self.rollout_engine.generate([self.prompts[i] for i in positions], keys, sampling)
+
+    def vote(self, positions: Sequence[int], groups: Sequence[Sequence[Rollout]]) -> list[Vote]:
+        """The vote of each group, given its position in the data."""
+        with self.timer("reward"):
+            return self.grader.vote(self._texts(groups), tasks=[self.data.tasks[i] for i in positions])
+
+    def check_logprobs(self, difference: float) -> None:
+        """Stop if the engine sampled from other weights than these; called before they change."""
+        dtype = self.train["dtype"]
+        tolerance = self.train["sync_tolerance"] or TOLERANCE[dtype]
+        if difference > tolerance or math.isnan(difference):
+            with self.policy.whole():
+                check_logprobs(
+                    difference, tolerance, self.rollout_engine, self.policy.weights(), dtype=dtype, where=self.where
+                )
+
+    # -- states and the alarm ---------------------------------------------------------------------------------------
+
+    def restore(self, state: Path) -> None:
+        """Continue from a saved state (all ranks), from its place in the data too."""
+        super().restore(state)
+        self.batches.restore(state)
+
+    def progress(self) -> dict[str, Any]:
+        """The place in the data, for a run that refills."""
+        return self.batches.progress()
+
+    def apply(self, action: Action) -> str:
+        """End the run, or switch to the teacher's labels, as if this had been the run's reward from the start.
+
+        The order of the prompts is then that of a run with this reward as well.
+        """
+        if action == "stop":
+            self.ended = True
+            return "training ended there, later checkpoints have these weights (on_alarm: stop)"
+        usable = self._later_labelled()
+        left_out = len(self.order.usable) - len(usable)
+        self.spec = {**self.spec, "reward": "offline_labels"}
+        self.data, self.order.usable = self.data.after_alarm(), usable
+        said = "from there on the labels are the teacher's (on_alarm: offline_labels)"
+        return said + (f"; {left_out} prompts without one are left out" if left_out else "")
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _texts(self, groups: Sequence[Sequence[Rollout]]) -> list[list[str]]:
+        return [self.tokenizer.batch_decode([r.token_ids for r in group], skip_special_tokens=True) for group in groups]
+
+    def _means(self, groups: list[list[Rollout]], observed: list[dict[str, float]]) -> dict[str, float]:
+        """Means of the known values over the groups of all ranks."""
+        rows = [
+            row
+            | {
+                "response_length": float(np.mean([len(r.token_ids) for r in group])),
+                "truncated_rate": float(np.mean([r.finish_reason != STOP for r in group])),
+            }
+            for row, group in zip(observed, groups, strict=True)
+        ]
+        rows = gather(rows, self.world)
+        known = {key: [r[key] for r in rows if not math.isnan(r[key])] for key in rows[0]}
+        return {key: float(np.mean(values)) if values else math.nan for key, values in known.items()}
+
+    def _later_labelled(self) -> list[int]:
+        """The usable prompts that have a label from the alarm on."""
+        data = self.data.after_alarm()
+        return [i for i in self.order.usable if data.has_label(i)]
+
+    def _check_later_labels(self) -> None:
+        """Refuse at the start what would otherwise fail only when the alarm rings."""
+        run, size = self.spec["run"], self.order.per_step
+        if self.data.later is None:
+            raise SrtError(f"runs: {run}: on_alarm: offline_labels needs labels: the labels rule's table")
+        labelled = len(self._later_labelled())
+        if labelled < size:
+            raise SrtError(
+                f"runs: {run}: on_alarm: offline_labels: only {labelled} usable prompts have a label for "
+                f"prompts_per_step={size}: lower it or use a larger data set"
+            )
+
+
+def make_batch(
+    prompts: list[list[int]], groups: list[list[Rollout]], rewards: GroupRewards, trained: int | None
+) -> Batch:
+    """The responses that are trained on: the first `trained` of each group, or all."""
+    pairs = [(g, i) for g, group in enumerate(groups) for i in range(len(group))[:trained]]
+    return Batch(
+        prompts=[prompts[g] for g, _ in pairs],
+        responses=[groups[g][i].token_ids for g, i in pairs],
+        group=[g for g, _ in pairs],
+        rewards=np.array([rewards.rewards[g, i] for g, i in pairs]),
+        labelled=np.array([rewards.labelled[g] for g, _ in pairs], dtype=bool),
+        rollout_logprobs=[groups[g][i].logprobs for g, i in pairs],
+    )

@@ -1,0 +1,169 @@
+"""Runs one segment: restores what an earlier attempt left, takes the steps, saves, writes the outputs.
+
+A call that is interrupted, at any moment, continues from its last saved state when it is repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srt.common.errors import Interrupted
+from srt.common.progress import log
+from srt.config.preferences import OFFLINE
+from srt.distributed.rank_agreement import find_state, segment_lock
+from srt.distributed.saving import Saver
+from srt.distributed.state import append_journal, clear_up
+from srt.distributed.world import World, barrier, gather, init_world
+from srt.training.alarm_action import ActingAlarm, Action
+from srt.training.base_trainer import BaseTrainer
+from srt.training.preference_trainer import PreferenceTrainer
+from srt.training.rl_trainer import RLTrainer
+from srt.training.segment import Segment, input_fingerprint, write_outputs
+from srt.training.step_log import StepLog
+from srt.training.training_set import TrainingSet
+
+
+def trainer_of(reward: str) -> type[RLTrainer] | type[PreferenceTrainer]:
+    """The trainer of a reward."""
+    return PreferenceTrainer if reward in OFFLINE else RLTrainer
+
+
+def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> None:
+    """Train one segment to its end.
+
+    Raises:
+        Interrupted: SIGTERM, or the time budget is used up; the state is saved.
+        SrtError: wrong input, or another process trains this segment.
+    """
+    world = init_world()
+    torch.set_num_threads(segment.spec["train"]["threads"])
+    began = time.monotonic()
+    signals: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    try:
+        # SLURM may restart a job elsewhere while its first node, out of reach, still trains: wait for that one
+        patience = 60 * (segment.minutes or 0) if "SLURM_JOB_ID" in os.environ else 0.0
+        with segment_lock(segment.work, world, patience, signals):
+            if world.main:
+                clear_up(segment.work, segment.model_out, segment.state_out, segment.metrics_out)
+            attempt = Attempt(segment, data, truth, world, signals, began)
+            attempt.restore()
+            attempt.train()
+            attempt.finish()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class Attempt:
+    """One attempt at a segment.
+
+    `step` is the last step taken and `saved` that of the newest state; `metrics` are the rows of this segment.
+
+    Args:
+        signals: grows by each SIGTERM.
+        began: when the attempt began (`time.monotonic`), for the time budget.
+    """
+
+    def __init__(
+        self, segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, signals: list[int], began: float
+    ) -> None:
+        self.segment, self.world, self.signals, self.began = segment, world, signals, began
+        self.trainer: BaseTrainer = trainer_of(segment.spec["reward"])(segment, data, world, truth)
+        self.alarm = ActingAlarm(segment.spec)
+        self.inputs = input_fingerprint(segment, data, truth)
+        policy = self.trainer.policy
+        self.saver = Saver(segment.work, segment.spec, world, self.inputs, policy.snapshot, policy.parameters)
+        self.step = self.saved = segment.start
+        self.metrics: list[dict[str, Any]] = []
+        self.final: Path | None = None  # the state of the last step
+        self.longest = 0.0  # seconds of the longest step
+
+    def restore(self) -> None:
+        """Continue from the newest state of an earlier attempt, else from the segment before, else from the base."""
+        segment = self.segment
+        found = find_state(segment.work, segment.spec, self.world, self.inputs)
+        if found is not None and segment.start < found[1]["step"] <= segment.stop:
+            path, progress = found
+            self.trainer.restore(path)
+            self.step = self.saved = progress["step"]
+            self.metrics = progress["metrics"]
+            if self.step == segment.stop:  # the earlier attempt was killed after its last step
+                self.final = path
+            if self.world.main:
+                log(f"resuming at step {self.step} from an interrupted attempt")
+        elif segment.resume is not None:
+            self.trainer.restore(segment.resume)
+        if self.world.main:
+            append_journal(segment.work, event="start", step=self.step, stop=segment.stop)
+        self._act(self.alarm.restore(segment.resume, self.metrics))
+
+    def train(self) -> None:
+        """Take the remaining steps, unless the alarm ends the run.
+
+        Raises:
+            Interrupted: as `run_segment`.
+        """
+        step_log = StepLog(self.segment, self.metrics, self.step, self.world.main)
+        try:
+            while self.step < self.segment.stop and not self.trainer.ended:
+                row, timing = self.trainer.timed_step(self.step)
+                self.saver.settle()
+                self.step += 1
+                self.metrics.append(row)
+                if self.world.main:
+                    append_journal(self.segment.work, event="step", step=self.step)
+                step_log.write(row, timing)
+                self._act(self.alarm.update(row))
+                self.longest = max(self.longest, timing["seconds"])
+                self._save_or_stop()
+        finally:
+            step_log.close()
+
+    def finish(self) -> None:
+        """Save the last state if no earlier attempt has, and write the outputs."""
+        self.step = self.segment.stop  # also where the alarm has ended the run before
+        final = self.final or self._save(wait=True)
+        policy = self.trainer.policy
+        with policy.whole():
+            if self.world.main:
+                write_outputs(self.segment, policy.save_model, self.trainer.tokenizer, self.metrics, final)
+        barrier()
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _act(self, action: Action | None) -> None:
+        if action is not None:
+            consequence = self.trainer.apply(action)
+            if self.world.main:
+                log(f"{self.alarm.sentence()}: {consequence}")
+
+    def _save_or_stop(self) -> None:
+        """Between two steps: save every `save_every` steps; save and raise `Interrupted` if it is time to stop."""
+        reason = self._stop_reason()
+        if self.step == self.segment.stop:
+            return
+        if reason or self.step - self.saved >= self.segment.save_every:
+            self._save(wait=bool(reason))
+            self.saved = self.step
+        if reason:
+            raise Interrupted(f"{reason}: state saved at step {self.step}, the same command continues from there")
+
+    def _stop_reason(self) -> str:
+        """Why to stop after this step, '' to continue; all ranks stop after the same step, for one reason."""
+        reason = ""
+        if self.signals:
+            reason = "SIGTERM"
+        elif self.segment.minutes is not None:
+            used = time.monotonic() - self.began
+            if used + 2 * self.longest > 60 * self.segment.minutes:
+                reason = f"time budget of {self.segment.minutes:g} minutes"
+        return next(filter(None, gather([reason], self.world)), "")
+
+    def _save(self, wait: bool) -> Path:
+        return self.saver.start(self.step, self.metrics, self.alarm.progress() | self.trainer.progress(), wait)
