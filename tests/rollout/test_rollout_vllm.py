@@ -1,6 +1,6 @@
 """What only vLLM has: traps of the weight update, the prefix cache, changes to the host process, sleep, errors.
 
-What both engines promise is in test_rollout_engines.py; the sync check with both in test_sync.py.
+What both engines promise is in test_rollout_engines.py; the sync check with both in test_sync_check.py.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_voting_refuses_labels_and_the_others_need_them(grader):
     )  # runs on stored responses have no rewards at all (srt.training.preference_trainer)
     assert online == VOTING | {"ground_truth", "offline_labels"}
     for kind in VOTING:
-        with pytest.raises(ValueError, match=f"reward '{kind}' must not be handed labels"):
+        with pytest.raises(ValueError, match=f"reward '{kind}' must not be given labels"):
             training_rewards(kind, grader, GROUPS, ["7"] * 5, TASKS)
     for kind in online - VOTING:
         with pytest.raises(ValueError, match="needs labels"):

@@ -152,7 +152,7 @@ class DeepSpeedEngine:
             norm = self.engine.get_global_grad_norm()
             made = not self.engine.optimizer.overflow
             return (math.nan if norm is None or not made else float(norm)), made
-        # DeepSpeed reports no norm of a plain float32 optimizer and steps whatever the gradient
+        # DeepSpeed reports no norm of a plain float32 optimizer, and steps even if the gradient is not finite
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
         if not math.isfinite(norm):
             self.engine.zero_grad()

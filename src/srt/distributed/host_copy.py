@@ -1,4 +1,4 @@
-"""Copies of a training state in host memory, to be written while training goes on."""
+"""Copies of a training state in host memory, to be written while training continues."""
 
 from __future__ import annotations
 

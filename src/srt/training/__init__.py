@@ -1,1 +1,1 @@
-"""The trainers, from a checkpoint to the next one. Knows nothing of figures, claims, plan and Snakemake."""
+"""The trainers: from one checkpoint to the next. Must not import figures, claims, plan or Snakemake."""

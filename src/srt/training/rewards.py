@@ -1,8 +1,8 @@
-"""Training rewards of a group of responses, and the monitors that may look at true answers.
+"""Training rewards of groups of responses, and the monitors, which may see true answers.
 
-The two are kept apart on purpose. `training_rewards` receives the labels that the method is allowed to see: true
-answers for ground truth, stored labels for offline labels, nothing for voting (SRT). `Monitor` receives the true
-answers and never feeds anything back. `batch_statistics` needs votes only, so a collapse shows without true answers.
+The two are kept apart on purpose. `training_rewards` gets the labels that the method is allowed to see: true answers
+for ground truth, stored labels for offline labels, none for voting (SRT). `Monitor` gets the true answers, and nothing
+of it reaches training. `batch_statistics` needs only votes, so that a collapse shows without true answers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ONLINE = tuple(reward for reward in get_args(Reward) if reward not in OFFLINE)
 class GroupRewards:
     """Rewards of G groups of n responses.
 
-    `kind` as in `training_rewards`; `rewards` float64 [G, n]; `labels` [G] what each group was graded against;
-    `votes` [G]; `labelled` bool [G]: False where there is no label, because no response of the group had an answer or
-    its majority is below the threshold.
+    `kind` as in `training_rewards`; `rewards` float64 [G, n]; `labels` [G] that the groups were graded against; `votes`
+    [G]; `labelled` bool [G]: False for a group without a label, because none of its responses has an answer or its
+    majority is below the threshold.
     """
 
     kind: str
@@ -39,12 +39,12 @@ class GroupRewards:
 
     @property
     def pseudo_labels(self) -> list[str | None]:
-        """What a method without true answers would train on: the labels used, or, under ground truth, the majority."""
+        """The labels [G] of a method without true answers: those used, or the majorities under ground truth."""
         return [vote.majority for vote in self.votes] if self.kind == "ground_truth" else self.labels
 
     @property
     def unanimous(self) -> np.ndarray:
-        """Bool [G]: all rewards of the group are equal (no label included), so they make no advantage."""
+        """Bool [G]: all rewards of the group are equal, as without a label, so that no response has an advantage."""
         return np.asarray((self.rewards == self.rewards[:, :1]).all(axis=1))
 
 
@@ -56,15 +56,17 @@ def training_rewards(
     tasks: Sequence[str],
     threshold: float = 0.0,
 ) -> GroupRewards:
-    """Rewards of each response by its group's label.
+    """The reward of each response, by the label of its group.
 
-    - `ground_truth`, `offline_labels`: 1 if the response agrees with the given label, else 0.
-    - `majority`: the same with the group's majority answer for a label (paper Eq. 6).
+    - `ground_truth`, `offline_labels`: 1 if the response agrees with its group's label, else 0.
+    - `majority`: the same with the group's majority answer as the label (paper Eq. 6).
     - `soft_majority`: the share of the group's answers that are the response's own, 0 without an answer.
 
     Args:
-        kind: the voting kinds refuse `labels`, which must be None; the others need them.
-        groups: G groups of n response texts. tasks: G task names, which say how answers are compared.
+        kind: one of the four.
+        groups: G groups of n response texts.
+        labels: [G]; None for the kinds that vote.
+        tasks: G task names, which decide how answers are compared.
         threshold: a group that votes has no label, and reward 0, unless at least this share of all n responses
             agrees with the majority.
     """
@@ -73,7 +75,7 @@ def training_rewards(
     votes = grader.vote(groups, tasks=tasks)
     if kind in VOTING:
         if labels is not None:
-            raise ValueError(f"reward '{kind}' must not be handed labels")
+            raise ValueError(f"reward '{kind}' must not be given labels")
         used = [vote.majority if reaches(vote, threshold, of_all=True) else None for vote in votes]
     elif labels is None:
         raise ValueError(f"reward '{kind}' needs labels")
@@ -85,17 +87,17 @@ def training_rewards(
     else:
         verdicts = grader.verify(groups, used, tasks=tasks)
         rewards = np.array([[float(v.correct) for v in group] for group in verdicts])
-    if not groups:  # a process of a short batch may have none
+    if not groups:  # a rank may have none of a short batch
         rewards = np.zeros((0, 0))
     return GroupRewards(kind, rewards, used, votes, labelled)
 
 
 def batch_statistics(majorities: Sequence[str | None], unanimous: Sequence[bool]) -> dict[str, float]:
-    """What the votes of one step say about collapse, without any true answer.
+    """Signs of a collapse in the votes of one step, without any true answer.
 
     Args:
-        majorities: the majority answer of every prompt of the step, those of all processes, None where no response has
-            an answer; spellings count as they are (`GroupRewards.votes` gives them).
+        majorities: the majority answer of each prompt of the step, over all processes; None without any answer.
+            Different spellings are different answers.
         unanimous: `GroupRewards.unanimous` of the same prompts.
 
     Returns, as shares of the prompts (nan without prompts):
@@ -109,7 +111,7 @@ def batch_statistics(majorities: Sequence[str | None], unanimous: Sequence[bool]
     """
     prompts = len(majorities)
     if prompts != len(unanimous):
-        raise ValueError("one majority and one flag a prompt")
+        raise ValueError("give one majority and one flag per prompt")
     if not prompts:
         return dict.fromkeys(("distinct_majority", "top_majority_share", "unanimous_rate"), float("nan"))
     counts = Counter(m for m in majorities if m is not None)
@@ -121,27 +123,27 @@ def batch_statistics(majorities: Sequence[str | None], unanimous: Sequence[bool]
 
 
 class Monitor:
-    """Per-group statistics for the log; `truth` maps problem ids to true answers (empty: truth is not known)."""
+    """Statistics of each group for the log; `truth` maps problem ids to true answers, as far as they are known."""
 
     def __init__(self, grader: Grader, truth: dict[str, str]) -> None:
         self.grader = grader
         self.truth = truth
 
     def observe(
-        self, ids: Sequence[str], groups: Sequence[Sequence[str]], given: GroupRewards, tasks: Sequence[str]
+        self, ids: Sequence[str], groups: Sequence[Sequence[str]], rewards: GroupRewards, tasks: Sequence[str]
     ) -> list[dict[str, float]]:
-        """One row a group: reward, true_accuracy, reward_accuracy, label_accuracy, majority_ratio, parsed_rate.
+        """One row per group: reward, true_accuracy, reward_accuracy, label_accuracy, majority_ratio, parsed_rate.
 
-        Where the true answer is not known the accuracies are nan.
+        The accuracies are nan where the true answer is not known.
         """
         truths = [self.truth.get(i) for i in ids]
         verdicts = self.grader.verify(groups, truths, tasks=tasks)
-        labels = self.grader.verify_answers(given.pseudo_labels, truths, tasks=tasks)
+        labels = self.grader.verify_answers(rewards.pseudo_labels, truths, tasks=tasks)
         rows = []
-        for g, vote in enumerate(given.votes):
+        for g, vote in enumerate(rewards.votes):
             known = truths[g] is not None
             true = np.array([float(v.correct) for v in verdicts[g]])
-            reward = given.rewards[g]
+            reward = rewards.rewards[g]
             rows.append(
                 {
                     "reward": float(reward.mean()),

@@ -94,7 +94,7 @@ def check_logprobs(
         return
     names, finite = differing_tensors(engine, weights, dtype), math.isfinite(mean_abs_difference)
     if names:
-        why = f"{len(names)} tensors differ between them, first {names[0]}: the weights were not handed over whole"
+        why = f"{len(names)} tensors differ between them, first {names[0]}: the engine did not receive all weights"
     else:
         why = (
             "all checksums of the weights agree, so the forward passes differ: a stale prefix cache, another "

@@ -110,7 +110,7 @@ def test_a_corrupt_layer_fails_the_step_by_name(fresh: tuple, name: str) -> None
         )
     assert str(error.value) == (
         f"run a, step 7: the rollout engine's log-probs are {difference:.3g} from the trainer's on average, more than "
-        f"0.001: 1 tensors differ between them, first {name}: the weights were not handed over whole: run the "
+        f"0.001: 1 tensors differ between them, first {name}: the engine did not receive all weights: run the "
         "same command again to resume from the last saved state; if it stops there again, set train.rollout_engine to "
         "transformers"
     )
