@@ -57,8 +57,8 @@ def segment_file(path: Path, segment: Segment, problems: Path, **data: Path) -> 
 
 
 def script(segment: Segment, problems: Path, **data: Path) -> list[str]:
-    """The train script's words for a segment, whose file goes beside its model."""
-    file = segment_file(segment.model_out.with_name("segment.json"), segment, problems, **data)
+    """The train script's words for a segment, whose file is in its work folder, as the rule puts it."""
+    file = segment_file(segment.work / "segment.json", segment, problems, **data)
     return [str(ROOT / "scripts" / "train.py"), "--segment", str(file)]
 
 
