@@ -15,7 +15,7 @@ from srt.common.io import canonical_json
 from srt.config import load_config
 from srt.workflow.environment import collect_garbage_rarely, prepare_environment
 from srt.workflow.patches import apply_patches, is_controller
-from srt.workflow.wildcards import runs_pattern
+from srt.workflow.wildcards import checkpoints_pattern, runs_pattern
 
 prepare_environment()
 collect_garbage_rarely()
@@ -59,14 +59,13 @@ SECTIONS = {
     "costs": "5 Costs",
     "provenance": "6 Provenance",
 }
-RUN_PATTERN = runs_pattern(dict.fromkeys(RUNS, ""))
+RUN_PATTERN = runs_pattern(RUNS)
 
 
 wildcard_constraints:
     dataset="|".join(CFG.datasets),
     model="|".join(CFG.models),
     run=RUN_PATTERN,
-    step=r"\d+",
     suite="|".join([*CFG.suites, *CFG.datasets]),
     metric="pass_rate|majority_frequency",
     # a base model, or a step of a run

@@ -1,4 +1,5 @@
-# Training runs as chains of checkpoints: step-{n} is made from step-{n-k}, the data and one spec.
+# Training runs as chains of checkpoints: {run}/step-{n} is made from {run}/step-{n-k}, the data and one spec.
+import json
 
 from srt.artefacts.specs import train_spec
 from srt.artefacts.training_inputs import previous_step, segment_inputs
@@ -9,14 +10,21 @@ run_spec = cache(partial(train_spec, CFG))
 run_request = cache(lambda run, steps: in_one_line(training_job, CFG, run, steps, CLUSTER))
 
 
-def segment_start(wc) -> int:
+def run_and_step(wc) -> tuple[str, int]:
+    """The run, and the step at which the segment ends."""
+    run, _, step = wc.checkpoint.rpartition("/step-")
+    return run, int(step)
+
+
+def start_step(wc) -> int:
     """The step that a segment starts from; 0 is where the run starts."""
-    return in_one_line(previous_step, CFG, wc.run, int(wc.step))
+    return in_one_line(previous_step, CFG, *run_and_step(wc))
 
 
 def training_request(wc):
     """What a training job requests from the cluster."""
-    return run_request(wc.run, int(wc.step) - segment_start(wc))
+    run, step = run_and_step(wc)
+    return run_request(run, step - start_step(wc))
 
 
 def train_gpus(wc) -> int:
@@ -40,45 +48,59 @@ def train_gres(wc) -> str:
     return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
 
 
-# Inputs that only some runs have, or only segments after the first.
-OPTIONAL_INPUTS = ("resume", "labels", "preferences", "subset")
+def segment(wc, input, output, resources) -> str:
+    """What scripts/train.py reads (`srt.training.segment.SegmentFile`), as JSON.
+
+    Snakemake does not compare a param that is made from input, output or resources with that of earlier jobs.
+    """
+    run, step = run_and_step(wc)
+    return canonical_json(
+        {
+            "spec": json.loads(run_spec(run)),
+            "start": start_step(wc),
+            "stop": step,
+            "base": input.base,
+            "resume": input.get("resume"),
+            "data": {name: input.get(name) for name in ("problems", "subset", "labels", "preferences")},
+            "work": PATHS.segment_progress(wc.checkpoint),
+            "logs": PATHS.progress(run),
+            "model_out": output.model,
+            "state_out": output.state,
+            "metrics_out": output.metrics,
+            "save_every": CFG.save_every,
+            "minutes": resources.runtime,
+            "vllm_percent": resources.vllm_percent,
+            "reference_offload": bool(resources.reference_offload),
+            "engine_sleep": bool(resources.engine_sleep),
+            "rollout_tensor_parallel": resources.rollout_tensor_parallel,
+            # of an alarm that only rings: it changes what a log says, and no result
+            "alarm": CFG.alarm.changed(),
+        }
+    )
 
 
-def segment_files(wc) -> dict:
-    """The inputs of a segment by name; those that it does not have are empty."""
-    files = in_one_line(segment_inputs, CFG, wc.run, int(wc.step))
-    return files | {name: [] for name in OPTIONAL_INPUTS if name not in files}
-
-
-def segment_options(wc, input) -> str:
-    """The optional inputs as one text. The command has them from `input`; Snakemake compares this param with that of
-    the results there are, and a change would train them all again."""
-    return " ".join(f"--{name} {input[name]}" for name in OPTIONAL_INPUTS if input[name])
-
-
-# The rule of an alarm that only rings: what differs from the default. It changes what a log says, and no result.
-ALARM = canonical_json(CFG.alarm.changed())
 # Inside its SLURM job a rule would also be retried, in the same memory and in what is left of the time.
 RETRIES = 3 if is_controller(workflow) else 0
-# A run's last state stays, so that the run can be extended; earlier ones go when the next segment is done.
-LAST = {run: CFG.entry(run).run.checkpoints[-1] for run in RUNS}
-STATE = PATHS.segment_state("{run}", "{step}")
+STATE = PATHS.segment_state("{checkpoint}")
+
+
+ruleorder: train_last > train  # both make the last checkpoint of a run
 
 
 rule train:
     """One segment of a run. What it saves on its way is in progress/, beside the outputs, and survives a kill."""
     input:
-        unpack(segment_files),
+        unpack(lambda wc: in_one_line(segment_inputs, CFG, *run_and_step(wc))),
     output:
-        model=directory(PATHS.segment_model("{run}", "{step}")),
+        model=directory(PATHS.segment_model("{checkpoint}")),
         state=directory(STATE) if CFG.keep_states == "all" else temp(directory(STATE)),
-        metrics=PATHS.segment_metrics("{run}", "{step}"),
+        metrics=PATHS.segment_metrics("{checkpoint}"),
     log:
-        PATHS.log("train/{run}/step-{step}"),
+        PATHS.log("train/{checkpoint}"),
     benchmark:
-        PATHS.benchmark("train/{run}/step-{step}")
+        PATHS.benchmark("train/{checkpoint}")
     wildcard_constraints:
-        run=runs_pattern({run: rf"(?!/step-{last}\b)" for run, last in LAST.items()}),
+        checkpoint=rf"(?:{RUN_PATTERN})/step-\d+",
     retries: RETRIES
     conda:
         "../envs/train.yaml"
@@ -95,58 +117,40 @@ rule train:
         mem_mb=lambda wc, attempt: CLUSTER.memory_mb(training_request(wc), attempt),
         runtime=lambda wc: training_request(wc).minutes,
     params:
-        spec=lambda wc: run_spec(wc.run),
-        start=segment_start,
-        options=segment_options,
+        # compared: another spec or start trains again
+        spec=lambda wc: run_spec(run_and_step(wc)[0]),
+        start=start_step,
+        # not compared, since they are made from outputs
+        folder=lambda wc, output: PATHS.segment_progress(wc.checkpoint),
+        segment=segment,
     message:
-        "Train {wildcards.run} to step {wildcards.step}"
+        "Train {wildcards.checkpoint}"
     shell:
-        f"progress={PATHS.progress('{wildcards.run}')}" """
-        work=$progress/step-{wildcards.step}
-        mkdir -p $work
-        printf %s '{{
-            "spec": '{params.spec:q}',
-            "base": "{input.base}",
-            "start": {params.start},
-            "stop": {wildcards.step},
-            "resume": "{input.resume}",
-            "data": {{
-                "problems": "{input.problems}",
-                "subset": "{input.subset}",
-                "labels": "{input.labels}",
-                "preferences": "{input.preferences}"
-            }},
-            "work": "'$work'",
-            "logs": "'$progress'",
-            "model_out": "{output.model}",
-            "state_out": "{output.state}",
-            "metrics_out": "{output.metrics}",
-            "save_every": {CFG.save_every},
-            "minutes": {resources.runtime},
-            "vllm_percent": {resources.vllm_percent},
-            "reference_offload": {resources.reference_offload},
-            "engine_sleep": {resources.engine_sleep},
-            "rollout_tensor_parallel": {resources.rollout_tensor_parallel},
-            "alarm": {ALARM}
-        }}' > $work/segment.json
-        exec python scripts/launch.py --gpus {resources.gpu_total} --nodes {resources.nodes} -- \
-            scripts/train.py --segment $work/segment.json >> {log} 2>&1
-        """
+        "mkdir -p {params.folder} && printf %s {params.segment:q} > {params.folder}/segment.json &&"
+        " exec python scripts/launch.py"
+        " --gpus {resources.gpu_total}"
+        " --nodes {resources.nodes}"
+        " -- scripts/train.py"
+        " --segment {params.folder}/segment.json"
+        " >> {log} 2>&1"
 
 
+# The last state of a run stays, so that the run can be extended; an earlier one goes when the next segment is done.
 use rule train as train_last with:
     output:
-        model=directory(PATHS.segment_model("{run}", "{step}")),
+        model=directory(PATHS.segment_model("{checkpoint}")),
         state=directory(STATE),
-        metrics=PATHS.segment_metrics("{run}", "{step}"),
+        metrics=PATHS.segment_metrics("{checkpoint}"),
     wildcard_constraints:
-        run=runs_pattern({run: rf"(?=/step-{last}\b)" for run, last in LAST.items()}),
+        checkpoint=checkpoints_pattern({run: CFG.entry(run).run.checkpoints[-1] for run in RUNS}),
 
 
 rule run_metrics:
     """Join the metrics of a run's segments into one table (parquet, and CSV for people)."""
     input:
-        segments=lambda wc: [PATHS.segment_metrics(wc.run, step) for step in CFG.entry(wc.run).run.checkpoints],
+        segments=lambda wc: [
+            PATHS.segment_metrics(f"{wc.run}/step-{step}") for step in CFG.entry(wc.run).run.checkpoints
+        ],
     output:
         metrics=PATHS.run_metrics("{run}"),
         csv=PATHS.run_metrics_csv("{run}"),

@@ -231,12 +231,12 @@ def test_a_wrong_segment_file_names_key_and_fix(tmp_path, change, expected):
     assert "\n" not in str(caught.value)
 
 
-def test_a_segment_file_as_the_rule_writes_it(tmp_path):
-    """Inputs that a run does not have are empty text, resources are numbers; 5 percent are 5 percent."""
+def test_what_a_segment_file_says_is_so(tmp_path):
+    """Null is none, 5 percent are 5 percent, and an alarm's other keys keep their defaults."""
     from srt.training.segment import read_segment
 
-    file, data = tmp_path / "segment.json", {"problems": "p", "subset": "", "labels": "l", "preferences": ""}
-    rule = {"resume": "", "vllm_percent": 5, "reference_offload": 1, "engine_sleep": 0, "alarm": {"drift": 0.5}}
+    file, data = tmp_path / "segment.json", {"problems": "p", "subset": None, "labels": "l"}
+    rule = {"resume": None, "vllm_percent": 5, "reference_offload": True, "alarm": {"drift": 0.5}}
     file.write_text(json.dumps(one_step(tmp_path, tmp_path, tmp_path, **rule, data=data)), encoding="utf-8")
     segment = read_segment(file)
     assert segment.resume is None and segment.data.subset is None and segment.data.labels == Path("l")

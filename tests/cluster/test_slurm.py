@@ -154,7 +154,7 @@ def test_logs_are_found_by_rule_and_wildcards(run):
     logs = run[0] / "results/micro/logs"
     assert (logs / "train/gt-s1/step-2.log").is_file()
     assert "one process on the CPU, 8 GPUs stay unused" in (logs / "train/gt-s1/step-2.log").read_text()
-    assert len(list((logs / "slurm/rule_train/gt-s1_2").glob("*.log"))) == 1
+    assert len(list((logs / "slurm/rule_train/gt-s1_step-2").glob("*.log"))) == 1
 
 
 def test_slurm_check_reports_each_partition(cluster, tmp_path):

@@ -53,4 +53,4 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def trained(output: str) -> set[str]:
-    return set(re.findall(r"Job \d+: Train (\S+) to step", output))
+    return set(re.findall(r"Job \d+: Train (\S+)/step-", output))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from srt.workflow.wildcards import runs_pattern
+from srt.workflow.wildcards import checkpoints_pattern, runs_pattern
 from support.dag import MICRO, copy_of_the_tree, jobs, results, snakemake
 
 
@@ -49,6 +49,20 @@ def test_the_dag_makes_every_declared_result(clone):
     assert kept == ["gt-s1/step-4/state-4", "offline_easy-s1/step-2/state-2"]
 
 
+def test_a_segment_is_described_in_a_file_of_its_own(clone):
+    from srt.training.segment import read_segment
+
+    root = Path("results/micro")
+    segment = read_segment(clone / root / "progress/gt-s1/step-4/segment.json")
+    assert (segment.start, segment.stop, segment.spec["run"], segment.save_every) == (2, 4, "gt-s1", 1)
+    assert (segment.base, segment.resume) == (root / "models/micro", root / "runs/gt-s1/step-2/state")
+    assert segment.model_out == root / "runs/gt-s1/step-4/model" and segment.logs == root / "progress/gt-s1"
+    assert segment.data.problems == root / "data/sums.parquet" and segment.data.labels is None
+    assert segment.reference_offload is segment.engine_sleep is False and segment.minutes > 0
+    first = read_segment(clone / root / "progress/offline_easy-s1/step-2/segment.json")
+    assert first.resume is None and first.data.labels and first.data.subset and first.data.preferences is None
+
+
 def test_nothing_to_do_after_a_run_nor_after_touching_or_commenting_code(clone):
     assert "Nothing to be done" in snakemake(clone, *MICRO, "-n")
     for file in [*clone.glob("scripts/*.py"), *clone.glob("src/srt/**/*.py"), *clone.glob("rules/*.smk")]:
@@ -78,7 +92,7 @@ def test_a_learning_rate_reruns_its_run_and_what_depends_on_it(clone, tmp_path):
         "train": 1, "train_last": 1, "sample": 2, "score": 2, "run_metrics": 1, "fig2": 1, "results_table": 1, "all": 1,
         "decontaminated": 1, "browser": 1, "provenance": 1, "costs": 1, "total": 14,
     }  # fmt: skip
-    assert "offline_easy-s1 to step" not in output
+    assert "Train offline_easy-s1" not in output
 
 
 def test_a_label_redraws_figures_only(clone, tmp_path):
@@ -179,16 +193,15 @@ def test_a_failed_job_names_its_log_and_leaves_no_output(clone, tmp_path):
     assert not (folder / "results/micro/data/sums.parquet").exists()
 
 
-def test_the_pattern_of_runs_has_these_runs_and_no_others():
+def test_patterns_have_these_runs_and_checkpoints_and_no_others():
     runs = ["a-s1", "a-s2", "a_b-s1", "a_b-s2", "a_b-s10", "b_s-s3", "c-s1"]
-    last = {run: rf"(?!/step-{2 if run == 'c-s1' else 5}\b)" for run in runs}
-    exact, others = re.compile(runs_pattern(dict.fromkeys(runs, ""))), re.compile(f"({runs_pattern(last)})/step-\\d+")
+    last = {run: 2 if run == "c-s1" else 5 for run in runs}
+    exact, of_last = re.compile(runs_pattern(runs)), re.compile(checkpoints_pattern(last))
     for name in ("a", "a_b", "b", "b_s", "c", "s", ""):
         for seed in ("1", "2", "3", "10", "11", ""):
             run = f"{name}-s{seed}"
             assert bool(exact.fullmatch(run)) == (run in runs), run
             for step in (2, 5, 52):
-                wanted = run in runs and step != (2 if run == "c-s1" else 5)
-                assert bool(others.fullmatch(f"{run}/step-{step}")) == wanted, (run, step)
+                assert bool(of_last.fullmatch(f"{run}/step-{step}")) == (last.get(run) == step), (run, step)
     many = [f"run_{number}-s{seed}" for number in range(50) for seed in (1, 2, 3)]
-    assert len(runs_pattern(dict.fromkeys(many, ""))) < len("|".join(many)) / 3
+    assert len(runs_pattern(many)) < len("|".join(many)) / 3

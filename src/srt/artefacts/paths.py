@@ -31,8 +31,8 @@ class Paths:
 
     def checkpoint(self, checkpoint: str) -> str:
         """The model folder of a checkpoint."""
-        run, _, step = checkpoint.partition("/step-")
-        return self.segment_model(run, step) if step else self.base_model(checkpoint.removeprefix("base/"))
+        name = checkpoint.removeprefix("base/")
+        return self.segment_model(checkpoint) if name == checkpoint else self.base_model(name)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
@@ -68,17 +68,21 @@ class Paths:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def segment_model(self, run: str, step: int | str) -> str:
-        """The weights after a step, in Hugging Face format."""
-        return f"{self.results}/runs/{run}/step-{step}/model"
+    def segment_model(self, checkpoint: str) -> str:
+        """The weights of a run's checkpoint, in Hugging Face format."""
+        return f"{self.results}/runs/{checkpoint}/model"
 
-    def segment_state(self, run: str, step: int | str) -> str:
-        """Optimizer, random states and progress after a step, from which the next segment resumes."""
-        return f"{self.results}/runs/{run}/step-{step}/state"
+    def segment_state(self, checkpoint: str) -> str:
+        """Optimizer, random states and progress at a checkpoint, from which the next segment resumes."""
+        return f"{self.results}/runs/{checkpoint}/state"
 
-    def segment_metrics(self, run: str, step: int | str) -> str:
-        """Training metrics of the segment that ends at a step."""
-        return f"{self.results}/runs/{run}/step-{step}/metrics.parquet"
+    def segment_metrics(self, checkpoint: str) -> str:
+        """Training metrics of the segment that ends at a checkpoint."""
+        return f"{self.results}/runs/{checkpoint}/metrics.parquet"
+
+    def segment_progress(self, checkpoint: str) -> str:
+        """What the segment that ends at a checkpoint keeps of itself: its description, lock, journal, saved states."""
+        return f"{self.results}/progress/{checkpoint}"
 
     def run_metrics(self, run: str) -> str:
         """Training metrics of all segments of a run."""

@@ -33,7 +33,7 @@ def segment_inputs(config: Config, run: str, step: int) -> dict[str, str]:
         "problems": paths.problems(config.entry(run).run.data),
     }
     if start := previous_step(config, run, step):
-        inputs["resume"] = paths.segment_state(run, start)
+        inputs["resume"] = paths.segment_state(f"{run}/step-{start}")
     return inputs | method_inputs(config, run)
 
 

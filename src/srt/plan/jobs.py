@@ -184,7 +184,6 @@ class _Builder:
         """The method that makes each output, by the output's path with the wildcards of the rules."""
         paths = self.paths
         evaluated = "{checkpoint}", "{suite}"
-        segment = "{run}", "{step}"
         outputs: list[tuple[str, Callable[..., Job]]] = [
             (paths.problems("{dataset}"), self.data),
             (paths.manifest("{dataset}"), self.data),
@@ -195,9 +194,9 @@ class _Builder:
             (paths.labels("{checkpoint}", "{dataset}"), self.labels),
             (paths.preferences("{checkpoint}", "{dataset}", "{part}"), self.preferences),
             (paths.subset("{model}", "{dataset}", "{metric}", "{fraction}"), self.curriculum),
-            (paths.segment_model(*segment), self.segment),
-            (paths.segment_state(*segment), self.segment),
-            (paths.segment_metrics(*segment), self.segment),
+            (paths.segment_model("{checkpoint}"), self.segment),
+            (paths.segment_state("{checkpoint}"), self.segment),
+            (paths.segment_metrics("{checkpoint}"), self.segment),
             (paths.run_metrics("{run}"), self.run_metrics),
             (paths.audit("clean_rows.parquet"), self.audit),
         ]
@@ -245,19 +244,21 @@ class _Builder:
         made = [self.paths.subset(model, dataset, metric, fraction)]
         return self.job("curriculum", name, [self.paths.groups(f"base/{model}", dataset)], made, f"curriculum/{name}")
 
-    def segment(self, run: str, step: str) -> Job:
+    def segment(self, checkpoint: str) -> Job:
         """A state that the next segment reads is temporary, unless all states are kept."""
-        name, last = f"{run}/step-{step}", int(step) == self.last[run]
+        run, _, step = checkpoint.rpartition("/step-")
+        last = int(step) == self.last[run]
         read = segment_inputs(self.config, run, int(step)).values()
-        made = [self.paths.segment_model(run, step), self.paths.segment_metrics(run, step)]
-        state = [self.paths.segment_state(run, step)]
+        made = [self.paths.segment_model(checkpoint), self.paths.segment_metrics(checkpoint)]
+        state = [self.paths.segment_state(checkpoint)]
         rule = "train_last" if last else "train"
         if last or self.config.keep_states == "all":
-            return self.job(rule, name, read, made + state, f"train/{name}")
-        return self.job(rule, name, read, made, f"train/{name}", temp=state)
+            return self.job(rule, checkpoint, read, made + state, f"train/{checkpoint}")
+        return self.job(rule, checkpoint, read, made, f"train/{checkpoint}", temp=state)
 
     def run_metrics(self, run: str) -> Job:
-        read = [self.paths.segment_metrics(run, step) for step in self.config.entry(run).run.checkpoints]
+        steps = self.config.entry(run).run.checkpoints
+        read = [self.paths.segment_metrics(f"{run}/step-{step}") for step in steps]
         made = [self.paths.run_metrics(run), self.paths.run_metrics_csv(run)]
         return self.job("run_metrics", run, read, made, f"run_metrics/{run}")
 

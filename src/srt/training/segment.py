@@ -6,9 +6,9 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from srt.common.atomic_files import atomic_dir
 from srt.common.errors import SrtError
@@ -21,9 +21,6 @@ from srt.models.checkpoint import fingerprint, write_provenance
 from srt.training.training_set import TrainingSet, training_frame
 
 SPEC = ("run", "seed", "reward", "extractor", "prompt_suffix", "train")  # keys that every spec has
-FLAGS = ("reference_offload", "engine_sleep")
-# Snakemake formats an input that a run does not have as nothing
-OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
 
 
 class Segment(Strict):
@@ -33,12 +30,12 @@ class Segment(Strict):
     base: Path = Field(description="Checkpoint that the run starts from: first weights, and reference of the KL.")
     start: int = Field(ge=0, description="Step of `resume`, 0 for `base`.")
     stop: int = Field(description="Last step of the segment.")
-    resume: OptionalPath = Field(None, description="Training state of step `start`; none at step 0.")
+    resume: Path | None = Field(None, description="Training state of step `start`; none at step 0.")
     work: Path = Field(description="Folder of the segment's own progress and lock.")
     model_out: Path = Field(description="Checkpoint to write (Hugging Face format).")
     state_out: Path = Field(description="Training state to write.")
     metrics_out: Path = Field(description="Metrics of the segment to write (parquet).")
-    logs: OptionalPath = Field(
+    logs: Path | None = Field(
         None,
         description="Folder of JSON lines and TensorBoard events, shared by a run's segments; else `work`.",
     )
@@ -53,14 +50,6 @@ class Segment(Strict):
     alarm: AlarmRule = Field(
         default_factory=AlarmRule, description="Rule of a collapse alarm that only rings; one that acts is in `spec`."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flags_of_snakemake(cls, data: Any) -> Any:
-        """Resources of a rule are numbers: 0 and 1 stand for false and true."""
-        if not isinstance(data, dict):
-            return data
-        return {k: bool(v) if k in FLAGS and v in (0, 1) else v for k, v in data.items()}
 
     @field_validator("spec")
     @classmethod
@@ -85,13 +74,13 @@ class DataFiles(Strict):
     """The tables (parquet) of a segment's training set."""
 
     problems: Path = Field(description="Training problems.")
-    subset: OptionalPath = Field(None, description="Curriculum: train on these problem ids only.")
-    labels: OptionalPath = Field(None, description="Labels, for reward or on_alarm `offline_labels`.")
-    preferences: OptionalPath = Field(None, description="Stored responses, for rewards sft, dpo and scpo.")
+    subset: Path | None = Field(None, description="Curriculum: train on these problem ids only.")
+    labels: Path | None = Field(None, description="Labels, for reward or on_alarm `offline_labels`.")
+    preferences: Path | None = Field(None, description="Stored responses, for rewards sft, dpo and scpo.")
 
 
 class SegmentFile(Segment):
-    """A segment with its data, as scripts/train.py reads it from JSON; an optional file may be "" for none."""
+    """A segment with its data, as scripts/train.py reads it from JSON."""
 
     data: DataFiles = Field(description="Tables of the training set: problems, subset, labels, preferences.")
 

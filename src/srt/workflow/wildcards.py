@@ -5,19 +5,27 @@ Snakemake puts the text of a wildcard's constraint into every path with that wil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
-def runs_pattern(follows: Mapping[str, str]) -> str:
-    """A regular expression of exactly these runs `{id}-s{seed}`, each with the expression that has to follow it.
-
-    Runs with the same seeds and the same rest share one alternative.
-    """
-    seeds: dict[tuple[str, str], list[str]] = {}
-    for run, rest in follows.items():
+def runs_pattern(runs: Iterable[str]) -> str:
+    """Exactly these runs `{id}-s{seed}`; ids with the same seeds share one alternative."""
+    seeds: dict[str, str] = {}
+    for run in runs:
         name, _, seed = run.rpartition("-s")
-        seeds.setdefault((name, rest), []).append(seed)
-    names: dict[tuple[str, str], list[str]] = {}
-    for (name, rest), numbers in seeds.items():
-        names.setdefault(("|".join(numbers), rest), []).append(name)
-    return "|".join(f"(?:{'|'.join(ids)})-s(?:{numbers}){rest}" for (numbers, rest), ids in names.items())
+        seeds[name] = f"{seeds[name]}|{seed}" if name in seeds else seed
+    return "|".join(f"(?:{'|'.join(names)})-s(?:{numbers})" for numbers, names in _by_value(seeds).items())
+
+
+def checkpoints_pattern(steps: Mapping[str, int]) -> str:
+    """Exactly one checkpoint `{run}/step-{n}` of each run; runs with the same step share one alternative."""
+    return "|".join(f"(?:{runs_pattern(runs)})/step-{step}" for step, runs in _by_value(steps).items())
+
+
+def _by_value(entries: Mapping[str, Any]) -> dict[Any, list[str]]:
+    """The keys of each value, in their order."""
+    keys: dict[Any, list[str]] = {}
+    for key, value in entries.items():
+        keys.setdefault(value, []).append(key)
+    return keys
