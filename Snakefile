@@ -15,6 +15,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/requests.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/sample.smk"

@@ -7,14 +7,6 @@ from srt.figures.resolve import resolve_figure
 config["captions"] = read_yaml(ROOT / "workflow/report/shared.yaml")
 
 
-def figure_caption(name: str) -> str:
-    """The caption file of a figure, for the report."""
-    caption = f"workflow/report/{name}.rst"
-    if not (ROOT / caption).is_file():
-        raise WorkflowError(f"figure '{name}' has no caption: write {caption}")
-    return f"../{caption}"
-
-
 for _name in CFG.figures:
     _spec, _inputs = resolve_figure(CFG, _name)
 

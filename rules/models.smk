@@ -1,14 +1,5 @@
 # Base models: trained from scratch (tiny), from a folder, or from the hub.
 from srt.artefacts.specs import model_spec
-from srt.cluster.resources import HOST_BASE_MB
-from srt.cost.shapes import shape_of_model
-
-
-def base_model_memory(wc, attempt: int) -> int:
-    """Memory in MB: room for the weights in float32 three times over, unless the job only copies files."""
-    entry = CFG.models[wc.model]
-    weights = 0 if entry.source in ("hub", "local") else shape_of_model(entry).total
-    return int(HOST_BASE_MB + weights * 4 * 3 / 1e6) * attempt
 
 
 rule base_model:

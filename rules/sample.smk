@@ -1,21 +1,12 @@
 # Raw samples of a checkpoint, and their scores. Sampling is paid once; scoring is cheap and done again at will.
 
-from srt.artefacts.specs import REVISION, sample_spec
+from srt.artefacts.specs import REVISION
 from srt.artefacts.training_inputs import suite_problems
-from srt.cluster.resources import HOST_BASE_MB, sampling_job
+from srt.cluster.resources import HOST_BASE_MB
 
 # Limits of one comparison are no parameter that Snakemake compares: raised for a few answers, they would make labels and
 # curricula again, and so all training on them. `--forcerun score` grades again.
 LIMITS = f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}"
-
-# Thousands of jobs share a few hundred specs and requests.
-model_suite_spec = cache(partial(sample_spec, CFG))
-model_suite_request = cache(lambda model, suite: in_one_line(sampling_job, CFG, model, suite, CLUSTER))
-
-
-def sampling_request(wc):
-    """What a sampling job requests from the cluster."""
-    return model_suite_request(CFG.checkpoint_model(wc.checkpoint), wc.suite)
 
 
 rule sample:

@@ -1,0 +1,102 @@
+# What jobs read and request, as functions of their wildcards; the rules are in the files of their stages.
+import json
+
+from srt.artefacts.specs import sample_spec, train_spec
+from srt.artefacts.training_inputs import previous_step
+from srt.cluster.resources import HOST_BASE_MB, sampling_job, training_job
+from srt.cost.shapes import shape_of_model
+
+# Thousands of jobs share a few hundred specs and requests.
+model_suite_spec = cache(partial(sample_spec, CFG))
+model_suite_request = cache(lambda model, suite: in_one_line(sampling_job, CFG, model, suite, CLUSTER))
+run_spec = cache(partial(train_spec, CFG))
+run_request = cache(lambda run, steps: in_one_line(training_job, CFG, run, steps, CLUSTER))
+
+
+def base_model_memory(wc, attempt: int) -> int:
+    """Memory in MB: room for the weights in float32 three times over, unless the job only copies files."""
+    entry = CFG.models[wc.model]
+    weights = 0 if entry.source in ("hub", "local") else shape_of_model(entry).total
+    return int(HOST_BASE_MB + weights * 4 * 3 / 1e6) * attempt
+
+
+def sampling_request(wc):
+    """What a sampling job requests from the cluster."""
+    return model_suite_request(CFG.checkpoint_model(wc.checkpoint), wc.suite)
+
+
+def run_and_step(wc) -> tuple[str, int]:
+    """The run, and the step at which the segment ends."""
+    run, step = Path(wc.checkpoint).parts
+    return run, int(step.removeprefix("step-"))
+
+
+def start_step(wc) -> int:
+    """The step that a segment starts from; 0 is where the run starts."""
+    return in_one_line(previous_step, CFG, *run_and_step(wc))
+
+
+def training_request(wc):
+    """What a training job requests from the cluster."""
+    run, step = run_and_step(wc)
+    return run_request(run, step - start_step(wc))
+
+
+def train_gpus(wc) -> int:
+    """GPUs of a run's jobs, over all nodes."""
+    return training_request(wc).gpus
+
+
+def train_nodes(wc) -> int:
+    """Nodes of a run's jobs: as few as hold its GPUs."""
+    return CLUSTER.nodes(train_gpus(wc))
+
+
+def train_gres(wc) -> str:
+    """GPUs of each of several nodes. `gpu`, the job's total, serves one node only: its job step has just one."""
+    nodes = train_nodes(wc)
+    if train_gpus(wc) % nodes:
+        raise WorkflowError(
+            f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {CLUSTER.gpus_per_node} GPUs evenly: "
+            f"use a multiple of {nodes}, or correct gpus_per_node in partitions.yaml"
+        )
+    return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
+
+
+def segment(wc, input, output, resources) -> str:
+    """What scripts/train.py reads (`srt.training.segment.SegmentFile`), as JSON.
+
+    Snakemake does not compare a param that is made from input, output or resources with that of earlier jobs.
+    """
+    run, step = run_and_step(wc)
+    return canonical_json(
+        {
+            "spec": json.loads(run_spec(run)),
+            "start": start_step(wc),
+            "stop": step,
+            "base": input.base,
+            "resume": input.get("resume"),
+            "data": {name: input.get(name) for name in ("problems", "subset", "labels", "preferences")},
+            "work": PATHS.segment_progress(wc.checkpoint),
+            "logs": PATHS.progress(run),
+            "model_out": output.model,
+            "state_out": output.state,
+            "metrics_out": output.metrics,
+            "save_every": CFG.save_every,
+            "minutes": resources.runtime,
+            "vllm_percent": resources.vllm_percent,
+            "reference_offload": bool(resources.reference_offload),
+            "engine_sleep": bool(resources.engine_sleep),
+            "rollout_tensor_parallel": resources.rollout_tensor_parallel,
+            # of an alarm that only rings: it changes what a log says, and no result
+            "alarm": CFG.alarm.changed(),
+        }
+    )
+
+
+def figure_caption(name: str) -> str:
+    """The caption file of a figure, for the report."""
+    caption = f"workflow/report/{name}.rst"
+    if not (ROOT / caption).is_file():
+        raise WorkflowError(f"figure '{name}' has no caption: write {caption}")
+    return f"../{caption}"
