@@ -270,7 +270,7 @@ def test_bars_hold_every_level_and_the_scheme_its_arrows(full: Config, tmp_path:
 
 MISTAKES: dict[str, tuple[dict, str]] = {
     "two places": ({"marks": [{"step": 1, "value": 0.5, "label": "x"}]}, "needs exactly one of step, value and times"),
-    "span": ({"marks": [{"step": 5, "to": 4, "label": "x"}]}, "to: a span needs a step below it"),
+    "span": ({"marks": [{"step": 5, "to": 4, "label": "x"}]}, "to: a span needs a smaller step"),
     "series": ({"marks": [{"times": 2, "series": "SRTT", "label": "x"}]}, "no run has the label 'SRTT' (did you mean"),
     "data set": ({"marks": [{"value": 1, "dataset": "math500", "label": "x"}]}, "data set 'math500' is not drawn"),
     "metric": ({"metrics": ["mean"]}, "metrics"),

@@ -93,7 +93,7 @@ def test_estimators_of_the_batch_are_settings(estimator):
             "rollouts_trained (32) is above rollouts_per_prompt (8): set it",
         ),
         ({"iterations": 2}, "iterations (2) needs clip: set clip (PPO: 0.2) or iterations to 1"),
-        ({"preset": "trl", "importance_cap": 2}, "importance_cap weighs tokens but ratio is sequence: set ratio to to"),
+        ({"preset": "trl", "importance_cap": 2}, "importance_cap weights tokens, but ratio is sequence: set ratio to"),
         (
             {"kl_placement": "loss", "kl_estimator": "k1"},
             "kl_estimator k1 in the loss has a mean gradient of zero: set",

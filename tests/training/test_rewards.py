@@ -142,7 +142,7 @@ def test_batch_statistics_by_hand(grader):
     assert collapsed == {"distinct_majority": 1 / 8, "top_majority_share": 7 / 8, "unanimous_rate": 1.0}
     assert batch_statistics([None, None], [True, True])["top_majority_share"] == 0.0
     assert all(math.isnan(v) for v in batch_statistics([], []).values())
-    with pytest.raises(ValueError, match="one flag a prompt"):
+    with pytest.raises(ValueError, match="one flag per prompt"):
         batch_statistics(["1"], [])
 
 

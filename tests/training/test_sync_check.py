@@ -180,7 +180,7 @@ def test_a_tied_head_left_behind_is_named(fresh: tuple, monkeypatch: pytest.Monk
     if isinstance(engine, HfEngine) or not model.config.tie_word_embeddings or torch.cuda.is_available():
         pytest.skip("only vLLM on a CPU with tied embeddings keeps two")
     weights = changed(model, "model.embed_tokens.weight", 0.5)
-    monkeypatch.setattr(engine, "_complete", iter)
+    monkeypatch.setattr(engine, "_checked", iter)
     engine.update_weights(weights.items())
     assert differing_tensors(engine, weights.items(), "float32") == ["lm_head.weight"]
 
