@@ -153,6 +153,7 @@ def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_ba
     text = ended(start(training(folder, tiny_base, sums, minutes=1e-4), said), said, 75)
     assert "stopped: time budget of 0.0001 minutes: state saved at step" in text and reached(work) == before + 1
 
+    args = training(folder, tiny_base, sums)  # writes the segment's file again, without the time budget
     text = ended(start(args, said), said, 0)
     assert f"resuming at step {before + 1} from" in text
     ours, theirs = (x / f"step-{STOP}" for x in (folder, whole))
