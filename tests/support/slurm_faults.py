@@ -264,8 +264,9 @@ def _out_of_memory(cluster: Cluster, run: Run) -> None:
     run.wait(lambda: len(run.journal("start")) > 1)
     first, second = (float(m.rstrip("M")) for m in _asked(cluster)[before - 1 :])
     assert second == 2 * first, "a retry asks for more"
-    said = re.findall(r"out of memory: rule train_last \(run=gt-s1, step=14\) .*", run.log())
-    assert said == [f"out of memory: rule train_last (run=gt-s1, step=14) asked for {first:.0f} MB in attempt 1 of 4; "
+    said = re.findall(r"out of memory: rule train_last \(checkpoint=gt-s1/step-14\) .*", run.log())
+    job = "rule train_last (checkpoint=gt-s1/step-14)"
+    assert said == [f"out of memory: {job} asked for {first:.0f} MB in attempt 1 of 4; "
                     f"it is tried again. {said[0].partition('again. ')[2]}"]  # fmt: skip
 
 
@@ -276,7 +277,7 @@ def _never_enough(cluster: Cluster, run: Run) -> None:
     for attempt in tried:
         assert attempt in run.log(), run.log()
     assert (
-        f"out of memory: rule train_last (run=gt-s1, step=14) {tried[-1]}: give it more with train_job: "
+        f"out of memory: rule train_last (checkpoint=gt-s1/step-14) {tried[-1]}: give it more with train_job: "
         "{memory_mb: 500} of the model in config/models.yaml, or --set-resources train_last:mem_mb=500"
     ) in run.log().splitlines(), run.log()
     assert not run.journal(), "it is too little to start with"
