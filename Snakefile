@@ -1,4 +1,4 @@
-"""The workflow: from data to figures. Rules in rules/, one stage a file, in the order of the DAG; targets in collect."""
+"""The workflow, from data to figures: one file of rules per stage, in the order of the DAG; targets in collect.smk."""
 
 from snakemake.utils import min_version
 

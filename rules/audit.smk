@@ -1,4 +1,4 @@
-# Contamination: which test questions are in which training set, and the results without them (docs/data.md).
+# Contamination audit: test questions that are also in a training set, and results without them (docs/data.md).
 from srt.audit.resolve import REVISION as AUDIT_REVISION
 from srt.audit.resolve import audit_spec, audited_sets
 
@@ -7,7 +7,7 @@ AUDITED_DATASETS = list(dict.fromkeys([*AUDITED["train"], *AUDITED["test"]]))
 
 
 rule audit:
-    """Exact and near matches of every training with every test set, faulty rows, and which test rows are clean."""
+    """Compare every training set with every test set: exact and near matches, faulty rows, clean test rows."""
     input:
         problems=[PATHS.problems(dataset) for dataset in AUDITED_DATASETS],
         manifests=[PATHS.manifest(dataset) for dataset in AUDITED_DATASETS],
@@ -61,7 +61,7 @@ rule audit:
 
 
 rule decontaminated:
-    """The table of all evaluations on the test questions that a run was not trained on."""
+    """The table of all evaluations, only on test questions that the run was not trained on."""
     input:
         groups=deferred(GROUPS),
         clean=rules.audit.output.clean,

@@ -1,9 +1,9 @@
-# Rollout browser: one HTML file a run, readable offline, beside the report (docs/browser.md).
+# Rollout browser: one HTML file per run, readable offline (docs/browser.md).
 from srt.browser.resolve import page_files, page_problems, page_spec, pages
 
 
 rule browser:
-    """The page of one run: its stored responses before, during and after training."""
+    """The page of one run, with its stored responses before, during and after training."""
     input:
         files=lambda wc: page_files(CFG, wc.run),
         problems=lambda wc: page_problems(CFG, wc.run),

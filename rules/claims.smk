@@ -1,16 +1,16 @@
-# The paper's statements against the tables of all runs: supported, not supported, undecided (docs/claims.md).
+# Verdicts on the paper's statements: supported, not supported or undecided (docs/claims.md).
 
 
 from srt.report.first_page import verdict_summary
 from srt.claims.resolve import resolve_claims
 
 _claims, _claim_files = resolve_claims(CFG)
-# for workflow/report/workflow.rst, which sees the configuration and nothing else
+# workflow/report/workflow.rst can read nothing but the configuration
 config["verdicts"] = verdict_summary(Path(PATHS.claims("csv"))) if CFG.claims else "The configuration has no claims."
 
 
 rule claims:
-    """The verdict on each claim, with numbers and intervals. One table: CSV, Markdown and HTML."""
+    """The verdict on each claim, with numbers and intervals, as CSV, Markdown and HTML."""
     input:
         files=deferred(_claim_files),
     output:

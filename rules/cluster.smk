@@ -1,4 +1,4 @@
-# A look at the cluster before the first run: one tiny job a partition (docs/cluster.md).
+# Check of the cluster before the first run: one tiny job per partition (docs/cluster.md).
 
 
 rule slurm_check_partition:
@@ -26,7 +26,7 @@ rule slurm_check_partition:
 
 
 rule slurm_check:
-    """Submit one tiny job a partition and print what they found."""
+    """Submit one tiny job per partition and print what they found."""
     input:
         expand(PATHS.partition("{partition}"), partition=CLUSTER.partitions),
     output:

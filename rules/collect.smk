@@ -1,4 +1,4 @@
-# Named targets: one for each stage, one for each figure, one for each run. None of them makes a file.
+# Named targets without files: one per stage, one per figure, one per run.
 from srt.artefacts.training_inputs import method_inputs
 
 
@@ -71,7 +71,7 @@ rule all_tables:
 
 
 rule all_browser:
-    """The rollout pages of all runs, of the first seed of each, and their list."""
+    """The rollout pages of the first seed of every run, and their list."""
     input:
         rules.browser_list.output,
         [PATHS.browser(page["run"]) for page in pages(CFG)],

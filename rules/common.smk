@@ -1,4 +1,4 @@
-# The configuration and the wildcards that all rules share. What only one stage needs is in that stage's file.
+# The configuration and the wildcards that all rules share; what only one stage needs is in that stage's file.
 import sys
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ collect_garbage_rarely()
 
 
 def in_one_line(function, *args):
-    """Call a function; its SrtError becomes Snakemake's error, which is printed without a traceback."""
+    """Call a function; its SrtError becomes a WorkflowError, which Snakemake prints without a traceback."""
     try:
         return function(*args)
     except SrtError as error:
@@ -43,7 +43,7 @@ if is_controller(workflow):
 PATHS = Paths(CFG.results)
 CLUSTER = in_one_line(read_cluster_limits, ROOT / PARTITIONS_FILE)
 RUNS = [instance for run in CFG.runs for instance in CFG.instances(run)]
-# All evaluations, for the specs of jobs; their rows; the groups files of each run of one seed.
+# All evaluations: as the spec of jobs, as rows, and as the groups files of each run of one seed.
 EVALUATION_SPEC = evaluation_spec(CFG)
 EVALUATIONS = expand_evaluations(EVALUATION_SPEC)
 GROUPS_OF_RUN = {run: [] for run in RUNS}

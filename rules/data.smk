@@ -2,7 +2,7 @@
 
 from srt.artefacts.specs import data_content, data_revision, data_spec
 
-# Where local files lie changes no table, so it is no parameter that Snakemake compares; what is in them is one.
+# The folder of local files is not in `params`, since it has no effect on the tables; the content of the files is.
 LOCAL_DIR = f" --local-dir {CFG.local_dir}" if CFG.local_dir else ""
 
 

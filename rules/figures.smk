@@ -1,4 +1,4 @@
-# Figures and tables: one rule a figure, named like it (`snakemake fig2`): PDF + PNG + CSV from the runs that it shows.
+# Figures and tables. Each figure has a rule of its name (`snakemake fig2`), which writes PDF, PNG and CSV.
 
 from srt.config import read_yaml
 from srt.figures.resolve import resolve_figure

@@ -1,9 +1,9 @@
-# What scored samples on a training set decide: offline labels and stored responses of a fixed teacher, the easiest part.
+# What is made from scored samples on a training set: a teacher's labels, its stored responses, and the easiest part.
 
 from srt.artefacts.specs import preference_spec
 from srt.artefacts.training_inputs import preferences_file
 
-# The spec of each table of stored responses; runs share them.
+# The spec of each table of stored responses; several runs may share one.
 PREFERENCES = {
     preferences_file(CFG, run): canonical_json(preference_spec(CFG, run))
     for run in RUNS
@@ -14,7 +14,7 @@ FRACTIONS = {f"{run.curriculum.fraction:.4f}": run.curriculum.fraction for run i
 
 
 rule labels:
-    """Offline labels: the majority answer of a fixed teacher (a base model, or a run's step), once a problem."""
+    """Offline labels: the majority answer of a fixed teacher (a base model, or a step of a run) to each problem."""
     input:
         groups=lambda wc: PATHS.groups(wc.checkpoint, wc.dataset),
     output:
@@ -35,7 +35,7 @@ rule labels:
 
 
 rule preferences:
-    """Stored responses for SFT, DPO and ScPO: chosen by the votes of a teacher (a base model, or a run's step)."""
+    """Stored responses for SFT, DPO and ScPO, chosen by the votes of a teacher (a base model, or a step of a run)."""
     input:
         samples=lambda wc: PATHS.samples(wc.checkpoint, wc.dataset),
         scores=lambda wc: PATHS.scores(wc.checkpoint, wc.dataset),
@@ -62,7 +62,7 @@ rule preferences:
 
 
 rule curriculum:
-    """Curriculum: the easiest part of a training set, by pass rate or by majority frequency of the base model."""
+    """The easiest part of a training set, by pass rate or majority frequency of the base model."""
     input:
         groups=lambda wc: PATHS.groups(f"base/{wc.model}", wc.dataset),
     output:

@@ -1,4 +1,4 @@
-# Around every run of the workflow: one at a time in a results folder, and a last sentence that says where to look.
+# Start and end of a workflow: only one at a time in a results folder, and a last sentence on where to look.
 from srt.cluster.slurm import wait_for_orphans
 from srt.common.io import write_text
 from srt.workflow import out_of_memory
@@ -9,7 +9,7 @@ LOCK = ResultsLock(Path(CFG.results))
 
 
 onstart:
-    # Snakemake's own lock outlives a killed run and then blocks the same command; the kernel frees this one
+    # unlike Snakemake's own lock, this one is released by the kernel when the process is killed
     in_one_line(LOCK.acquire)
     wait_for_orphans(Path(CFG.results), submits_to_slurm(workflow))
     write_text(PATHS.config(), CFG.model_dump_json(indent=1) + "\n")

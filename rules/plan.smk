@@ -1,8 +1,8 @@
-# What the configuration costs, before it is paid: `snakemake plan` (docs/cost.md).
+# What the configuration costs: `snakemake plan` before it runs, a table of costs after it (docs/cost.md).
 
 
 rule plan:
-    """Print jobs, GPU-hours, wall time and disk of the whole configuration, and what of it is done already."""
+    """Print jobs, GPU-hours, wall time and disk of the whole configuration, and how much of it is done."""
     log:
         PATHS.log("plan/plan"),
     localrule: True
@@ -18,7 +18,7 @@ rule plan:
 
 
 rule costs:
-    """What all jobs took: time, GPU-hours and memory by rule and model, beside what the plan expected."""
+    """Time, GPU-hours and memory that jobs took, by rule and model, beside what the plan expected."""
     input:
         rules.results_table.output,
         [files["metrics"] for files in PROVENANCE["runs"].values()],

@@ -17,7 +17,7 @@ PROVENANCE["runs"] = {
 
 
 rule provenance:
-    """Versions, specs, hashes, seeds and fingerprints. What this environment and checkout are varies: see the caption."""
+    """Versions, specs, hashes, seeds and fingerprints. Rows on environment and checkout vary: see the caption."""
     input:
         models=list(PROVENANCE["models"].values()),
         manifests=list(PROVENANCE["data"].values()),

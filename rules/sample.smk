@@ -1,16 +1,16 @@
-# Raw samples of a checkpoint, and their scores. Sampling is paid once; scoring is cheap and done again at will.
+# Raw samples of a checkpoint, and their scores. Sampling is expensive; scoring is cheap and can be repeated.
 
 from srt.artefacts.specs import REVISION
 from srt.artefacts.training_inputs import suite_problems
 from srt.cluster.resources import HOST_BASE_MB
 
-# Limits of one comparison are no parameter that Snakemake compares: raised for a few answers, they would make labels and
-# curricula again, and so all training on them. `--forcerun score` grades again.
+# Limits of one comparison are not in `params`: raising them for a few answers would otherwise repeat labels, curricula
+# and all training on them. `--forcerun score` grades again.
 LIMITS = f" --timeout-s {CFG.scoring.timeout_s} --memory-mb {CFG.scoring.memory_mb}"
 
 
 rule sample:
-    """Draw n responses a problem of a suite from a checkpoint and store them raw."""
+    """Draw n responses per problem of a suite from a checkpoint, and store them raw."""
     input:
         checkpoint=lambda wc: PATHS.checkpoint(wc.checkpoint),
         problems=lambda wc: suite_problems(CFG, wc.suite),
@@ -37,7 +37,7 @@ rule sample:
 
 
 rule score:
-    """Grade raw samples: answers, votes, correctness a sample; majority, pass rate a problem."""
+    """Grade raw samples: answer, vote and correctness per sample; majority and pass rate per problem."""
     input:
         samples=PATHS.samples("{checkpoint}", "{suite}"),
         problems=lambda wc: suite_problems(CFG, wc.suite),

@@ -1,9 +1,9 @@
-# Early stopping: the step that a held-out validation set would choose, found after the run (paper Section 5.1).
+# Early stopping: the step that a held-out validation set chooses, found after the run (paper Section 5.1).
 VALIDATED = [run for run in EVALUATION_SPEC["runs"] if run["validation"]]
 
 
 rule early_stopping:
-    """Where early stopping would stop each run that has a validation set, and what it would keep."""
+    """Where early stopping would have stopped each run that has a validation set, and the accuracy there."""
     input:
         groups=deferred(
             sorted({file for row in VALIDATED for i in CFG.instances(row["run"]) for file in GROUPS_OF_RUN[i]})

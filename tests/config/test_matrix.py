@@ -87,7 +87,7 @@ def test_the_second_version_climbs_levels_from_one_checkpoint_to_the_next(matrix
         # test sets have the trained level and other problems; 16 responses per test problem, 32 per training problem
         (suite,) = run.suites
         (test,) = matrix.suites[suite].datasets
-        assert matrix.sampling_of(run.model, suite).n == 16 and train.rollouts_per_prompt == 32
+        assert matrix.sampling_settings(run.model, suite).n == 16 and train.rollouts_per_prompt == 32
         one, other = matrix.datasets[run.data], matrix.datasets[test]
         assert (one.params, one.split, other.split) == (other.params, "train", "test"), name
     for task, level, start in (("bitwise", 3, 2), ("family", 5, 4), ("knights", 7, 2)):
@@ -97,9 +97,9 @@ def test_the_second_version_climbs_levels_from_one_checkpoint_to_the_next(matrix
 
 
 def test_models_of_the_second_version_have_their_own_sampling(matrix: Config) -> None:
-    assert matrix.sampling_of("llama3_1_8b_instruct").temperature == 0
-    assert matrix.sampling_of("deepseek_math_7b_instruct").temperature == 0.7
-    assert matrix.sampling_of("qwen3_14b_base") == matrix.sampling
+    assert matrix.sampling_settings("llama3_1_8b_instruct").temperature == 0
+    assert matrix.sampling_settings("deepseek_math_7b_instruct").temperature == 0.7
+    assert matrix.sampling_settings("qwen3_14b_base") == matrix.sampling
     assert {run.train.learning_rate for run in matrix.runs.values() if "llama" in run.model} == {1e-7, 3e-7}
     assert json.loads(sample_spec(matrix, "llama3_1_8b_instruct"))["temperature"] == 0
 
@@ -122,7 +122,7 @@ def test_the_online_curriculum_is_srt_on_dapo_with_refilled_batches(matrix: Conf
 
 def test_decoding_temperatures_of_one_checkpoint(matrix: Config) -> None:
     figure = matrix.figures["v2_fig16"]
-    sampled = [matrix.sampling_of("qwen2_5_math_7b", str(panel.suite)) for panel in figure.panels]
+    sampled = [matrix.sampling_settings("qwen2_5_math_7b", str(panel.suite)) for panel in figure.panels]
     assert [(s.temperature, s.n) for s in sampled] == [(0.0, 1), (0.3, 32), (0.6, 32), (1.0, 32)]
     files = resolve_figure(matrix, "v2_fig16")[1]
     assert len(files) == 4 * 7  # on each suite: the base model, and three seeds of two runs at one step

@@ -45,11 +45,11 @@ def test_a_suite_wins_over_the_model_and_greedy_is_one_response(folder: Path) ->
     config = load(folder)
     assert config.members("other") == ["more_test"] and config.suites["tests"].own_sampling == {}
     for suite, temperature, n in (("tests", 0.7, 8), ("sums_test", 0.7, 8), ("other", 0.0, 1), ("warm", 0.5, 8)):
-        sampling = config.sampling_of("hub7b", suite)
+        sampling = config.sampling_settings("hub7b", suite)
         assert (sampling.temperature, sampling.n, sampling.top_p) == (temperature, n, 0.9)
         assert json.loads(sample_spec(config, "hub7b", suite))["temperature"] == temperature
     change(folder, MAIN, "temperature: 0.0}", "temperature: 0.0, n: 3}")
-    assert load(folder).sampling_of("tiny", "other").n == 3
+    assert load(folder).sampling_settings("tiny", "other").n == 3
 
 
 def test_what_a_temperature_changes_is_its_suite_alone(folder: Path) -> None:

@@ -110,7 +110,7 @@ def write_inputs(config: Config, paths: Iterable[str], n: int = 8) -> None:
             checkpoint, _, file = name.removeprefix("eval/").rpartition("/")
             suite, kind = file.split(".")[:2]
             model = name.split("/")[2] if name.startswith("eval/base/") else config.entry(name.split("/")[1])[1].model
-            own = max(1, n * config.sampling_of(model, suite).n // config.sampling.n)
+            own = max(1, n * config.sampling_settings(model, suite).n // config.sampling.n)
             write_parquet(
                 path, groups(config, checkpoint, suite, own) if kind == "groups" else samples(config, checkpoint, suite)
             )

@@ -1,8 +1,8 @@
 """Specs: for each expensive job the JSON of exactly the fields that change its result.
 
-A spec is the one `params` entry that Snakemake compares, so a label, a title, a number of GPUs or a comment never
-retrains. Optional keys are in it only when they are used, so that a new one leaves the specs of all others as they
-were. REVISION is raised by hand when a stage's code starts to give other results: an honest `code` trigger.
+Snakemake compares the spec, a `params` entry, so changing a label, a title, a number of GPUs or a comment never trains
+again. A newer optional key is in a spec only if it is used, so that older specs stay as they are. REVISION is raised by
+hand when the code of a stage starts to give different results; the profiles do not use Snakemake's trigger `code`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from srt.artefacts.paths import Paths
 from srt.common.io import canonical_json, sha256_file
 from srt.config.datasets import LocalDataset, ReasoningGymDataset
-from srt.config.models import ModelBase, TinyModel
+from srt.config.models import TinyModel
 from srt.config.preferences import PAIRS
 from srt.config.root import Config
 from srt.config.train import Train
 
 REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
-# added to that of data for generators whose labels alone are read in another way
+# added to the revision of data for generators whose answers alone are read differently
 GENERATOR_REVISION = {"family_relationships": 1}
-# what only says how much to ask of a machine
+# fields that only size jobs
 MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job", "context", "sampling"}
 
 
 def data_spec(config: Config, dataset: str) -> str:
-    """The entry of a data set, as it is (every field of it can change rows)."""
+    """The entry of a data set; every field can change its rows."""
     return canonical_json(config.datasets[dataset].model_dump(mode="json", exclude_defaults=True))
 
 
@@ -40,22 +40,22 @@ def data_revision(config: Config, dataset: str) -> int:
 
 
 def data_content(config: Config, dataset: str) -> str:
-    """The SHA-256 of a local data set's file, wherever that lies; "" of other sources, whose entries say it all.
+    """The SHA-256 of a local data set's file, wherever it is; "" for other sources, which their entries determine.
 
-    A file that is not there counts as the one that the table was made of: data may be put away afterwards.
+    If the file is missing, that of the file from which the table was made: data may be removed afterwards.
     """
     entry = config.datasets[dataset]
     if not isinstance(entry, LocalDataset):
         return ""
     try:
         return _file_hash(entry.file(config.local_dir))
-    except OSError:  # if the table is not made yet either, its job says what is wrong
+    except OSError:  # if there is no table either, its job reports what is wrong
         return _hash_in_manifest(Path(Paths(config.results).manifest(dataset)))
 
 
 @cache
 def _file_hash(path: Path) -> str:
-    """Train and test entries share files, and each is asked for several times while jobs are planned."""
+    """Cached: training and test entries share files, and Snakemake asks several times while it plans jobs."""
     return sha256_file(path)
 
 
@@ -67,26 +67,21 @@ def _hash_in_manifest(path: Path) -> str:
 
 
 def model_spec(config: Config, model: str) -> str:
-    """The entry of a base model without what only sizes its jobs; for a tiny one the context is architecture."""
+    """The fields of a base model's entry that change its files."""
     entry = config.models[model]
-    spared = (MODEL_RESOURCES - {"context"}) if isinstance(entry, TinyModel) else MODEL_RESOURCES
-    # the prompt suffix changes prompts, not the weights of a model that is only fetched
-    if not isinstance(entry, TinyModel):
-        spared = spared | {"prompt_suffix"}
-    fields = entry.model_dump(mode="json", exclude=spared, exclude_defaults=True)
+    left_out = MODEL_RESOURCES | {"prompt_suffix"}
+    if isinstance(entry, TinyModel):  # it is trained with the suffix, and the context is part of its architecture
+        left_out = left_out - {"context", "prompt_suffix"}
+    fields = entry.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
     return canonical_json({**fields, "revision_of_code": REVISION["model"]})
 
 
-def _prompting(model: ModelBase) -> dict[str, Any]:
-    return {"prompt_suffix": model.prompt_suffix}
-
-
 def sample_spec(config: Config, model: str, suite: str = "") -> str:
-    """How a checkpoint of `model` is sampled, on a suite with its own sampling otherwise."""
+    """How checkpoints of `model` are sampled on `suite`; without one, on a suite that sets no sampling of its own."""
     return canonical_json(
         {
-            **config.sampling_of(model, suite).model_dump(mode="json"),
-            **_prompting(config.models[model]),
+            **config.sampling_settings(model, suite).model_dump(mode="json"),
+            "prompt_suffix": config.models[model].prompt_suffix,
             "revision": REVISION["sample"],
         }
     )
@@ -100,19 +95,19 @@ def preference_spec(config: Config, instance: str) -> dict[str, Any]:
 
 
 def train_revision(train: Train) -> int:
-    """The revision of the code that trains; at first a step's packs weighed differently in bfloat16 under ZeRO 1."""
+    """The revision of the training code: bfloat16 under ZeRO 1 first weighted the packs of a step unequally."""
     return REVISION["train"] + (train.dtype == "bfloat16" and train.zero_stage == 1)
 
 
 def train_spec(config: Config, instance: str) -> str:
-    """A run of one seed: reward, data, hyperparameters; not its length, so that it can be extended."""
+    """A run of one seed: reward, data, hyperparameters. Without its length, so that it can be extended."""
     _, run, seed = config.entry(instance)
     origin: dict[str, Any] = {"init": config.start(instance)} if run.init else {}
     if (run.uses_labels or run.uses_stored_responses) and (teacher := config.teacher(instance)) != f"base/{run.model}":
         origin["teacher"] = teacher
     if run.uses_stored_responses:
         origin["preference"] = {**preference_spec(config, instance), **run.preferences.loss(run.reward)}
-    if run.on_alarm:  # with the rule: another one trains these runs again
+    if run.on_alarm:  # with the rule: changing it trains these runs again
         origin["on_alarm"] = {"action": run.on_alarm, "rule": config.alarm.model_dump(mode="json")}
     if run.refill:
         origin["refill"] = run.refill.model_dump(mode="json")
@@ -126,7 +121,7 @@ def train_spec(config: Config, instance: str) -> str:
             "curriculum": run.curriculum.model_dump(mode="json", exclude_none=True) if run.curriculum else None,
             "extractor": config.scoring.extractor,
             **origin,
-            **_prompting(config.models[run.model]),
+            "prompt_suffix": config.models[run.model].prompt_suffix,
             "train": run.train.resolved().model_dump(mode="json"),
             "revision": train_revision(run.train),
         }

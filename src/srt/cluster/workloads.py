@@ -34,7 +34,7 @@ def training_work(config: Config, instance: str, steps: int) -> TrainingWork:
     rounds = run.refill.rounds if run.refill else 1
     if run.reward in OFFLINE:
         rounds = 0
-        responses = trained = run.preferences.per_prompt(run.reward, config.sampling_of(run.model).n)
+        responses = trained = run.preferences.per_prompt(run.reward, config.sampling_settings(run.model).n)
     vllm = train.rollout_engine == "vllm" and rounds > 0
     two_pass = rounds > 0 and (train.iterations > 1 or train.advantage in BATCH_ESTIMATORS)
     return TrainingWork(
@@ -68,7 +68,7 @@ def sampling_work(
     Args:
         rows: problems by data set, where they are known better than from its entry.
     """
-    sampling = config.sampling_of(model_id, suite)
+    sampling = config.sampling_settings(model_id, suite)
     members = config.members(suite)
     problems = sum(rows[name] if rows else expected_rows(config.datasets[name]) for name in members)
     return SamplingWork(

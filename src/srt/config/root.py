@@ -136,7 +136,7 @@ class Config(Strict):
         """The base model whose samples rank the prompts of a run's curriculum."""
         return (run.curriculum.model if run.curriculum else None) or run.model
 
-    def sampling_of(self, model: str, suite: str = "") -> SamplingConfig:
+    def sampling_settings(self, model: str, suite: str = "") -> SamplingConfig:
         """How checkpoints of a model are sampled: `sampling`, with the model's own keys, then those of the suite."""
         own = self.models[model].sampling
         changes = own.model_dump(exclude_none=True) if own else {}
