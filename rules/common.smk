@@ -32,7 +32,7 @@ def in_one_line(function, *args):
 try:
     CFG = load_config(config, Path.cwd(), configfiles=workflow.configfiles)
 except SrtError as error:
-    # one line and no more: a WorkflowError would add where in this file it was raised
+    # in one line: a WorkflowError would add the place in this file where it was raised
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 _warnings = [*CFG.unpinned(), *apply_patches(Path(CFG.results))]
@@ -50,7 +50,7 @@ GROUPS_OF_RUN = {run: [] for run in RUNS}
 for _row in EVALUATIONS:
     GROUPS_OF_RUN[_row["run"]] += _row["groups"]
 GROUPS = sorted({file for files in GROUPS_OF_RUN.values() for file in files})
-# The report sorts its categories by name, so the names carry their order.
+# The report sorts its categories by name, hence the numbers.
 SECTIONS = {
     "claims": "1 Claims",
     "figures": "2 Figures",
@@ -73,8 +73,8 @@ wildcard_constraints:
 
 
 def deferred(files: list):
-    """A long list of inputs as a function, so that Snakemake looks at each path only where it plans the job.
+    """A long list of inputs as a function, so that Snakemake examines the paths only when it plans the job.
 
-    Given as a list it does so whenever it reads the rules, and every job of a cluster reads them.
+    It examines those of a list whenever it reads the rules, which every job of a cluster does.
     """
     return lambda wc: files

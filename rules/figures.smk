@@ -3,7 +3,7 @@
 from srt.config import read_yaml
 from srt.figures.resolve import resolve_figure
 
-# captions see the configuration and nothing else
+# captions can read nothing but the configuration
 config["captions"] = read_yaml(ROOT / "workflow/report/shared.yaml")
 
 

@@ -1,4 +1,4 @@
-# Start and end of a workflow: only one at a time in a results folder, and a last sentence on where to look.
+# Start and end of a workflow: one at a time per results folder; at the end, where to look.
 from srt.cluster.slurm import wait_for_orphans
 from srt.common.io import write_text
 from srt.workflow import out_of_memory

@@ -14,7 +14,7 @@ run_request = cache(lambda run, steps: in_one_line(training_job, CFG, run, steps
 
 
 def base_model_memory(wc, attempt: int) -> int:
-    """Memory in MB: room for the weights in float32 three times over, unless the job only copies files."""
+    """Memory in MB: for three copies of the weights in float32, unless the job only copies files."""
     entry = CFG.models[wc.model]
     weights = 0 if entry.source in ("hub", "local") else shape_of_model(entry).total
     return int(HOST_BASE_MB + weights * 4 * 3 / 1e6) * attempt
@@ -32,7 +32,7 @@ def run_and_step(wc) -> tuple[str, int]:
 
 
 def start_step(wc) -> int:
-    """The step that a segment starts from; 0 is where the run starts."""
+    """The step that a segment starts from; 0 is the start of the run."""
     return in_one_line(previous_step, CFG, *run_and_step(wc))
 
 
@@ -53,7 +53,7 @@ def train_nodes(wc) -> int:
 
 
 def train_gres(wc) -> str:
-    """GPUs of each of several nodes. `gpu`, the job's total, serves one node only: its job step has just one."""
+    """GPUs per node of a job on several nodes; "" on one node, where `gpu` requests them: its job step has one node."""
     nodes = train_nodes(wc)
     if train_gpus(wc) % nodes:
         raise WorkflowError(
@@ -88,7 +88,7 @@ def segment(wc, input, output, resources) -> str:
             "reference_offload": bool(resources.reference_offload),
             "engine_sleep": bool(resources.engine_sleep),
             "rollout_tensor_parallel": resources.rollout_tensor_parallel,
-            # of an alarm that only rings: it changes what a log says, and no result
+            # thresholds of an alarm that only writes to the log: no effect on results
             "alarm": CFG.alarm.changed(),
         }
     )

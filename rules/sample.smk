@@ -50,7 +50,7 @@ rule score:
         PATHS.benchmark("score/{checkpoint}/{suite}")
     conda:
         "../envs/workflow.yaml"
-    threads: CFG.scoring.workers  # changes no result, so it is no parameter that Snakemake compares
+    threads: CFG.scoring.workers  # no effect on results, so not in `params`
     resources:
         mem_mb=lambda wc, attempt: (HOST_BASE_MB + CFG.scoring.memory_mb * CFG.scoring.workers) * attempt,
         runtime=60,

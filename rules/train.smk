@@ -1,7 +1,7 @@
 # Training runs as chains of checkpoints: {run}/step-{n} is made from {run}/step-{n-k}, the data and one spec.
 from srt.artefacts.training_inputs import segment_inputs
 
-# Inside its SLURM job a rule would also be retried, in the same memory and in what is left of the time.
+# Not inside a SLURM job: there the rule would be retried with the same memory, in the time that is left.
 RETRIES = 3 if is_controller(workflow) else 0
 STATE = PATHS.segment_state("{checkpoint}")
 
@@ -10,7 +10,7 @@ ruleorder: train_last > train  # both make the last checkpoint of a run
 
 
 rule train:
-    """One segment of a run. What it saves on its way is in progress/, beside the outputs, and survives a kill."""
+    """One segment of a run. It saves its progress outside its outputs, in progress/, where it survives a kill."""
     input:
         unpack(lambda wc: in_one_line(segment_inputs, CFG, *run_and_step(wc))),
     output:
@@ -39,7 +39,7 @@ rule train:
         mem_mb=lambda wc, attempt: CLUSTER.memory_mb(training_request(wc), attempt),
         runtime=lambda wc: training_request(wc).minutes,
     params:
-        # compared: another spec or start trains again
+        # compared by Snakemake: a changed spec or start trains again
         spec=lambda wc: run_spec(run_and_step(wc)[0]),
         start=start_step,
         # not compared, since they are made from outputs
@@ -57,7 +57,7 @@ rule train:
         " >> {log} 2>&1"
 
 
-# The last state of a run stays, so that the run can be extended; an earlier one goes when the next segment is done.
+# The last state of a run is kept, so that the run can be extended; earlier ones are deleted after the next segment.
 use rule train as train_last with:
     output:
         model=directory(PATHS.segment_model("{checkpoint}")),
