@@ -138,7 +138,7 @@ CASES = [
 MEANINGLESS = {
     "skip_unanimous": True,
     "entropy_coefficient": 0.1,
-    "advantage": "reinforce_pp",
+    "advantage": "group_std",
     "temperature": 0.5,
     "kl_clamp": 0.1,
 }

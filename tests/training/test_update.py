@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from srt.config.train import BATCH_ESTIMATORS as CONFIGURED
 from srt.config.train import PRESETS
 from srt.distributed.offload import OffloadedModel
-from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
+from srt.objective.advantages import advantages, unanimous
 from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
@@ -103,7 +102,7 @@ def naive(model, reference, b: Batch, train: dict[str, Any]) -> list[dict[str, t
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{preset: {"preset": preset} for preset in PRESETS},
-    **{a: {"advantage": a} for a in ("group_mean", "group_std", "reinforce", "reinforce_pp")},
+    "group_std": {"advantage": "group_std"},
     **{a: {"aggregation": a} for a in ("sequence_mean", "sequence_sum", "token_mean_micro")},
     "k2 in the loss": {"kl_placement": "loss", "kl_estimator": "k2"},
     "k3 clamped in the loss": {"kl_placement": "loss", "kl_clamp": 0.1},
@@ -112,7 +111,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "unanimous skipped": {"skip_unanimous": True},
     "three steps": {"iterations": 3, "clip": 0.02, "importance_cap": 2.0, "entropy_coefficient": 0.1},
     "two steps of sequences": {"preset": "trl", "iterations": 2, "clip": 0.02},
-    "two steps of batch baselines": {"advantage": "reinforce_pp", "iterations": 2, "clip": 0.02},
 }
 
 
@@ -149,11 +147,6 @@ def test_one_pass_is_two_passes_bit_for_bit(models, name):
     (one, result), (two, other) = ((steps[0], r) for steps, r in found)
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert result.pop("packed_tokens") <= other.pop("packed_tokens") and result == other
-
-
-def test_batch_estimators_need_two_passes(models):
-    assert all(policy_update(Plain(models[0]), Reference(models[1]), hyperparameters(advantage=a), ALONE).two_pass
-               for a in BATCH_ESTIMATORS)  # fmt: skip
 
 
 def test_order_of_groups_and_of_responses_does_not_matter(models):
@@ -252,7 +245,7 @@ def test_joined_batches_keep_groups_apart():
     assert Batch.joined([b]).group == b.group
 
 
-@pytest.mark.parametrize("changes", [{}, {"advantage": "reinforce_pp"}, {"iterations": 2, "clip": 0.2}])
+@pytest.mark.parametrize("changes", [{}, {"iterations": 2, "clip": 0.2}])
 def test_an_offloaded_reference_changes_no_bit(models, changes):
     """All passes of the reference come first; while gradients exist, its weights are off the device."""
     found = []
@@ -274,7 +267,3 @@ def test_an_offloaded_reference_changes_no_bit(models, changes):
     assert {k: v for k, v in one.items() if v == v} == {k: v for k, v in two.items() if v == v}
     for a, b in zip(steps, others, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_resources_know_which_estimators_take_two_passes():
-    assert set(CONFIGURED) == BATCH_ESTIMATORS

@@ -7,7 +7,6 @@ from typing import Any
 
 from srt.config.preferences import OFFLINE
 from srt.config.root import Config
-from srt.config.train import BATCH_ESTIMATORS
 from srt.cost.lengths import Lengths
 from srt.cost.parameters import GENEROUS
 from srt.cost.shapes import shape_of_model
@@ -36,7 +35,6 @@ def training_work(config: Config, instance: str, steps: int) -> TrainingWork:
         rounds = 0
         responses = trained = run.preferences.per_prompt(run.reward, config.sampling_settings(run.model).n)
     vllm = train.rollout_engine == "vllm" and rounds > 0
-    two_pass = rounds > 0 and (train.iterations > 1 or train.advantage in BATCH_ESTIMATORS)
     return TrainingWork(
         shape=shape_of_model(config.models[run.model]),
         lengths=Lengths.of_limits(train.max_prompt_tokens, train.max_new_tokens, GENEROUS),
@@ -50,7 +48,7 @@ def training_work(config: Config, instance: str, steps: int) -> TrainingWork:
         rollout_rounds=rounds,
         reference=run.reward != "sft",
         reference_offload=run.reference_offload,
-        old_policy_pass=two_pass or train.zero_stage == 3,
+        old_policy_pass=(rounds > 0 and train.iterations > 1) or train.zero_stage == 3,
         checkpointing=train.gradient_checkpointing,
         pack_tokens=train.micro_batch_tokens,
         zero_stage=train.zero_stage,

@@ -9,8 +9,6 @@ from pydantic import Field, model_validator
 from srt.config.base import Strict
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-# Advantages whose baseline is the whole batch: srt.objective.advantages has the same, and would import torch here.
-BATCH_ESTIMATORS = ("reinforce", "reinforce_pp")
 # All presets set the same keys: those of `Train` whose default is null. Sources: docs/trainer.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "clean": {
@@ -111,12 +109,10 @@ class Train(Strict):
         description="Estimator of the KL to the base model. In the loss, k2 has the gradient of the KL; that of k1 is "
         "zero on average.",
     )
-    advantage: Literal["rloo", "group_mean", "group_std", "reinforce", "reinforce_pp"] | None = Field(
+    advantage: Literal["rloo", "group_std"] | None = Field(
         None,
-        description="`rloo`: reward minus the mean reward of the group's other responses (the paper); `group_mean`: "
-        "minus that of the whole group (Dr. GRPO); `group_std`: the same over the group's standard deviation (GRPO); "
-        "`reinforce`: minus the mean of the batch; `reinforce_pp`: the same over the batch's standard deviation "
-        "(REINFORCE++).",
+        description="`rloo`: reward minus the mean reward of the group's other responses (the paper); `group_std`: "
+        "reward minus the mean of the whole group, over the group's standard deviation (GRPO).",
     )
     votes: Literal["clean", "authors"] | None = Field(
         None, description="How answers are counted: by equivalence class or by raw string (docs/answers.md)."
@@ -145,7 +141,7 @@ class Train(Strict):
         False,
         description="Skip groups whose rewards are all equal; their tokens stay in the denominator. Not exact: the KL "
         "and entropy gradients of these groups are dropped, and the metrics `kl`, `entropy` and the log-probability "
-        "mismatch cover the other groups only. Not allowed with baselines of the batch, nor with `on_alarm`.",
+        "mismatch cover the other groups only. Not allowed with `on_alarm`.",
     )
     iterations: int = Field(1, gt=0, description="Optimizer steps per batch of rollouts; more than 1 need `clip`.")
     ratio: Literal["token", "sequence"] | None = Field(
@@ -197,11 +193,6 @@ class Train(Strict):
             )
         if full.iterations > 1 and full.clip is None:
             raise ValueError(f"iterations ({full.iterations}) needs clip: set clip (PPO: 0.2) or iterations to 1")
-        if full.skip_unanimous and full.advantage in BATCH_ESTIMATORS:
-            raise ValueError(
-                f"skip_unanimous leaves groups out of the mean of the batch, the baseline of {full.advantage}: set it "
-                "to false, or advantage to rloo, group_mean or group_std"
-            )
         if full.importance_cap is not None and full.ratio == "sequence":
             raise ValueError("importance_cap weights tokens, but ratio is sequence: set ratio to token")
         if full.kl_placement == "loss" and full.kl_estimator == "k1" and full.kl_coefficient > 0:

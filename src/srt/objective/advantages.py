@@ -1,4 +1,4 @@
-"""Advantages: how much better a response's reward is than those of its group, or of the batch (paper Eq. 5)."""
+"""Advantages: how much better a response's reward is than those of its group (paper Eq. 5)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Advantage = Literal["rloo", "group_mean", "group_std", "reinforce", "reinforce_pp"]
+Advantage = Literal["rloo", "group_std"]
 
-# Estimators whose baseline is the whole batch: `advantages` must be given all N sequences of all processes at once.
-BATCH_ESTIMATORS: frozenset[str] = frozenset({"reinforce", "reinforce_pp"})
 EPSILON = 1e-6  # added to standard deviations, as verl does
 
 
 def advantages(rewards: Tensor, group: Tensor, estimator: Advantage = "rloo", counted: Tensor | None = None) -> Tensor:
-    """Advantages [N] of the rewards [N] of N sequences, within the group that `group` [N] names or within the batch.
+    """Advantages [N] of the rewards [N] of N sequences, each within the group that `group` [N] names.
 
     - rloo: A_i = R_i - mean of the others = n/(n-1) (R_i - mean). A group of one has advantage 0.
-    - group_mean: A_i = R_i - mean (Dr. GRPO).
     - group_std: A_i = (R_i - mean) / (std + 1e-6), std with n - 1 (GRPO).
-    - reinforce: A_i = R_i - mean of the batch.
-    - reinforce_pp: A_i = (R_i - mean) / (std + 1e-6), mean and std over the batch (REINFORCE++).
 
     Sequences that are False in `counted` [N] (groups without a label) are in no mean and no deviation: their advantage
     is 0, whatever their reward.
@@ -30,16 +25,12 @@ def advantages(rewards: Tensor, group: Tensor, estimator: Advantage = "rloo", co
     tensor([ 0.6667, -0.6667, -0.6667,  0.6667])
     """
     counts = torch.ones_like(rewards, dtype=torch.bool) if counted is None else counted.bool()
-    if estimator in BATCH_ESTIMATORS:
-        index, size = torch.zeros_like(group), 1
-    else:
-        names, index = torch.unique(group, return_inverse=True)
-        size = len(names)
+    names, index = torch.unique(group, return_inverse=True)
 
     def total(values: Tensor) -> Tensor:
         """The sum of the counted values of each group."""
         values = torch.where(counts, values, torch.zeros_like(values))
-        return torch.zeros(size, dtype=values.dtype, device=values.device).index_add_(0, index, values)
+        return torch.zeros(len(names), dtype=values.dtype, device=values.device).index_add_(0, index, values)
 
     n = total(torch.ones_like(rewards))
     mean = total(rewards) / n.clamp_min(1.0)
@@ -47,14 +38,10 @@ def advantages(rewards: Tensor, group: Tensor, estimator: Advantage = "rloo", co
     if estimator == "rloo":
         scale = torch.where(n > 1, n / (n - 1).clamp_min(1.0), torch.zeros_like(n))
         return centered * scale[index]
-    if estimator in ("group_mean", "reinforce"):
-        return centered
-    if estimator in ("group_std", "reinforce_pp"):
+    if estimator == "group_std":
         std = (total(centered**2) / (n - 1).clamp_min(1.0)).sqrt()
         return centered / (std[index] + EPSILON)
-    raise ValueError(
-        f"unknown advantage estimator {estimator!r}: use rloo, group_mean, group_std, reinforce or reinforce_pp"
-    )
+    raise ValueError(f"unknown advantage estimator {estimator!r}: use rloo or group_std")
 
 
 def unanimous(rewards: Tensor, group: Tensor) -> Tensor:

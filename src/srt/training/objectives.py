@@ -17,7 +17,7 @@ from torch import Tensor
 
 from srt.config.preferences import PAIRS
 from srt.distributed.world import World, gather
-from srt.objective.advantages import BATCH_ESTIMATORS, advantages, unanimous
+from srt.objective.advantages import advantages, unanimous
 from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
@@ -32,9 +32,8 @@ class PolicyObjective:
         train: the run's resolved hyperparameters (`srt.config.train.Train`).
     """
 
-    def __init__(self, train: dict[str, Any], world: World) -> None:
-        self.train, self.world = train, world
-        self.batch_wide = train["advantage"] in BATCH_ESTIMATORS
+    def __init__(self, train: dict[str, Any]) -> None:
+        self.train = train
         self.kl_in_reward = train["kl_placement"] == "reward"
         self.options = LossOptions(
             clip=train["clip"],
@@ -62,20 +61,14 @@ class PolicyObjective:
         return kl_per_token(logprobs, reference, self.train["kl_estimator"], self.train["kl_clamp"])
 
     def advantages(self, batch: Batch, rows: list[int], statistics: Statistics) -> Tensor:
-        """Advantages of whole groups `rows` (of the global batch where the baseline is the batch's), float64."""
+        """Advantages of whole groups `rows`, float64."""
         train = self.train
         labelled = torch.from_numpy(batch.labelled[rows])
         scores = torch.from_numpy(batch.rewards[rows]).double()
         if self.kl_in_reward:  # a group without a label carries no KL (the authors' mask)
             scores = scores - train["kl_coefficient"] * statistics.kl_sum[rows] * labelled
         group = torch.tensor([batch.group[i] for i in rows], dtype=torch.long)
-        if not self.batch_wide:
-            return advantages(scores, group, train["advantage"], labelled)
-        parts = gather([(scores, group, labelled)], self.world)
-        every_score, every_group, every_labelled = (torch.cat(column) for column in zip(*parts, strict=True))
-        every = advantages(every_score, every_group, train["advantage"], every_labelled)
-        offset = sum(len(p[0]) for p in parts[: self.world.rank])
-        return every[offset : offset + len(rows)]
+        return advantages(scores, group, train["advantage"], labelled)
 
     def loss(
         self, batch: Batch, scored: ScoredPack, advantage: Tensor, weights: Tensor, statistics: Statistics
@@ -109,8 +102,6 @@ class PreferenceObjective:
         reward: sft, dpo or scpo.
         preference: `beta` and `nll` for pairs.
     """
-
-    batch_wide = False
 
     def __init__(self, train: dict[str, Any], world: World, reward: str, preference: dict[str, Any]) -> None:
         self.world, self.reward, self.preference = world, reward, preference
@@ -184,7 +175,7 @@ def policy_update(
 ) -> Update:  # fmt: skip
     """The update on rollouts, from a run's resolved hyperparameters."""
     options = PassOptions(train["temperature"], train["iterations"], train["micro_batch_tokens"], train["zero_stage"])
-    return Update(policy, PolicyObjective(train, world), options, world, reference, check_mismatch, timer)
+    return Update(policy, PolicyObjective(train), options, world, reference, check_mismatch, timer)
 
 
 def preference_update(

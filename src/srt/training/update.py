@@ -2,8 +2,8 @@
 
 Strictly on-policy (one step per batch) there is no separate pass for the old policy. Its log-probs are those of the
 gradient pass, so that pass comes first and keeps its graph. A group's baseline needs only its own group, so as soon as
-a group is complete its advantages are known and its graph is differentiated and freed. Several steps on one batch,
-baselines over the whole batch, and ZeRO 3 (which cannot hold several graphs) take the log-probs in a pass of their own.
+a group is complete its advantages are known and its graph is differentiated and freed. Several steps on one batch, and
+ZeRO 3 (which cannot hold several graphs), take the log-probs in a pass of their own.
 
 The loss is a sum over tokens with weights that are fixed beforehand over the global batch (`TokenWeights`), so the
 gradient depends neither on packs nor on their order nor on the number of processes. What the loss is, an `Objective`
@@ -164,12 +164,7 @@ class Statistics:
 
 
 class Objective(Protocol):
-    """What an update minimises, as a policy gradient: sum_i w_i sum_t of a loss of token t of response i.
-
-    `batch_wide`: advantages need the statistics of all groups of all processes.
-    """
-
-    batch_wide: bool
+    """What an update minimises, as a policy gradient: sum_i w_i sum_t of a loss of token t of response i."""
 
     def weigh(self, batch: Batch) -> TokenWeights:
         """The weights of the global batch."""
@@ -236,7 +231,7 @@ class Update:
         self.timer = timer or (lambda phase: nullcontext())
         self.work: dict[str, Any] = {}
         self.dtype = next(policy.model.parameters()).dtype
-        self.two_pass = options.iterations > 1 or objective.batch_wide or options.zero_stage == 3
+        self.two_pass = options.iterations > 1 or options.zero_stage == 3
 
     def run(self, batch: Batch) -> dict[str, Any]:
         """Update on the batches of all processes, each with its own `batch`.
