@@ -28,10 +28,16 @@ def worker(folder: Path) -> None:
 
     rank = int(os.environ["RANK"])
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    with pytest.raises(SrtError, match="tensor_parallel 3 does not divide the 2 processes"):
-        VllmEngine(folder, [EOS], max_model_len=384, tensor_parallel=3)
+    with pytest.raises(SrtError, match="rollout_tensor_parallel 3 does not divide the 2 processes"):
+        VllmEngine(folder, [EOS], max_model_len=384, rollout_tensor_parallel=3)
     engine = VllmEngine(
-        folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64, tensor_parallel=2
+        folder,
+        [EOS],
+        max_model_len=384,
+        dtype="float32",
+        kv_cache_gb=0.25,
+        max_num_seqs=64,
+        rollout_tensor_parallel=2,
     )
     mine = slice(0, 2) if rank == 0 else slice(2, 3)
     for seed in (0, 1):

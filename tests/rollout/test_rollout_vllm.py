@@ -173,7 +173,7 @@ def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.
     monkeypatch.setattr(engine._llm, "sleep", lambda level: calls.append(("sleep", level)))
     monkeypatch.setattr(engine._llm, "wake_up", lambda tags: calls.append(("wake_up", *tags)))
     monkeypatch.setattr(engine._llm, "collective_rpc", lambda name, **kw: (calls.append(name), rpc(name, **kw))[1])
-    monkeypatch.setattr(engine, "_sleeps", True)
+    monkeypatch.setattr(engine, "_engine_sleep", True)
     before = engine.checksums()
     engine.generate(PROMPTS, KEYS, SAMPLING)
     engine.generate(PROMPTS, KEYS, SAMPLING)  # a refilled batch samples several times
@@ -188,7 +188,7 @@ def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.
         engine.logprobs(PROMPTS[:1], [np.array([5])], 1.0)
     engine.update_weights(model.named_parameters())
     assert calls[1:] == [("wake_up", "weights"), "reload_weights", ("wake_up", "kv_cache")]
-    monkeypatch.setattr(engine, "_sleeps", False)
+    monkeypatch.setattr(engine, "_engine_sleep", False)
     engine.release_memory()
     assert worst(model, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING)) < 1e-4
 
@@ -207,8 +207,8 @@ def test_clear_errors_before_vllm_starts(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "model.safetensors.index.json").unlink()
     if not torch.cuda.is_available():
         make_model(True).save_pretrained(tmp_path)
-        with pytest.raises(SrtError, match="vLLM sleeps only on GPUs: leave sleep off"):
-            VllmEngine(tmp_path, [EOS], max_model_len=32, sleep=True)
+        with pytest.raises(SrtError, match="engine_sleep works on GPUs only: set it to false"):
+            VllmEngine(tmp_path, [EOS], max_model_len=32, engine_sleep=True)
     monkeypatch.setattr(vllm_isolation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SrtError, match="make setup-vllm-cpu"):
         vllm_isolation.set_vllm_environment()

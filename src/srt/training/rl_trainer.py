@@ -43,9 +43,9 @@ def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int]) -> 
             max_model_len=train["max_prompt_tokens"] + train["max_new_tokens"],
             seed=segment.spec["seed"],
             dtype=train["dtype"],
-            gpu_memory_utilization=segment.vllm_percent / 100,
-            sleep=segment.engine_sleep,
-            tensor_parallel=segment.rollout_tensor_parallel,
+            vllm_percent=segment.vllm_percent,
+            engine_sleep=segment.engine_sleep,
+            rollout_tensor_parallel=segment.rollout_tensor_parallel,
         )
     from srt.rollout.hf import HfEngine
 
