@@ -36,7 +36,7 @@ rule audit:
             category=SECTIONS["data"],
             labels={"table": "faulty and repeated rows", "format": "numbers"},
         ),
-        clean=PATHS.audit("clean_rows.parquet"),
+        clean=PATHS.clean_rows(),
         more=[PATHS.audit(file) for file in ("overlap.pdf", "overlap.parquet", "pairs.parquet")],
     log:
         PATHS.log("audit/audit"),

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# What the names of an evaluation's three tables end with.
+SAMPLES, SCORES, GROUPS = ".samples.parquet", ".scores.parquet", ".groups.parquet"
+# What a run writes one line per step to, in its folder `progress`.
+METRICS_FILE = "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -42,15 +47,15 @@ class Paths:
 
     def samples(self, checkpoint: str, suite: str) -> str:
         """The raw responses of a checkpoint on a suite."""
-        return f"{self.evaluation(checkpoint, suite)}.samples.parquet"
+        return f"{self.evaluation(checkpoint, suite)}{SAMPLES}"
 
     def scores(self, checkpoint: str, suite: str) -> str:
         """One row per response: answer, vote, correctness."""
-        return f"{self.evaluation(checkpoint, suite)}.scores.parquet"
+        return f"{self.evaluation(checkpoint, suite)}{SCORES}"
 
     def groups(self, checkpoint: str, suite: str) -> str:
         """One row per problem: majority answer, pass rate."""
-        return f"{self.evaluation(checkpoint, suite)}.groups.parquet"
+        return f"{self.evaluation(checkpoint, suite)}{GROUPS}"
 
     # -- what training reads beside data and models ------------------------------------------------------------------
 
@@ -96,6 +101,10 @@ class Paths:
         """The folder of a run for what is no output of a job: saves inside a segment, logs of a tracker."""
         return f"{self.results}/progress/{run}"
 
+    def step_metrics(self, run: str) -> str:
+        """Training metrics of a run so far, one line per step."""
+        return f"{self.progress(run)}/{METRICS_FILE}"
+
     # -- figures, tables, pages --------------------------------------------------------------------------------------
 
     def figure(self, name: str, suffix: str) -> str:
@@ -113,6 +122,10 @@ class Paths:
     def audit(self, file: str) -> str:
         """A file of the contamination audit."""
         return f"{self.results}/audit/{file}"
+
+    def clean_rows(self) -> str:
+        """The audit's table of test rows that are in no training set."""
+        return self.audit("clean_rows.parquet")
 
     def browser(self, page: str) -> str:
         """A page of the rollout browser: a run, or `index`."""

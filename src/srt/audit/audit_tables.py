@@ -19,7 +19,6 @@ OVERLAP_COLUMNS = (
     "train", "test", "train_rows", "test_rows", "exact", "near", "contaminated", "same_answer", "share", "clean",
     "note",
 )  # fmt: skip
-OUTPUTS = ("overlap.csv", "overlap.parquet", "pairs.csv", "pairs.parquet", "clean_rows.parquet", "faults.csv")
 ITSELF = "the training set itself (test-time training)"
 TEMPLATE = "generated: exact matches only"
 
@@ -49,7 +48,7 @@ class Audit:
     fingerprints: dict[str, str]
 
     def write(self, folder: Path) -> None:
-        """All of `OUTPUTS`, with the data sets' fingerprints and the definition in the parquet files' metadata."""
+        """Write every table; the parquet files' metadata have the data sets' fingerprints and the definition."""
         about = {"data": self.fingerprints, "definition": DEFINITION}
         for name, frame in (("overlap", self.overlap), ("pairs", self.pairs)):
             io.write_csv(folder / f"{name}.csv", frame)

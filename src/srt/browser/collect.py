@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
+from srt.artefacts.paths import GROUPS, SAMPLES, SCORES
 from srt.common.errors import SrtError
 from srt.common.io import open_parquet, parquet_metadata, read_parquet
 
@@ -44,7 +45,7 @@ def collect(spec: Mapping[str, Any], problems: Sequence[Path], max_rollouts: int
     """Read what a page shows.
 
     `spec` has run, label, model, reward and points: a list of {"step": n, "name": text, "stems":
-    [path without ".samples.parquet", one per suite]}. `problems` are the problem tables of all data sets.
+    [`Paths.evaluation` of the checkpoint, one per suite]}. `problems` are the problem tables of all data sets.
     """
     if max_rollouts < 1:
         raise SrtError(f"--max-rollouts must be at least 1, not {max_rollouts}")
@@ -102,7 +103,7 @@ def _groups(stems: Sequence[str]) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     seen: set[str] = set()
     for stem in stems:
-        table = read_parquet(f"{stem}.groups.parquet", GROUP_COLUMNS).to_pandas()
+        table = read_parquet(stem + GROUPS, GROUP_COLUMNS).to_pandas()
         parts.append(table[~table["dataset"].isin(seen)])
         seen |= set(table["dataset"])
     return pd.concat(parts, ignore_index=True).set_index(["dataset", "problem_id"])
@@ -194,10 +195,10 @@ def _responses(stems: Sequence[str], wanted: set[Key]) -> dict[Key, list[Respons
     out: dict[Key, list[Response]] = {}
     for stem in stems:
         rest = wanted - set(out)
-        scores = {row[:3]: row[3:] for row in _rows(f"{stem}.scores.parquet", SCORE_COLUMNS, rest)}
-        for dataset, identity, sample, *response in _rows(f"{stem}.samples.parquet", SAMPLE_COLUMNS, rest):
+        scores = {row[:3]: row[3:] for row in _rows(stem + SCORES, SCORE_COLUMNS, rest)}
+        for dataset, identity, sample, *response in _rows(stem + SAMPLES, SAMPLE_COLUMNS, rest):
             if (dataset, identity, sample) not in scores:
-                raise SrtError(f"{stem}.scores.parquet lacks sample {sample} of '{identity}': score again")
+                raise SrtError(f"{stem}{SCORES} lacks sample {sample} of '{identity}': score again")
             score = scores[dataset, identity, sample]
             out.setdefault((dataset, identity), []).append(Response(sample, *response, *score))
     return out

@@ -79,7 +79,7 @@ def metrics(config: Config, name: str) -> pd.DataFrame:
     from srt.artefacts.paths import Paths
 
     paths = Paths(config.results)
-    done, so_far = Path(paths.run_metrics(name)), Path(paths.progress(name), "metrics.jsonl")
+    done, so_far = Path(paths.run_metrics(name)), Path(paths.step_metrics(name))
     if done.is_file():
         return pd.read_parquet(done).set_index("step")
     if so_far.is_file():

@@ -146,7 +146,7 @@ class _Builder:
             yield job(figure, figure, resolve_figure(config, figure)[1], made, f"figures/{figure}")
         yield job("results_table", "results", groups, [paths.table("results")], "tables/results")
         yield self.audit()
-        clean = [*groups, paths.audit("clean_rows.parquet")]
+        clean = [*groups, paths.clean_rows()]
         made = [paths.table("decontaminated")]
         yield job("decontaminated", "decontaminated", clean, made, "tables/decontaminated")
         last = [row for row in rows if row["step"] == self.last[row["run"]]]
@@ -198,7 +198,7 @@ class _Builder:
             (paths.segment_state("{checkpoint}"), self.segment),
             (paths.segment_metrics("{checkpoint}"), self.segment),
             (paths.run_metrics("{run}"), self.run_metrics),
-            (paths.audit("clean_rows.parquet"), self.audit),
+            (paths.clean_rows(), self.audit),
         ]
         return [(_pattern(output), rule) for output, rule in outputs]
 
@@ -214,7 +214,7 @@ class _Builder:
         sets = audited_sets(self.config)
         datasets = [*sets["train"], *sets["test"]]
         read = [path for name in datasets for path in (self.paths.problems(name), self.paths.manifest(name))]
-        made = [self.paths.audit("overlap.csv"), self.paths.audit("clean_rows.parquet")]
+        made = [self.paths.audit("overlap.csv"), self.paths.clean_rows()]
         return self.job("audit", "audit", read, made, "audit/audit")
 
     def sample(self, checkpoint: str, suite: str) -> Job:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from srt.artefacts.paths import Paths
 from srt.common.io import open_parquet, read_parquet
 from srt.config.root import Config
 from srt.plan.jobs import Dag, model_of
@@ -28,9 +29,9 @@ class Measured:
 
 def measure(config: Config, dag: Dag) -> Measured:
     """What the results folder of a configuration holds so far."""
-    rows = {}
+    rows, paths = {}, Paths(config.results)
     for name in config.datasets:
-        path = Path(config.results, "data", f"{name}.parquet")
+        path = Path(paths.problems(name))
         if path.is_file():
             rows[name] = open_parquet(path).metadata.num_rows
     benchmarks = {key: read_benchmark(job.benchmark) for key, job in dag.jobs.items()}
@@ -55,13 +56,15 @@ def read_benchmark(path: str) -> dict[str, float] | None:
 
 def _lengths(config: Config, dag: Dag) -> dict[tuple[str, str], float]:
     """Mean response tokens by (train or sample, model), from training metrics and scored groups."""
+    paths = Paths(config.results)
     files: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for job in dag.jobs.values():
         model = model_of(config, job)
         if job.rule in ("train", "train_last"):
-            files["train", str(model)].append(Path(job.outputs[1]))
+            files["train", str(model)].append(Path(paths.segment_metrics(job.name)))
         elif job.rule == "sample":
-            files["sample", str(model)].append(Path(job.outputs[0].replace(".samples.", ".groups.")))
+            checkpoint, _, suite = job.name.rpartition("/")
+            files["sample", str(model)].append(Path(paths.groups(checkpoint, suite)))
     columns = {"train": "response_length", "sample": "mean_length"}
     means = {key: _mean_of(paths, columns[key[0]]) for key, paths in files.items()}
     return {key: mean for key, mean in means.items() if mean}

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pandas as pd
 
+from srt.artefacts.paths import Paths
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet, write_csv
 from srt.config.root import Config
 from srt.metrics.alarm import accuracy_fall, evaluate_alarm
 from srt.plan.spent import spent
 
-TABLES = ("claims/claims.csv", "tables/results.csv", "tables/early_stopping.csv", "provenance/provenance.csv")
-
 
 def collect(config: Config, out: Path) -> None:
     """Copy the tables and figures of a finished run to `out`, and make alarm.csv and cost.csv there."""
-    results = Path(config.results)
-    figures = [f"figures/{name}.{suffix}" for name in config.figures for suffix in ("png", "csv")]
-    for file in (*TABLES, *figures):
-        if not (results / file).is_file():
-            raise SrtError(f"{results / file} does not exist: finish the run (`make mini`), then collect again")
-        shutil.copyfile(results / file, out / Path(file).name)
+    paths = Paths(config.results)
+    tables = [paths.claims("csv"), paths.table("results"), paths.table("early_stopping"), paths.provenance()]
+    figures = [paths.figure(name, suffix) for name in config.figures for suffix in ("png", "csv")]
+    for file in map(Path, tables + figures):
+        if not file.is_file():
+            raise SrtError(f"{file} does not exist: finish the run (`make mini`), then collect again")
+        shutil.copyfile(file, out / file.name)
     write_csv(out / "alarm.csv", alarm_table(config))
     write_csv(out / "cost.csv", spent(config))  # costs.csv lacks the jobs that ended after it
 
@@ -35,12 +35,12 @@ def alarm_table(config: Config) -> pd.DataFrame:
     sets, is 10 % and 0.05 below its best so far and stays there; between evaluations nothing is known. Runs that act on
     their alarm are left out: no fall follows it, so it would count as false.
     """
-    rows = []
-    results = pd.read_csv(Path(config.results, "tables/results.csv"))
+    rows, paths = [], Paths(config.results)
+    results = pd.read_csv(paths.table("results"))
     curves = results.groupby(["run", "step"], as_index=False)["avg"].mean()
     for name in (name for name, run in config.runs.items() if run.on_alarm is None):
         for instance in config.instances(name):
-            frame = read_parquet(Path(config.results, "runs", instance, "metrics.parquet")).to_pandas()
+            frame = read_parquet(paths.run_metrics(instance)).to_pandas()
             curve = curves[curves["run"] == instance].sort_values("step")
             fall = accuracy_fall(curve, "avg", window=1, share=0.9)
             found = evaluate_alarm(frame, fall, config.alarm)

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from srt.artefacts.paths import METRICS_FILE
 from srt.common.progress import is_terminal, log, progress_bar
 from srt.metrics.alarm import Alarm
 from srt.training.alarm_action import action_of
 from srt.training.segment import Segment
-from srt.training.tracking import METRICS_FILE, Eta, Tracker, postfix, summary
+from srt.training.tracking import Eta, Tracker, postfix, summary
 
 
 class StepLog:

@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
+from srt.artefacts.paths import METRICS_FILE
 from srt.common.errors import SrtError
 from srt.common.io import write_text
 from srt.common.progress import log
 from srt.cost.hardware import mfu, synchronize
 
-METRICS_FILE, TIMING_FILE, EVENTS_FOLDER = "metrics.jsonl", "timing.jsonl", "tensorboard"
+TIMING_FILE, EVENTS_FOLDER = "timing.jsonl", "tensorboard"
 
 
 class PhaseTimer:
