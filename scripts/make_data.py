@@ -29,7 +29,13 @@ def main() -> None:
         "(DIR/owner/name/revision); default: the current folder, no mirrors",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="PARQUET", help="the problem table to write")
-    parser.add_argument("--manifest", required=True, type=Path, metavar="JSON", help="the account of the rows to write")
+    parser.add_argument(
+        "--manifest",
+        required=True,
+        type=Path,
+        metavar="JSON",
+        help="the manifest to write: counts, dropped rows, fingerprint",
+    )
     args = parser.parse_args()
 
     from srt.common import io

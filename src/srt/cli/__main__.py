@@ -15,7 +15,7 @@ from srt.common.errors import SrtError, nearest, run_cli
 
 COMMANDS = {
     "plan": "what a configuration costs: jobs, GPU-hours, wall time, disk",
-    "check": "what would stop it: versions, data files, models, results folder",
+    "check": "problems that would stop it: versions, data files, models, results folder",
     "watch": "run a workflow and show how long it still takes",
     "prompt": "one prompt as a model gets it, with its token ids",
     "summary": "the base model and the last step of every run",

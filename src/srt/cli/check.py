@@ -1,8 +1,8 @@
-"""Look for what would stop a configuration, in seconds and without starting a job.
+"""Look for problems that would stop a configuration, in seconds and without starting a job.
 
-Compares Python and the installed packages with pyproject.toml and constraints.txt, and looks whether the data files and
-model folders of the configuration can be read and its results folder can be written. What comes from the Hugging Face
-hub is not looked at. The exit code is 1 if something is wrong.
+Compares Python and the installed packages with pyproject.toml and constraints.txt. Checks that the configuration's data
+files and model folders can be read and its results folder can be written. Data and models from the Hugging Face hub are
+not checked. The exit code is 1 if something is wrong.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Print the paper's claims with their verdicts, numbers and intervals (docs/claims.md).
 
-`snakemake claims` makes every table that the claims need first; this command reads those that are there.
+`snakemake claims` first makes every table that the claims need; this command reads the tables made so far.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_configfile(parser)
     parser.add_argument(
-        "--partial", action="store_true", help="undecided, instead of an error, where a table is not made yet"
+        "--partial", action="store_true", help="a claim whose tables are missing is undecided, not an error"
     )
 
 

@@ -18,7 +18,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("docs/miniature"), metavar="FOLDER",
         help="folder of the page and of its template (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--fill-only", action="store_true", help="do not collect: fill the page from the files there")
+    parser.add_argument("--fill-only", action="store_true", help="fill the page from the files already in FOLDER")
 
 
 def run(args: argparse.Namespace) -> None:

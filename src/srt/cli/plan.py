@@ -1,6 +1,6 @@
-"""Print what a configuration costs before it is paid: jobs, GPU-hours, wall time, disk (docs/cost.md).
+"""Print what a configuration will cost: jobs, GPU-hours, wall time, disk (docs/cost.md).
 
-Reads the configuration and what its results folder holds already; starts nothing. `snakemake plan` prints the same and
+Reads the configuration and the files already in its results folder; starts no job. `snakemake plan` prints the same and
 takes Snakemake's own --config into account.
 """
 

@@ -3,8 +3,8 @@
 srt prompt qwen2_5_math_7b math12k
 srt prompt path/to/model path/to/problems.parquet --suffix ' Answer in \\boxed{}.'
 
-Each is a key of the configuration, whose model folder or problem table must exist (`snakemake all_models all_data`), or
-a path. A beginning-of-sequence token that the prompt has twice is pointed out.
+Model and data are keys of the configuration, whose files must exist (`snakemake all_models all_data`), or paths. A
+warning follows if the prompt begins with two beginning-of-sequence tokens.
 """
 
 from __future__ import annotations

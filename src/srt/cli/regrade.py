@@ -13,7 +13,7 @@ from srt.cli.shared import table
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("rollouts", type=Path, help="table with columns of their own (parquet)")
+    parser.add_argument("rollouts", type=Path, help="table of rollouts (parquet); --map names its columns")
     parser.add_argument(
         "--map", nargs="+", default=[], metavar="OUR=THEIRS",
         help="their columns for response, reference, problem, by, verdict, prediction, set "

@@ -160,8 +160,8 @@ class GapOptions(Options):
     step: float = Field(0.05, ge=0.001, le=0.5, description="Distance between two thresholds.")
     share: Literal["all", "parsed"] = Field(
         "all",
-        description="The drawn share of prompts compares the majority with all responses, or with those with an "
-        "answer.",
+        description="Denominator of the consistency that decides the drawn share of prompts: `all` responses, or "
+        "`parsed` ones.",
     )
 
 
@@ -219,7 +219,7 @@ class Panel(Strict):
     title: str = Field("", description="Heading of the panel.")
     runs: list[str] = Field(
         min_length=1,
-        description="Ids of runs, without the seed; for kind `climb` that of the last run of a chain, whose `init` "
+        description="Ids of runs, without the seed; for kind `climb` the id of a chain's last run, from which `init` "
         "leads to the others.",
     )
     datasets: list[str] | None = Field(None, min_length=1, description="Test sets of this panel; null: the figure's.")

@@ -48,7 +48,9 @@ class ModelBase(Strict):
         "request and has no effect on results.",
     )
     gpus_train: int | None = Field(
-        None, ge=0, description="GPUs of a training job; 0: one process on the CPU; null: the fewest that hold it."
+        None,
+        ge=0,
+        description="GPUs of a training job; 0: one process on the CPU; null: the fewest whose memory suffices.",
     )
     gpus_sample: int | None = Field(None, ge=0, description="GPUs of a sampling job; 0: on the CPU; null: 1.")
     train_job: JobSize = Field(
@@ -119,9 +121,9 @@ class PretrainPart(Strict):
 class TinyModel(ModelBase):
     """A Qwen2 model with its own tokenizer, trained from scratch on chain-of-thought traces of sums.
 
-    A share `corruption` of the steps of a trace have a wrong number, with which the rest of the trace continues. So
-    single answers are often wrong and the majority of 32 is right more often: self-training needs this gap between
-    avg@32 and maj@32.
+    A share `corruption` of a trace's steps has a wrong number, and the rest of the trace continues from it. So single
+    answers are often wrong and the majority of 32 is right more often: self-training needs this gap between avg@32 and
+    maj@32.
     """
 
     source: Literal["tiny"] = Field(description="Trained from scratch by the workflow.")
@@ -129,7 +131,9 @@ class TinyModel(ModelBase):
         160, gt=0, description="Longest prompt and response together, in tokens; part of the architecture."
     )
     gpus_train: int | None = Field(
-        0, ge=0, description="GPUs of a training job; 0: one process on the CPU; null: the fewest that hold it."
+        0,
+        ge=0,
+        description="GPUs of a training job; 0: one process on the CPU; null: the fewest whose memory suffices.",
     )
     gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling job; 0: on the CPU; null: 1.")
     hidden_size: int = Field(96, gt=0, description="Width of the residual stream; a multiple of `heads`.")

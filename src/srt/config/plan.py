@@ -74,5 +74,5 @@ class PlanConfig(Strict):
         description="GPU-hours that the paper states for its final results, by version; shown beside ours.",
     )
     target_gpu_hours: float | None = Field(
-        None, gt=0, description="The plan says whether the total with one seed is below this; null: it does not."
+        None, gt=0, description="Target for the total with one seed, which the plan compares with it; null: no target."
     )

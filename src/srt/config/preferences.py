@@ -26,9 +26,8 @@ class Preference(Strict):
     margin: int = Field(
         2,
         ge=0,
-        description="`dpo`, `scpo`: a pair is used if its chosen answer has over this many votes more than its "
-        "rejected one (paper v2: w(x) greater than 2, which we read as a number of votes, since the share is at most "
-        "1).",
+        description="`dpo`, `scpo`: a pair is used if its chosen answer leads its rejected one by more than this "
+        "many votes (paper v2: w(x) greater than 2, which we read as a number of votes, since the share is at most 1).",
     )
     beta: float = Field(
         0.1, gt=0, description="`dpo`, `scpo`: weight of the KL to the weights that the run starts from."

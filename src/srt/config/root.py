@@ -45,20 +45,20 @@ class Config(Strict):
     )
     keep_states: Literal["last", "all"] = Field(
         "last",
-        description="Optimizer states that are kept: that of a run's last checkpoint, so that the run can be "
-        "extended, or all.",
+        description="`last`: only the optimizer state of a run's last checkpoint is kept, from which the run can be "
+        "extended; `all`: all are kept.",
     )
     save_every: int = Field(
         10,
         gt=0,
-        description="Steps between two saves within a segment: at most this many are lost by a kill. Has no effect on "
+        description="Steps between two saves within a segment: a kill loses at most this many. Has no effect on "
         "results.",
     )
     seeds: int = Field(
         1,
         gt=0,
         le=1000,
-        description="An entry that does not list its seeds has the seeds 1 to this number (`--config seeds=1`).",
+        description="Entries of runs that list no seeds have the seeds 1 to this number (`--config seeds=1`).",
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How checkpoints are sampled.")
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How responses are graded.")

@@ -47,7 +47,8 @@ class Refill(Strict):
     rounds: int = Field(
         4,
         gt=0,
-        description="Most rounds of `prompts_per_step` prompts per step; after them the step trains on what was kept.",
+        description="Largest number of rounds of `prompts_per_step` prompts in a step, which then trains on the "
+        "prompts kept so far.",
     )
 
 
@@ -138,8 +139,8 @@ class Run(Strict):
     )
     reference_offload: bool | None = Field(
         None,
-        description="Keep the weights of the KL reference in host memory while they are not used; null: if the run "
-        "would not fit its GPUs otherwise, or needs fewer GPUs with it. Has no effect on results.",
+        description="Keep the weights of the KL reference in host memory while they are not used; null: only if the "
+        "run would otherwise not fit its GPUs or need more. Has no effect on results.",
     )
     engine_sleep: bool = Field(
         False,
@@ -175,8 +176,8 @@ class Run(Strict):
             )
         if self.on_alarm is not None and self.train.skip_unanimous:
             raise ValueError(
-                "on_alarm: the alarm reads the KL, from which skip_unanimous leaves out the groups that a collapse "
-                "makes: set train.skip_unanimous to false, or remove on_alarm"
+                "on_alarm: the alarm reads the KL, and skip_unanimous leaves unanimous groups out of it: set "
+                "train.skip_unanimous to false, or remove on_alarm"
             )
         if self.refill is not None and self.reward not in VOTING:
             raise ValueError(

@@ -86,7 +86,7 @@ class Train(Strict):
     rollouts_trained: int | None = Field(
         None,
         ge=2,
-        description="Responses per prompt that are trained on, the first ones; null, also in the presets: all.",
+        description="Train on the first of each prompt's responses, this many; null, also in the presets: on all.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of rollouts.")
     max_prompt_tokens: int = Field(
@@ -127,7 +127,7 @@ class Train(Strict):
         None, ge=0, description="Weight of the entropy bonus; 0.001 in the authors' code."
     )
     unparsable_groups: Literal["drop", "keep"] | None = Field(
-        None, description="What becomes of prompts without a label: left out of the loss, or kept with advantage 0."
+        None, description="What happens to prompts without a label: left out of the loss, or kept with advantage 0."
     )
     kl_clamp: float | None = Field(None, gt=0, description="Per-token KL estimates are clipped to plus or minus this.")
     majority_threshold: float = Field(
@@ -143,7 +143,7 @@ class Train(Strict):
         "and entropy gradients of these groups are dropped, and the metrics `kl`, `entropy` and the log-probability "
         "mismatch cover the other groups only. Not allowed with `on_alarm`.",
     )
-    iterations: int = Field(1, gt=0, description="Optimizer steps per batch of rollouts; more than 1 need `clip`.")
+    iterations: int = Field(1, gt=0, description="Optimizer steps per batch of rollouts; more than 1 requires `clip`.")
     ratio: Literal["token", "sequence"] | None = Field(
         None, description="Probability ratio to the sampling policy, per token (PPO) or per response (TRL)."
     )
@@ -168,8 +168,8 @@ class Train(Strict):
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1,
-        description="DeepSpeed ZeRO stage. 0: GPUs partition nothing; 1: optimizer states; 2: gradients, too; 3: "
-        "weights, too.",
+        description="DeepSpeed ZeRO stage: what is partitioned over the GPUs. 0: nothing; 1: optimizer states; 2: "
+        "also gradients; 3: also weights.",
     )
     dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Precision of computation; the optimizer updates float32 weights."

@@ -96,7 +96,7 @@ def read_samples(path: str | Path, batch_rows: int = 4096) -> Iterator[Group]:
         if missing:
             raise SrtError(
                 f"{path} lacks the column '{missing[0]}'{nearest(missing[0], file.schema_arrow.names)}: it is not "
-                "a raw-samples table; use --import for tables with other columns"
+                "a raw-samples table; use `srt regrade` for tables with other columns"
             )
         seen: set[tuple[str, str]] = set()
         group: Group | None = None

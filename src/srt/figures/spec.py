@@ -22,7 +22,7 @@ from srt.config.figures import OPTIONS, ExamplesOptions, Options, parse_options
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"'{name}' is there twice: remove one")
+            raise ValueError(f"'{name}' appears twice: remove one")
     return names
 
 

@@ -197,8 +197,8 @@ PATCHES = (
         "snakemake.scheduling.job_scheduler",
         "JobScheduler._schedule_reevalutation",
         ("self", "delay"),
-        "every job that ends leaves one more timer that looks at all ready jobs once a second: 30 looks a second after "
-        "400 jobs, which takes a third of a core",
+        "every job that ends leaves one more timer that looks at all ready jobs once per second: 30 looks per second "
+        "after 400 jobs, which takes a third of a core",
         one_timer_at_a_time,
     ),
     Patch(
@@ -223,7 +223,7 @@ PATCHES = (
         "snakemake_executor_plugin_slurm",
         "Executor.report_job_error",
         ("self", "job_info", "msg", "kwargs"),
-        "a job that was killed for its memory is reported as FAILED and no more",
+        "a job that was killed for its memory is reported only as FAILED",
         naming_memory,
     ),
 )

@@ -13,7 +13,7 @@ def check_suites(config: Config) -> None:
     for name, suite in config.suites.items():
         path = ["suites", name]
         if name in config.datasets:
-            raise ConfigError(path, "is also the id of a data set: rename the suite (a data set is a suite of itself)")
+            raise ConfigError(path, "is also the id of a data set: rename the suite (every data set is also a suite)")
         if not suite.datasets:
             raise ConfigError(path, "is empty: give at least one data set")
         for position, dataset in enumerate(suite.datasets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import typing
 from pathlib import Path
@@ -92,7 +93,7 @@ def readme_text() -> str:
             if model is TABLE:
                 parts.append("Keys of both local and hub data sets.")
             elif model not in (models.ModelBase, root.Config):
-                parts.append(" ".join((model.__doc__ or "").split()))
+                parts.append(inspect.cleandoc(model.__doc__ or ""))
             parts.append(_table(model))
         if train.Train in members:
             parts.append(_presets())
