@@ -57,7 +57,7 @@ def parse(answer: str) -> Form:
 
 
 def canonical(answer: str) -> str:
-    r"""The canonical text: equal for answers that this module knows to be the same, and its own canonical text.
+    r"""The canonical text: equal for answers that this module knows to be the same; a second call leaves it unchanged.
 
     >>> canonical(r"\dfrac{10}{4}"), canonical("2.50"), canonical("x=2\\frac12")
     ('5/2', '5/2', '5/2')

@@ -217,7 +217,7 @@ class Supervisor:
         return answer
 
     def do(self, job: list[Any]) -> bool | str | None:
-        """`ask`, but an answer that is too costly whatever it is compared with is tried only once."""
+        """Like `ask`, but an answer that is too costly on its own is tried only once."""
         op, a, b = job[:3]
         if op == "equal" and (a in self.too_costly or b in self.too_costly):
             return TIMEOUT

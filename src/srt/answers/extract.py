@@ -127,8 +127,8 @@ def _last(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | No
 
 
 def boxed_or_last_number(text: str) -> Extraction:
-    """`boxed`, or `last_number` if there is no box. An unclosed or empty box stays one: the model had begun its answer,
-    so a number before it is not the answer."""
+    """`boxed`, or `last_number` if there is no box. An unclosed or empty box counts as a box: the model had begun its
+    answer, so a number before it is not the answer."""
     result = boxed(text)
     return last_number(text) if result.reason == NO_BOX else result
 

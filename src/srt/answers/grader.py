@@ -1,4 +1,4 @@
-r"""Votes and verdicts: what the trainer and the scorer ask of this room.
+r"""Votes and verdicts for the trainer and the scorer.
 
 Presets. `clean` (the paper's text): answers fall into equivalence classes, votes are counted per class, and a response
 is correct if its answer and the label are equivalent. `authors` (their code): votes are counted per raw string, the

@@ -53,7 +53,7 @@ def _scientific(match: re.Match[str]) -> Value | None:
     return (Fraction(match[1]) * Fraction(10) ** exponent, False) if abs(exponent) <= _MAX_EXPONENT else None
 
 
-# A numeral has the value that the first pattern which fits gives it.
+# The first pattern that matches a numeral gives its value.
 _NUMERALS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Value | None]], ...] = (
     (_DECIMAL, _decimal),
     (_FRACTION, _fraction),

@@ -10,7 +10,7 @@ from srt.config.root import Config
 
 
 def evaluation_spec(config: Config) -> dict[str, Any]:
-    """All evaluations, one entry a run: a command line holds 128 KiB, too few for one entry a checkpoint."""
+    """All evaluations, one entry per run: one per checkpoint would exceed a command line's 128 KiB."""
     runs = [
         {
             "run": name,

@@ -42,7 +42,7 @@ class Paths:
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluation(self, checkpoint: str, suite: str) -> str:
-        """What the names of an evaluation's three tables begin with; a data set is a suite, too."""
+        """The common beginning of the paths of an evaluation's three tables; every data set is also a suite."""
         return f"{self.results}/eval/{checkpoint}/{suite}"
 
     def samples(self, checkpoint: str, suite: str) -> str:
@@ -86,7 +86,7 @@ class Paths:
         return f"{self.results}/runs/{checkpoint}/metrics.parquet"
 
     def segment_progress(self, checkpoint: str) -> str:
-        """What the segment that ends at a checkpoint keeps of itself: its description, lock, journal, saved states."""
+        """The working folder of the segment that ends at a checkpoint: description, lock, journal, saved states."""
         return f"{self.results}/progress/{checkpoint}"
 
     def run_metrics(self, run: str) -> str:
@@ -98,7 +98,7 @@ class Paths:
         return f"{self.results}/runs/{run}/metrics.csv"
 
     def progress(self, run: str) -> str:
-        """The folder of a run for what is no output of a job: saves inside a segment, logs of a tracker."""
+        """The folder of a run's files that no job declares as output: saves within a segment, logs of a tracker."""
         return f"{self.results}/progress/{run}"
 
     def step_metrics(self, run: str) -> str:

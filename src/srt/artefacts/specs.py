@@ -95,7 +95,7 @@ def preference_spec(config: Config, instance: str) -> dict[str, Any]:
 
 
 def train_revision(train: Train) -> int:
-    """The revision of the training code: bfloat16 under ZeRO 1 first weighted the packs of a step unequally."""
+    """The revision of the training code: the first one weighted the packs of a bfloat16 step under ZeRO 1 unequally."""
     return REVISION["train"] + (train.dtype == "bfloat16" and train.zero_stage == 1)
 
 

@@ -7,6 +7,6 @@
     check_claims       every claim measured and judged
     verdict_tables     CSV, Markdown and HTML
 
-This package imports nothing by itself: the workflow resolves specs in every job, without pandas. No verdict is stored
-by hand: each is a pure function of the tables and of the rule in `claims.yaml`.
+`srt.claims` itself imports no module: every job resolves specs, and should not have to load pandas. No verdict is
+stored by hand: each is a pure function of the tables and of the rule in `claims.yaml`.
 """

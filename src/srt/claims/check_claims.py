@@ -18,7 +18,7 @@ ESTIMATORS: dict[str, Callable[[View, dict[str, Any]], list[Number]]] = {
 
 @dataclass(frozen=True)
 class Checked:
-    """A claim as it stands in the spec, and its verdict."""
+    """A claim of the spec, and its verdict."""
 
     name: str
     claim: dict[str, Any]

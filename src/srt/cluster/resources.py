@@ -1,8 +1,8 @@
 """What a job requests, from the formulas of `srt.cost` and the configuration: GPUs, memory, time, cores.
 
 Requests change no result. A time is 3 times the estimate with the generous parameters, rounded up to half hours: a 7B
-at the paper's batch gets 90 to 110 s per step, where the authors' configuration is put at 60 to 100 and this trainer's
-at 25 to 30.
+at the paper's batch requests 90 to 110 s per step. The estimates are 60 to 100 s for the authors' configuration and 25
+to 30 s for this trainer's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar in a terminal, a line now and then in a log file."""
+"""Progress on stderr: a bar in a terminal, an occasional line in a log file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_terminal() -> bool:
 
 
 def progress_bar(iterable: Any = None, **options: Any) -> tqdm:
-    """A tqdm bar (`options` as there) that is updated often in a terminal and every 15 s in a log."""
+    """A tqdm bar (`options` are tqdm's) that is updated often in a terminal and every 15 s in a log."""
     from tqdm import tqdm
 
     file: TextIO = sys.stderr if is_terminal() else _Lines(sys.stderr)  # type: ignore[assignment]

@@ -66,7 +66,7 @@ def update_flops(
     """FLOPs of one update, counted in forward passes: 3 for gradients (forward, backward), and 1 for each of the
     reference policy, activations computed again, and the old policy's log-probs in a pass of their own.
 
-    So about 8N per token, 10N with recomputation; TRL and verl pay 12N. The MFU leaves recomputation out: it asks how
-    fast the mathematics gets done, not how busy the device is (PaLM, arXiv 2204.02311, appendix B).
+    So about 8N per token, 10N with recomputation; TRL and verl pay 12N. The MFU leaves recomputation out, because it
+    measures useful work and not how busy the device is (PaLM, arXiv 2204.02311, appendix B).
     """
     return forward_flops(shape, tokens) * (3 + reference + recompute + old_policy)

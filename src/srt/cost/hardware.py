@@ -48,7 +48,7 @@ def measured_rate(
 ) -> float:
     """FLOP/s that a product of two square matrices reaches here, the best of what fits in `seconds` (at least 3).
 
-    The limit that benchmarks divide by: it knows this machine's threads, clocks and libraries, as a data sheet cannot.
+    Benchmarks divide by it, because it reflects this machine's threads, clocks and libraries, which no data sheet does.
 
     Args:
         size: rows of the matrices; by default 1024 on a CPU and 8192 on a GPU.

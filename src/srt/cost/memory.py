@@ -15,7 +15,7 @@ from srt.cost.shapes import Shape
 from srt.cost.work import SamplingWork, TrainingWork
 
 BYTES = {"bfloat16": 2, "float32": 4}
-# A token keeps its layers' inputs until its backward pass: 196 KiB for a 7B. So many times that with no checkpointing.
+# What a token keeps until its backward pass, in multiples of its layers' inputs (196 KiB for a 7B), by checkpointing.
 ACTIVATIONS = {"none": 17, "selective": 1, "full": 1}
 CACHED_SEQUENCES = 64  # of mean length that a trainer's engine decodes side by side; in more memory it decodes more
 SAMPLED_SEQUENCES = 16  # of full length that a sampling job has memory for at least

@@ -122,7 +122,7 @@ def _filtered(wanted: Mapping[str, Any], where: str, names: list[str], rows: lis
             raise SrtError(
                 f"{where} lacks the column '{column}' of `filter` (it has: {', '.join(names)}){nearest(column, names)}"
             )
-        # repr distinguishes true from 1, as == does not, and "1" from 1
+        # unlike ==, repr distinguishes true from 1
         allowed = {repr(value) for value in (values if isinstance(values, list) else [values])}
         left = [place for place in places if repr(rows[place].get(column)) in allowed]
         if not left:

@@ -1,4 +1,4 @@
-"""DeepSpeed behind one file: a model with its distributed optimizer, and the checkpoints of both.
+"""All use of DeepSpeed: a model with its distributed optimizer, and the checkpoints of both.
 
 One process on a CPU and n processes on GPUs run the same code. The update divides by the loss denominator of the global
 batch (srt.training.update), so DeepSpeed's own scalings are undone here: gradients are not divided by accumulation

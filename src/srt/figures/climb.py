@@ -1,9 +1,9 @@
 """Climbing levels (v2: Fig. 5): chains of runs, each from the last checkpoint of the one before.
 
 One panel per chain; several metrics are rows, many chains of one metric are wrapped. The x axis adds up the steps from
-the base model on. Each run is drawn on its own level's test set in the look of its method, so where a level begins the
-line starts anew: the last model of one level, tested on the next. Levels stand at the top where there are several,
-thin lines between runs. Bands, triangles and grey lines as in `srt.figures.curves`.
+the base model on. Each run is drawn on its own level's test set in the look of its method. So a new line starts where a
+level begins: with the last model of one level, tested on the next. Level names are at the top where there are several,
+and thin lines separate runs. Bands, triangles and grey lines as in `srt.figures.curves`.
 
 Options
     names      {data set: name of the level}

@@ -2,8 +2,8 @@
 
 One row per panel of the spec, one column per quantity. Accuracy is the mean over data sets with the band of
 `srt.figures.curves`. Training quantities have one number per step: the line is a centred running mean of the seeds'
-mean, the band the range of the seeds (none for one seed), and the unsmoothed mean stays behind the line, thin.
-Triangles mark where the collapse alarm rings, rings where early stopping would stop.
+mean, the band the range of the seeds (none for one seed), and a thin line behind shows the unsmoothed mean. Triangles
+mark where the collapse alarm rings, rings where early stopping would stop.
 
 Options
     names         {data set: name in the figure}

@@ -2,8 +2,8 @@
 
 The jobs are those of `srt.plan.jobs`. Their seconds come from `srt.plan.price`: from the benchmark files that Snakemake
 has written so far, and for rules without one from the assumptions of the section `plan`. The remaining jobs are
-scheduled on the cores. Benchmarks leave out Snakemake's own work between jobs, so the schedule is stretched: by the
-time that has passed over the time that it has for the finished jobs.
+scheduled on the cores. Benchmarks leave out Snakemake's own work between jobs, so the remaining time is multiplied by a
+stretch: the elapsed time over the scheduled time of the finished jobs.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Eta:
         began_with = self.dag.closure(self.dag.leaves, stop=frozenset(self._before))
         prices = {key: replace(pricing.price(key), gpus=1) for key in self.dag.jobs}
         rest, whole = (schedule(self.dag, prices, keys, 1, self.cores).wall for keys in (remaining, began_with))
-        # Up to here a job that runs counts as not started. One that is met running is half done on average, and it is
-        # more likely a long job than a short one.
+        # Running jobs counted as not started so far. On average they are half done, and long jobs are more likely to be
+        # running than short ones.
         seconds = [prices[key].seconds for key in remaining]
         half = sum(s * s for s in seconds) / (2 * sum(seconds)) if elapsed and sum(seconds) else 0.0
         rest = max(rest - half, 0.0)

@@ -14,7 +14,7 @@ from srt.common.io import open_parquet, read_parquet
 from srt.config.root import Config
 from srt.plan.jobs import Dag, model_of
 
-FILES_READ = 200  # of each kind and model: a mean does not need more
+FILES_READ = 200  # of each kind and model: enough for a mean
 BENCHMARK_COLUMNS = ("s", "cpu_time", "max_pss")  # seconds, seconds, MiB
 
 

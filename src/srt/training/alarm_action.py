@@ -1,8 +1,8 @@
 """What a run does when its collapse alarm rings: nothing, end for good, or continue on offline labels (key `on_alarm`).
 
-An alarm that changes training trusts no log. Its state at the end of a segment is in that segment's checksummed
-progress.json, and the rows since then belong to the state that is resumed. So a chain of segments, killed anywhere, is
-one long run. All ranks see the same rows (means over gathered groups) and decide alike.
+An alarm that changes training does not rely on log files. Its state at the end of a segment is in that segment's
+checksummed progress.json, and the rows since then belong to the state that is resumed. So a chain of segments, killed
+anywhere, is one long run. All ranks see the same rows (means over gathered groups) and decide alike.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ActingAlarm:
     when a state is resumed whose alarm has rung.
 
     Args:
-        spec: the run's. Its alarm's rule is in it, as another rule trains another run.
+        spec: the run's. The spec includes the alarm's rule, since another rule trains another run.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Which prompts a step trains on, and their rollouts: one batch of the data, or one that is refilled (key `refill`).
 
 The online curriculum (paper v2, Appendix I.7, Fig. 31): a step draws prompts in rounds, samples them, keeps those whose
-majority is at least a threshold, and draws more until the batch is full. Where such a run is in its data depends on
-what was kept before, so that place is part of every state (progress.json). Given the place, the prompts of a step are a
+majority is at least a threshold, and draws more until the batch is full. The run's place in the data depends on which
+prompts were kept before, so it is part of every state (progress.json). Given the place, the prompts of a step are a
 pure function of (seed, data, place, votes), on any number of processes. Votes decide; no label is used.
 """
 
@@ -88,8 +88,8 @@ def fill(
         judge: samples these prompts and returns whether each is kept.
 
     A batch comes from one epoch, so it has no prompt twice. Where fewer than `size` prompts are left of an epoch, the
-    batch begins with the next one, as without refill; where an epoch ends, the batch ends too. The prompts behind the
-    one that fills the batch are not used up: the next step draws them again, from the weights it has then.
+    batch begins with the next one, as without refill; where an epoch ends, the batch ends too. The prompts after the
+    one that fills the batch are not used up: the next step draws them again, with its current weights.
     """
     length = len(order(0))
     epoch, at = divmod(place, length)

@@ -87,7 +87,7 @@ class PolicyObjective:
         return loss, loss.detach()
 
     def metrics(self, batch: Batch, statistics: Statistics) -> dict[str, float]:
-        """None beyond the update's."""
+        """No metrics beyond those of the update."""
         return {}
 
 

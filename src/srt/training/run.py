@@ -66,7 +66,7 @@ class Attempt:
     `step` is the last step taken and `saved` that of the newest state; `metrics` are the rows of this segment.
 
     Args:
-        signals: grows by each SIGTERM.
+        signals: the SIGTERMs received so far; the handler appends to this list.
         began: when the attempt began (`time.monotonic`), for the time budget.
     """
 
@@ -152,7 +152,7 @@ class Attempt:
             self._save(wait=bool(reason))
             self.saved = self.step
         if reason:
-            raise Interrupted(f"{reason}: state saved at step {self.step}, the same command continues from there")
+            raise Interrupted(f"{reason}: state saved at step {self.step}, the same command resumes from it")
 
     def _stop_reason(self) -> str:
         """Why to stop after this step, '' to continue; all ranks stop after the same step, for one reason."""

@@ -1,4 +1,4 @@
-"""What one sees of a running segment: a bar or log lines, JSON lines and TensorBoard events, the collapse alarm."""
+"""What a user sees of a running segment: a bar or log lines, JSON lines and TensorBoard events, the collapse alarm."""
 
 from __future__ import annotations
 

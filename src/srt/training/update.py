@@ -6,8 +6,8 @@ a group is complete its advantages are known and its graph is differentiated and
 ZeRO 3 (which cannot hold several graphs), take the log-probs in a pass of their own.
 
 The loss is a sum over tokens with weights that are fixed beforehand over the global batch (`TokenWeights`), so the
-gradient depends neither on packs nor on their order nor on the number of processes. What the loss is, an `Objective`
-says (srt.training.objectives).
+gradient depends neither on packs nor on their order nor on the number of processes. An `Objective` defines the loss
+(srt.training.objectives).
 """
 
 from __future__ import annotations
@@ -378,7 +378,7 @@ class Update:
         """Combine the mismatch over processes and check it, while the weights are still those of the rollouts."""
         combined = statistics.mismatch = combine_mismatch(gather(statistics.mismatch_parts, self.world))
         # A sampled token has a probability, so a log-prob of nan or -inf means that trainer or engine is broken. The
-        # means leave such tokens out: an engine without a single number would seem to agree.
+        # means leave such tokens out, so an engine that returns nothing but nan would seem to agree.
         if self.check_mismatch is not None and combined["tokens"] + combined["nonfinite"]:
             self.check_mismatch(math.nan if combined["nonfinite"] else combined["mean_abs"])
 
