@@ -34,6 +34,18 @@ RUNS = (
     preferences.Preference,
 )
 
+
+def _with_parts(*entries: type[BaseModel]) -> tuple[type[BaseModel], ...]:
+    """The models, each followed by those that its fields hold."""
+    found: list[type[BaseModel]] = []
+    for entry in entries:
+        types = [
+            t for info in entry.model_fields.values() for m in unwrap(info.annotation) for t in (m, *typing.get_args(m))
+        ]
+        found += [entry, *(t for t in types if isinstance(t, type) and issubclass(t, BaseModel))]
+    return tuple(dict.fromkeys(found))
+
+
 # The README's chapters: heading, remark, models.
 CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     ("Main file", "`config.yaml`, or the file given by `--configfile`.", (root.Config,)),
@@ -42,22 +54,12 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     (
         "`models`",
         "`{id: entry}`; `source` selects the kind of entry. Keys of every kind:",
-        (
-            models.ModelBase,
-            models.ModelSampling,
-            models.JobSize,
-            models.HubModel,
-            models.LocalModel,
-            models.GgufModel,
-            models.Example,
-            models.TinyModel,
-            models.PretrainPart,
-        ),
+        _with_parts(models.ModelBase, *unwrap(models.ModelConfig)),
     ),
     (
         "`datasets`",
         "`{id: entry}`; `source` selects the kind of entry (docs/data.md).",
-        (datasets.ReasoningGymDataset, datasets.MixPart, datasets.LocalDataset, datasets.HubDataset, TABLE),
+        (*_with_parts(*unwrap(datasets.DatasetConfig)), TABLE),
     ),
     (
         "`suites`",
