@@ -398,7 +398,8 @@ def our_side(spec: dict[str, Any], channel: Channel) -> None:
     plain (no DeepSpeed), and gradients and weights as for TRL.
     """
     from srt.training.objectives import policy_update
-    from srt.training.update import Batch, Reference
+    from srt.training.reference import Reference
+    from srt.training.update import Batch
 
     data = Recorded.load(Path(spec["data"]))
     hyper = HYPER | spec.get("hyper", {})

@@ -13,7 +13,8 @@ import torch
 
 from srt.objective.preference_loss import margins, pair_gradient, pair_loss
 from srt.training.objectives import preference_update
-from srt.training.update import Batch, Reference
+from srt.training.reference import Reference
+from srt.training.update import Batch
 from support.plain_update import ALONE, Plain, hyperparameters, policy_and_reference
 from support.tiny_models import one_by_one
 

@@ -22,7 +22,7 @@ from srt.distributed.world import init_world
 from srt.models.checkpoint import load_model
 from srt.rollout import LENGTH, STOP, Rollout, tensor_checksum
 from srt.rollout.hf import HfEngine
-from srt.training import base_trainer
+from srt.training import base_trainer, reference
 from srt.training.batches import rank_share
 from srt.training.rewards import training_rewards
 from srt.training.rl_trainer import RLTrainer, make_batch
@@ -179,7 +179,8 @@ def test_gradient_does_not_depend_on_micro_batches_or_checkpointing(tmp_path, ti
         model, *rest = load_model(*args)
         return model.double(), *rest
 
-    monkeypatch.setattr(base_trainer, "load_model", load_in_double)
+    for module in (base_trainer, reference):
+        monkeypatch.setattr(module, "load_model", load_in_double)
     found = []
     for number, (budget, checkpointing) in enumerate(
         [(1, "none"), (150, "none"), (150, "selective"), (150, "full"), (10**6, "none")]

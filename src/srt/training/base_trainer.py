@@ -16,17 +16,16 @@ from srt.cost.hardware import peak_flops
 from srt.cost.shapes import Shape
 from srt.data.prompts import render_all
 from srt.distributed.deepspeed_engine import DeepSpeedEngine
-from srt.distributed.offload import offload
 from srt.distributed.world import World, gather
 from srt.models.checkpoint import load_model
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.attention import check_packable
-from srt.training.alarm_action import Action
+from srt.training.alarm_action import Action, action_of
 from srt.training.batches import PromptOrder
 from srt.training.segment import Segment
 from srt.training.tracking import PhaseTimer, peak_memory, timing_row
 from srt.training.training_set import TrainingSet
-from srt.training.update import PHASES, Reference, Update
+from srt.training.update import PHASES, Update
 
 
 class BaseTrainer(ABC):
@@ -60,6 +59,8 @@ class BaseTrainer(ABC):
                 "lower it or use a larger data set"
             )
         self.order = PromptOrder(usable, train["prompts_per_step"], self.spec["seed"])
+        if action_of(self.spec) == "offline_labels":
+            self._check_later_labels()
         checkpoint_activations(model, train["gradient_checkpointing"])
         check_packable(segment.base, model.config)
         self.policy = DeepSpeedEngine(
@@ -99,12 +100,36 @@ class BaseTrainer(ABC):
         return {}
 
     def apply(self, action: Action) -> str:
-        """Do what the run's alarm asks for and return a sentence about it; only runs that vote act on an alarm."""
-        raise NotImplementedError(f"reward {self.spec['reward']} has no alarm that acts ({action})")
+        """Do what the run's alarm asks for, and return a sentence about it.
 
+        `stop` ends the run. `offline_labels` switches to the teacher's labels: from then on prompts, their order and
+        the reward are those of a run that had this reward from the start.
+        """
+        if action == "stop":
+            self.ended = True
+            return "training ended there, later checkpoints have these weights (on_alarm: stop)"
+        usable = self._later_labelled()
+        left_out = len(self.order.usable) - len(usable)
+        self.spec = {**self.spec, "reward": "offline_labels"}
+        self.data, self.order.usable = self.data.after_alarm(), usable
+        said = "from there on the labels are the teacher's (on_alarm: offline_labels)"
+        return said + (f"; {left_out} prompts without one are left out" if left_out else "")
 
-def load_reference(segment: Segment, world: World) -> Reference:
-    """The base model, frozen; in host memory between its passes if the segment has `reference_offload`."""
-    model, *_ = load_model(segment.base, segment.spec["train"]["dtype"], world.device)
-    model.requires_grad_(False)
-    return Reference(model, offload(model, world.device) if segment.reference_offload else None)
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _later_labelled(self) -> list[int]:
+        """The usable prompts that have a label from the alarm on."""
+        data = self.data.after_alarm()
+        return [i for i in self.order.usable if data.has_label(i)]
+
+    def _check_later_labels(self) -> None:
+        """Refuse at the start what would otherwise fail only when the alarm rings."""
+        run, size = self.spec["run"], self.order.per_step
+        if self.data.later is None:
+            raise SrtError(f"runs: {run}: on_alarm: offline_labels needs labels: the labels rule's table")
+        labelled = len(self._later_labelled())
+        if labelled < size:
+            raise SrtError(
+                f"runs: {run}: on_alarm: offline_labels: only {labelled} usable prompts have a label for "
+                f"prompts_per_step={size}: lower it or use a larger data set"
+            )

@@ -10,9 +10,10 @@ from srt.common.progress import log
 from srt.config.preferences import PAIRS
 from srt.distributed.world import World, gather
 from srt.labels.preferences import Preferences
-from srt.training.base_trainer import BaseTrainer, load_reference
+from srt.training.base_trainer import BaseTrainer
 from srt.training.batches import rank_share
 from srt.training.objectives import preference_update
+from srt.training.reference import load_reference
 from srt.training.segment import Segment
 from srt.training.training_set import METRICS, PAIRED, TrainingSet
 from srt.training.update import Batch

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from srt.answers import Vote
-from srt.common.errors import SrtError
 from srt.distributed.world import World, gather
 from srt.rollout import STOP, Rollout, RolloutEngine, Sampling
-from srt.training.alarm_action import Action, action_of
-from srt.training.base_trainer import BaseTrainer, load_reference
+from srt.training.base_trainer import BaseTrainer
 from srt.training.batches import Batches, label_threshold
 from srt.training.objectives import policy_update
+from srt.training.reference import load_reference
 from srt.training.rewards import GroupRewards, Monitor, batch_statistics, training_rewards
 from srt.training.segment import Segment
 from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights
@@ -61,8 +60,6 @@ class RLTrainer(BaseTrainer):
 
     def __init__(self, segment: Segment, data: TrainingSet, world: World, truth: dict[str, str]) -> None:
         super().__init__(segment, data, world)
-        if action_of(self.spec) == "offline_labels":
-            self._check_later_labels()
         self.where = f"run {self.spec['run']}"  # for messages
         self.update = policy_update(
             self.policy, load_reference(segment, world), self.train, world, self.check_logprobs, self.timer
@@ -132,7 +129,7 @@ class RLTrainer(BaseTrainer):
                     difference, tolerance, self.rollout_engine, self.policy.weights(), dtype=dtype, where=self.where
                 )
 
-    # -- states and the alarm ---------------------------------------------------------------------------------------
+    # -- states -----------------------------------------------------------------------------------------------------
 
     def restore(self, state: Path) -> None:
         """Continue from a saved state (all ranks), from its place in the data too."""
@@ -142,21 +139,6 @@ class RLTrainer(BaseTrainer):
     def progress(self) -> dict[str, Any]:
         """The place in the data, for a run that refills."""
         return self.batches.progress()
-
-    def apply(self, action: Action) -> str:
-        """End the run, or switch to the teacher's labels, as if this had been the run's reward from the start.
-
-        The order of the prompts is then that of a run with this reward as well.
-        """
-        if action == "stop":
-            self.ended = True
-            return "training ended there, later checkpoints have these weights (on_alarm: stop)"
-        usable = self._later_labelled()
-        left_out = len(self.order.usable) - len(usable)
-        self.spec = {**self.spec, "reward": "offline_labels"}
-        self.data, self.order.usable = self.data.after_alarm(), usable
-        said = "from there on the labels are the teacher's (on_alarm: offline_labels)"
-        return said + (f"; {left_out} prompts without one are left out" if left_out else "")
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -176,23 +158,6 @@ class RLTrainer(BaseTrainer):
         rows = gather(rows, self.world)
         known = {key: [r[key] for r in rows if not math.isnan(r[key])] for key in rows[0]}
         return {key: float(np.mean(values)) if values else math.nan for key, values in known.items()}
-
-    def _later_labelled(self) -> list[int]:
-        """The usable prompts that have a label from the alarm on."""
-        data = self.data.after_alarm()
-        return [i for i in self.order.usable if data.has_label(i)]
-
-    def _check_later_labels(self) -> None:
-        """Refuse at the start what would otherwise fail only when the alarm rings."""
-        run, size = self.spec["run"], self.order.per_step
-        if self.data.later is None:
-            raise SrtError(f"runs: {run}: on_alarm: offline_labels needs labels: the labels rule's table")
-        labelled = len(self._later_labelled())
-        if labelled < size:
-            raise SrtError(
-                f"runs: {run}: on_alarm: offline_labels: only {labelled} usable prompts have a label for "
-                f"prompts_per_step={size}: lower it or use a larger data set"
-            )
 
 
 def make_batch(

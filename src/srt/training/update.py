@@ -13,7 +13,7 @@ gradient depends neither on packs nor on their order nor on the number of proces
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srt.distributed.offload import OffloadedModel
 from srt.distributed.world import World, gather
 from srt.objective.kl import masked_sum
 from srt.objective.mismatch import combine_mismatch, mismatch
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import Pack, balance, pack, runs, split
+from srt.training.reference import Reference
 
 PHASES = ("policy", "reference", "backward", "optimizer")
 Units = list[list[list[int]]]  # of packs of rows, from srt.packing.pack.split
@@ -93,31 +93,6 @@ class Policy(Protocol):
     def step(self) -> tuple[float, bool]:
         """Clip and update; the gradient's norm and whether the update was made (not if it was not finite)."""
         ...
-
-
-class Reference:
-    """The frozen model that the policy is compared with.
-
-    Args:
-        offloaded: its weights if they are in host memory between passes. The passes over a batch then come first and
-            together, so that the weights are off the device before there are graphs. None: they stay on the device.
-    """
-
-    def __init__(self, model: Any, offloaded: OffloadedModel | None = None) -> None:
-        self.model, self.offloaded = model, offloaded
-        self._ahead: dict[tuple[int, ...], Tensor] = {}  # by the rows of a pack
-
-    def score_ahead(self, packs: Iterable[Pack], temperature: float) -> None:
-        """Compute and keep the log-probs of all packs of a batch; needed before `logprobs` if it is offloaded."""
-        assert self.offloaded is not None
-        with torch.no_grad(), self.offloaded.on_device():
-            self._ahead = {tuple(p.rows): response_logprobs(self.model, p, temperature)[0] for p in packs}
-
-    def logprobs(self, p: Pack, temperature: float) -> Tensor:
-        """Log-probs [b, R] of a pack's responses, without gradient inside `torch.no_grad`."""
-        if self.offloaded is not None:
-            return self._ahead.pop(tuple(p.rows))
-        return response_logprobs(self.model, p, temperature)[0]
 
 
 @dataclass(frozen=True)
