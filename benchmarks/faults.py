@@ -1,12 +1,12 @@
 """Make every fault of a cluster on a real SLURM of this machine, and write what it cost into docs/cluster.md.
 
     .venv/bin/python benchmarks/faults.py            all of them, about ten minutes on two idle cores
-    .venv/bin/python benchmarks/faults.py scancel    these only; their rows are written anew, the others stay
+    .venv/bin/python benchmarks/faults.py scancel    these only; their rows are replaced, the others stay
 
 Columns: attempts, starts of the trainer; steps again, steps that were finished more than once; seconds lost, from the
-last step before the fault to the first one after it, less a usual step. Status is asked every second here, after 40 s
-and more on a real cluster: add that where a retry is submitted. Results are compared byte for byte with those of the
-undisturbed run; a difference ends this program with an error.
+last step before the fault to the first one after it, less a usual step. Status is queried every second here, but only
+after 40 s and more on a real cluster: add that where a retry is submitted. Results are compared byte for byte with
+those of the undisturbed run; a difference ends this program with an error.
 """
 
 from __future__ import annotations

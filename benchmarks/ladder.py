@@ -3,7 +3,7 @@
     padded   as TRL: left-padded prompts, right-padded responses, b rows at a time, attention mask, head on every
              position; passes for the old policy, the reference and the gradient
     head     head on real response tokens only
-    sorted   rows of like length together, as many as a token budget holds, padded to their own longest
+    sorted   rows of similar length together, as many as a token budget holds, padded to their own longest
     packed   no padding
     one_pass no pass for the old policy: the gradient pass comes first and waits for the advantages of its groups
     shared   each prompt once for all of its responses: what `srt.training.update` does

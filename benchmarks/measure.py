@@ -1,9 +1,9 @@
 """What the benchmarks share: sides in processes of their own, interleaved rounds, clocks, memory, a matmul's rate.
 
 A side is one way to do the same work. It lives in a child process (own thread pool, allocator and imports), builds what
-it needs when it is told to `load`, and does one round a `step`. The parent asks the sides in turn, A B A B, so that
-whatever else the machine does falls on all of them. A child answers with its wall time, its CPU time (all threads) and
-its peak memory above what it held when it was ready.
+it needs on `load`, and does one round per `step`. The parent asks the sides in turn, A B A B, so that other load on the
+machine affects all of them. A child answers with its wall time, its CPU time (all threads) and its peak memory above
+what it held when it was ready.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Side:
             "PYTHONPATH": os.pathsep.join(p for p in (str(ROOT / "src"), os.environ.get("PYTHONPATH")) if p),
         }  # fmt: skip
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            env.pop(name, None)  # a child is a world of its own
+            env.pop(name, None)  # a child is a distributed world of one process
         if device == "cpu":
             env["DS_ACCELERATOR"] = "cpu"
         self.threads, self.device = threads, device
@@ -170,11 +170,11 @@ class Side:
         if not line:
             self._process.wait()
             self._log.seek(0)
-            raise RuntimeError(f"a side ended by itself; its last lines:\n{self._log.read()[-3000:]}")
+            raise RuntimeError(f"a side ended unexpectedly; its last lines:\n{self._log.read()[-3000:]}")
         return json.loads(line)
 
     def load(self, side: str, **spec: Any) -> dict[str, Any]:
-        """Build `side`; what was there is dropped."""
+        """Build `side`; the previous one is dropped."""
         return self._ask({"do": "load", "spec": {"side": side, "threads": self.threads, "device": self.device, **spec}})
 
     def step(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class Side:
 
 
 def interleave(sides: dict[str, Side], warmups: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """`warmups` rounds that do not count, then `rounds` that do, each side once a round and in turn."""
+    """`warmups` rounds that do not count, then `rounds` that do; the sides take turns, once per round."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(warmups + rounds):
         for name, side in sides.items():
@@ -215,7 +215,7 @@ def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
 
 
 def clocks(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds a round and peak memory of a side."""
+    """Seconds per round and peak memory of a side."""
     return {
         "wall_s": spread([a["wall"] for a in answers]),
         "cpu_s": spread([a["cpu"] for a in answers]),
@@ -225,7 +225,7 @@ def clocks(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def sampled(answers: Sequence[dict[str, Any]], responses: int) -> dict[str, Any]:
-    """`clocks`, and tokens a second of a side whose rounds draw so many responses each."""
+    """`clocks`, and tokens per second of a side whose rounds draw this many responses each."""
     tokens, wall, cpu = (sum(a[k] for a in answers) for k in ("new_tokens", "wall", "cpu"))
     return {
         **clocks(answers),
@@ -241,10 +241,10 @@ def ratio(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]], cloc
 
 
 def sweep_clock() -> str:
-    """The clock by which sizes are chosen: `wall`, or `cpu` where the machine is busy and wall time says little."""
+    """The clock by which sizes are chosen: `wall`, or `cpu` on a busy machine, where wall time is unreliable."""
     if os.getloadavg()[0] <= 1.0:
         return "wall"
-    print("  the machine is busy: sizes are chosen by CPU time, and wall times below say little", flush=True)
+    print("  the machine is busy: sizes are chosen by CPU time, and the wall times below are unreliable", flush=True)
     return "cpu"
 
 

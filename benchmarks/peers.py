@@ -1,8 +1,9 @@
 """Recorded completions, small Qwen2 models, and two trainers that update on them: TRL's RLOOTrainer and ours.
 
 TRL is its released trainer in its own `train()` loop. Only `_generate` is replaced, so that it returns the recorded
-token ids; log-probabilities, reference, KL, advantages, loss, backward, clipping and AdamW are its own code. It is
-spared what `_generate` does beside generating (tokenising, decoding, length statistics): an update is measured.
+token ids; log-probabilities, reference, KL, advantages, loss, backward, clipping and AdamW are its own code. What
+`_generate` does beside generating (tokenising, decoding, length statistics) is not timed, as only the update is
+measured.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def record(
 
 
 def tokenizer(vocab: int) -> Any:
-    """One word a token, the word being its number: token ids survive TRL's decoding and encoding."""
+    """One word per token, its number, so that token ids survive TRL's decoding and encoding."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -148,8 +149,8 @@ def shift(model: Any) -> Any:
 def stop_at_rate(model: Any, rate: float) -> Any:
     """Give the end token about the same chance at every position, so that lengths are geometric with mean 1 / rate.
 
-    Every position receives the bias of the last value projection whole, as attention weights sum to 1. It is led into
-    a direction that the rows of the head do not have, but for the row of the end token.
+    Every position receives the whole bias of the last value projection, as attention weights sum to 1. The bias is put
+    into a direction in which only the end token's row of the head has a component.
     """
     attention, embedding = model.model.layers[-1].self_attn, model.get_input_embeddings().weight
     bias = attention.v_proj.bias.normal_()
@@ -207,8 +208,8 @@ def load_models(spec: dict[str, Any]) -> tuple[Any, Any]:
 def flops(config: Any, data: Recorded) -> dict[str, float]:
     """FLOPs of one update (gradient forward and backward, reference forward; no old-policy pass, no recomputation).
 
-    `model` is the usual count, each response with a prompt of its own; `necessary` takes each prompt once, which is all
-    that the mathematics needs and so the numerator of a share of the limit that cannot pass 1.
+    `model` is the usual count, each response with a prompt of its own. `necessary` counts each prompt once, the least
+    possible work, so that a share of the limit computed from it cannot exceed 1.
     """
     from srt.cost.flops import count_tokens, update_flops
     from srt.cost.shapes import Shape
@@ -222,7 +223,7 @@ def flops(config: Any, data: Recorded) -> dict[str, float]:
 
 
 def text_rewards(texts: list[str]) -> list[float]:
-    """A reward of next to no cost: 1 where the last number of the text is even."""
+    """A reward of almost no cost: 1 where the last number of the text is even."""
     return [float(int(text.rpartition(" ")[2] or 0) % 2 == 0) for text in texts]
 
 
@@ -257,7 +258,7 @@ def trl_side(spec: dict[str, Any], channel: Channel) -> None:
     """TRL's RLOOTrainer in its own training loop; a round is one optimizer step, from `on_step_begin` on.
 
     spec: policy, reference (folders), data (npz), batch (per_device_train_batch_size), and optionally limit (draw
-    responses of at most so many tokens with its own generate instead of replaying), gradients and weights (files, of
+    responses of at most this many tokens with its own generate instead of replaying), gradients and weights (files, of
     the first step).
     """
     import trl
@@ -361,7 +362,7 @@ def train_config(hyper: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def make_engine(spec: dict[str, Any], model: Any, hyper: dict[str, Any]) -> tuple[Any, Any]:
-    """The engine of the product, DeepSpeed, or the plain one where `spec` says so; and the world that it lives in."""
+    """The product's DeepSpeed engine, or the plain one if `spec` says so, and its world."""
     from srt.distributed.deepspeed_engine import DeepSpeedEngine
     from srt.distributed.world import World, init_world
 
@@ -376,7 +377,7 @@ def make_engine(spec: dict[str, Any], model: Any, hyper: dict[str, Any]) -> tupl
 
 
 def record_first(engine: Any, spec: dict[str, Any]) -> None:
-    """Have the engine write the gradients before and the weights after its first step."""
+    """Let the engine write the gradients before its first step and the weights after it."""
     if "gradients" not in spec and "weights" not in spec:
         return
     step = engine.step

@@ -1,12 +1,12 @@
-"""Sampling n responses a prompt: our transformers engine, and vLLM where it is installed, against `model.generate`.
+"""Sampling n responses per prompt: our transformers engine, and vLLM where it is installed, against `model.generate`.
 
     python benchmarks/rollout.py [--threads 2] [--rounds 20]
     python benchmarks/rollout.py --device cuda      Qwen2.5-1.5B shapes, bfloat16; without vLLM where there is none
 
-Two tracks. `forced`: every response has exactly `limit` tokens, end tokens count for nothing, so all sides do the same
-work: the ratio in the last line. `stopping`: the model's end token comes with the same chance at every position
+Two tracks. `forced`: every response has exactly `limit` tokens and end tokens are ignored, so all sides do the same
+work; the last line has this ratio. `stopping`: the model's end token comes with the same chance at every position
 (`peers.stop_at_rate`), 5 % of the responses reach the limit; rates count tokens up to the end token. `generate` gets
-`num_return_sequences` and the number of prompts a call at which it is fastest. Before anything is timed, the
+`num_return_sequences` and the number of prompts per call at which it is fastest. Before anything is timed, the
 log-probabilities of sampled tokens are compared with those of one plain forward pass of the model.
 """
 
@@ -46,7 +46,7 @@ def checked(model: Any, prompts: list[list[int]], samples: Samples, ends: list[i
 
 
 def by_generate(model: Any, data: Any, spec: dict[str, Any], ends: list[int]) -> Callable[[int, bool], Samples]:
-    """`model.generate` with num_return_sequences, `rows` prompts a call, left-padded as it asks for."""
+    """`model.generate` with num_return_sequences, `rows` left-padded prompts per call."""
     import torch
     from peers import PAD
 
@@ -82,7 +82,7 @@ def by_generate(model: Any, data: Any, spec: dict[str, Any], ends: list[int]) ->
 
 
 def by_engine(engine: Any, data: Any, spec: dict[str, Any]) -> Callable[[int, bool], Samples]:
-    """An engine of ours; it gives log-probs always."""
+    """One of our engines, which always returns log-probs."""
     from srt.rollout import Sampling
 
     def draw(step: int, scored: bool) -> Samples:
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", help="tiny-vllm (default on a CPU), tiny, 3m, 1.5b (default on a GPU)")
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--n", type=int, default=32, help="responses a prompt")
+    parser.add_argument("--n", type=int, default=32, help="responses per prompt")
     parser.add_argument("--limit", type=int, help="most tokens of a response; default 128, on a GPU 512")
     parser.add_argument("--no-vllm", action="store_true")
     parser.add_argument("--threads", type=int, default=2)

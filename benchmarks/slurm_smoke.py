@@ -5,7 +5,7 @@
 
 Training jobs ask for 8 GPUs of partition h200 (two nodes with 8 fake ones each), sampling and evaluation for 1. Writes
 benchmarks/results/slurm_smoke.json: jobs, wall times, bytes compared, and from SLURM's own records which jobs ran at
-one time and which waited for a node. Ends with an error if one byte differs or a training job shared its node.
+the same time and which waited for a node. Ends with an error if one byte differs or a training job shared its node.
 
 `--load` runs the micro DAG with the profile as users have it (status is asked every second otherwise) and writes how
 often the controller called SLURM into the same file, under `login_load`.

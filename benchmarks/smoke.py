@@ -1,7 +1,7 @@
 """Wall time, CPU time and peak memory of the whole smoke DAG, run from nothing in a copy of the tree.
 
-Memory is the sum of the proportional set sizes (PSS) of all processes of the run, looked at four times a second.
-Writes benchmarks/results/smoke.json and prints it. What is timed begins after the set-up.
+Memory is the sum of the proportional set sizes (PSS) of all processes of the run, sampled four times per second. Writes
+benchmarks/results/smoke.json and prints it. What is timed begins after the set-up.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "src")]
 
 import measure  # noqa: E402
 
-MISMATCH = 1e-4  # nats a token, mean difference of log-probs between our engine and our trainer, float32
+MISMATCH = 1e-4  # nats per token, mean difference of log-probs between our engine and our trainer, float32
 # TRL's ways to generate without vLLM, which it cannot use on a CPU
 WAYS: dict[str, dict[str, Any]] = {
     "generate": {},
@@ -89,7 +89,7 @@ def fastest(args: argparse.Namespace, specs: dict[str, dict[str, Any]], rounds: 
         try:
             side.load(**spec)
             answers = [side.step() for _ in range(rounds + 1)][1:]
-        except RuntimeError as error:  # this way does not run on this machine: say why, go on
+        except RuntimeError as error:  # this way does not run on this machine: say why and continue
             rates[name] = "does not run: " + str(error).strip().splitlines()[-1][:200]
             side.close()
             side = measure.Side(HERE, args.threads)
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="tiny", help="tiny or 3m")
     parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--n", type=int, default=32, help="responses a prompt")
+    parser.add_argument("--n", type=int, default=32, help="responses per prompt")
     parser.add_argument("--limit", type=int, default=128, help="most tokens of a response")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--warmups", type=int, default=5)
@@ -156,7 +156,7 @@ def main() -> None:
     mismatch = max(a["mismatch"] for a in answers["ours"])
     if not mismatch <= MISMATCH:
         raise SystemExit(
-            f"log-probs of our engine and trainer differ by {mismatch:.1e} nats a token: nothing to compare"
+            f"log-probs of our engine and trainer differ by {mismatch:.1e} nats per token: nothing to compare"
         )
     found: dict[str, Any] = {}
     for n, each_side in answers.items():

@@ -6,7 +6,7 @@
 
 First the gradients of the first step are compared: relative difference at most 1e-5 in float32. Then each side runs in
 a process of its own, the rounds interleaved: TRL, ours, a matrix product, and the rungs between TRL and ours
-(ladder.py), of which each adds one technique. TRL gets the per_device_train_batch_size at which it is fastest, without
+(ladder.py), each with one more technique. TRL gets the per_device_train_batch_size at which it is fastest, without
 gradient checkpointing; ours the token budget at which it is fastest. See docs/measured.md for what the numbers mean.
 """
 
@@ -68,7 +68,7 @@ def serve() -> None:
 
 @contextmanager
 def opened(names: list[str], args: argparse.Namespace) -> Iterator[dict[str, measure.Side]]:
-    """One process a name."""
+    """One process per name."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(measure.Side(HERE, args.threads, args.device)) for name in names}
 
