@@ -1,8 +1,8 @@
 r"""The canonical form of an answer: what it is (number, list, tuple, words, formula) and one text for each meaning.
 
 Cheap, pure and deterministic, without sympy. Two answers with the same canonical text are the same answer. Two numbers,
-words, or structures of numbers with different texts are different answers. Only formulas with different texts go on to
-`equivalence`. Conventions (docs/answers.md gives the reasons):
+words, or structures of numbers with different texts are different answers. Only formulas with different texts are left
+to `equivalence`. Conventions (docs/answers.md gives the reasons):
 
 - percent, degree and currency signs and units are dropped and the value kept: 28 % = 28, so 28 % ≠ 0.28;
 - `x = 5` and `x \in S` are their right sides; `a < x \le b` is the interval `(a,b]`, whatever the variable's name;

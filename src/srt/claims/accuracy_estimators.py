@@ -1,7 +1,7 @@
 """Estimators on accuracy curves: evaluated checkpoints of one run or two. Each gives numbers with 95 % intervals.
 
 A `peak` is the best of the evaluated steps, base included, of the mean over seeds. Every replicate finds its own peak,
-so the interval covers that the place of the peak is uncertain. The best of many noisy values is too high by about their
+so the interval includes the uncertainty of the peak's place. The best of many noisy values is too high by about their
 noise, in the estimate and in every replicate; the thresholds in `claims.yaml` leave room for that.
 """
 

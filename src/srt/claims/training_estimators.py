@@ -131,7 +131,7 @@ def alarms(view: View, run: str) -> list[int | None]:
 
 
 def exact_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson interval of a share of which k of n were seen.
+    """Clopper-Pearson interval of a share that was k of n.
 
     >>> [round(end, 3) for end in exact_interval(0, 3)]
     [0.0, 0.708]

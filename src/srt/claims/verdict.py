@@ -25,7 +25,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict, its reason, and the verdict of each number by itself."""
+    """A claim's verdict, its reason, and the verdict of each number."""
 
     verdict: str
     reason: str

@@ -41,7 +41,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    """One sentence for an operating-system error that users meet."""
+    """One sentence for an operating-system error that users can fix."""
     names = [name for name in (error.filename2, error.filename) if name is not None]  # filename2 is the destination
     where = names[0] if names else "the output"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

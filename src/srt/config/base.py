@@ -1,4 +1,4 @@
-"""The base of every config model: unknown keys are refused, and numbers and true/false are never mixed up."""
+"""The base of every config model: unknown keys are refused, as are true/false for numbers and the reverse."""
 
 from __future__ import annotations
 

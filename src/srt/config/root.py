@@ -90,7 +90,7 @@ class Config(Strict):
         return os.path.normpath(value)
 
     def members(self, suite: str) -> list[str]:
-        """The data sets of a suite; a data set is also a suite by itself."""
+        """The data sets of a suite; every data set is also a suite."""
         if suite in self.suites:
             return list(self.suites[suite].datasets)
         if suite in self.datasets:

@@ -44,7 +44,7 @@ class TrainingWork(SamplingWork):
     Args:
         steps: of the segment.
         trained: responses per prompt that the update runs over.
-        rollout_rounds: rounds of rollouts that a step draws at most (`refill`); 0: its responses are stored.
+        rollout_rounds: rounds of rollouts that a step draws at most (`refill`); 0: the responses are stored ones.
         reference: a reference policy is loaded, and its log-probs are computed.
         reference_offload: the reference's weights stay in host memory between its passes; None: only where training
             fits its GPUs in no other way.

@@ -5,7 +5,7 @@
     figure_data    the numbers of a figure, read from groups files and training metrics
     render         the registry of kinds, and the files of one figure
     style          sizes, fonts, and the look of each method
-    annotations    what stands beside curves: statements of the paper, the collapse alarm, early stopping
+    annotations    what is marked on curves: statements of the paper, the collapse alarm, early stopping
     bars, climb, curves, dynamics, examples, gap, scheme    one module per kind, with `draw(spec) -> (figure, table)`
 
 A new figure of a known kind is configuration only.

@@ -116,7 +116,8 @@ class FigureData:
         pairs = []
         for dataset in datasets:
             n, parsed = self._column(points, dataset, "n"), self._column(points, dataset, "parsed")
-            # A grader that reads the whole response can pass one without a parsed answer: count at most the parsed.
+            # The authors' grader reads whole responses and may accept one without a parsed answer: count at most the
+            # parsed ones.
             correct = np.minimum(self._column(points, dataset, "pass_rate") * n, parsed)
             pairs.append((parsed, n) if metric == "parsed" else (correct, parsed))
         with np.errstate(invalid="ignore"):

@@ -83,8 +83,8 @@ def _curve(data: FigureData, run: Series, dataset: str, thresholds: np.ndarray) 
     parsed, n = part["parsed"].to_numpy(np.float64), part["n"].to_numpy(np.float64)
     consistency = part["consistency"].to_numpy(np.float64)
     majority = part["majority_correct"].to_numpy(np.float64)
-    # Per-prompt accuracy over parsed responses, as the paper's caption says. A grader that reads the whole response
-    # can pass one without a parsed answer, hence the bound at 1; no parsed response is accuracy 0.
+    # Per-prompt accuracy over parsed responses, as the paper's caption says. The authors' grader may accept a response
+    # without a parsed answer, hence the bound at 1. Without a parsed response the accuracy is 0.
     correct = part["pass_rate"].to_numpy(np.float64) * n
     accuracy = np.minimum(np.divide(correct, parsed, out=np.zeros(len(part)), where=parsed > 0), 1.0)
     curve = gap_curve(consistency, accuracy, majority, thresholds)

@@ -76,7 +76,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def _variant_hours(plan: Plan, variant: Variant) -> float:
-    """GPU-hours of the whole configuration run another way, from assumed rates alone."""
+    """GPU-hours of the whole configuration under a variant, from assumed rates alone."""
     jobs = (job for job in plan.dag.jobs.values() if job.rule in GPU_RULES)
     return sum(plan.pricing.predicted(job, variant).gpu_hours for job in jobs)
 

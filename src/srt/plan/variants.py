@@ -32,7 +32,7 @@ class Variant:
     disk_scale: float = 1.0
 
     def work(self, work: TrainingWork) -> TrainingWork:
-        """The work of a segment run this way."""
+        """The work of a segment under this variant."""
         return replace(
             work,
             old_policy_pass=self.old_policy_pass or work.old_policy_pass,
@@ -42,7 +42,7 @@ class Variant:
         )
 
     def parameters(self, assumed: Parameters) -> Parameters:
-        """The assumptions of this variant."""
+        """The assumptions under this variant."""
         return replace(
             assumed,
             efficiency=self.efficiency or assumed.efficiency,

@@ -44,7 +44,7 @@ class VllmEngine:
         seed: vLLM's own seed. Every sample has a seed, so this one affects no result.
         rollout_tensor_parallel: number t of ranks of the torchrun job that share one engine: ranks 0 to t - 1, t to
             2t - 1, and so on. They must make the same calls; each gets the rollouts of its own prompts. Every rank
-            submits the prompts of all of them in the order of the ranks, which keeps their schedulers in step.
+            submits the prompts of all of them in the order of the ranks, which keeps their schedulers synchronised.
         dtype: of weights and computation. On a CPU without AMX, bfloat16 is several times slower than float32.
         vllm_percent: share of the GPU's memory in percent that the engine may take; the trainer needs the rest.
         kv_cache_gb: size of the cache in GiB, instead of what remains of that share. Default on a CPU: 1, because vLLM

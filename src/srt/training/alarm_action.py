@@ -2,7 +2,7 @@
 
 An alarm that changes training does not rely on log files. Its state at the end of a segment is in that segment's
 checksummed progress.json, and the rows since then belong to the state that is resumed. So a chain of segments, killed
-anywhere, is one long run. All ranks see the same rows (means over gathered groups) and decide alike.
+anywhere, is one long run. All ranks see the same rows (means over gathered groups) and make the same decision.
 """
 
 from __future__ import annotations
