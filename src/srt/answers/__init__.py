@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from srt.answers.canonical import canonical
 from srt.answers.extract import EXTRACTORS, Extraction, extract
-from srt.answers.grader import Grader, Preset, Verdict, alternatives
+from srt.answers.grader import Grader, Verdict, alternatives
 from srt.answers.votes import Vote
 
-__all__ = ["EXTRACTORS", "Extraction", "Grader", "Preset", "Verdict", "Vote", "alternatives", "canonical", "extract"]
+__all__ = ["EXTRACTORS", "Extraction", "Grader", "Verdict", "Vote", "alternatives", "canonical", "extract"]

@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srt.answers import reasoning_gym
 from srt.answers.canonical import parse
@@ -28,7 +28,9 @@ from srt.answers.form import NUMBER, OPAQUE, Form
 from srt.answers.votes import Vote, authors_vote, clean_vote
 from srt.common.errors import SrtError, nearest
 
-Preset = Literal["authors", "clean"]
+if TYPE_CHECKING:
+    from srt.config.base import VotePreset
+
 NO_LABEL, NO_ANSWER, TIMEOUT = "no label", "no answer", "timeout"
 
 Outcome = bool | str  # of a comparison: equal, not equal, or TIMEOUT
@@ -75,7 +77,7 @@ class Grader:
 
     def __init__(
         self,
-        preset: Preset = "clean",
+        preset: VotePreset = "clean",
         extractor: str = "boxed",
         task: str = "math",
         timeout_s: float = 5.0,

@@ -16,6 +16,10 @@ from srt.common.errors import SrtError
 # Sections of entries by id; each may be in files of its own.
 SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+# Values that several sections allow.
+RolloutEngineName = Literal["transformers", "vllm"]
+Dtype = Literal["bfloat16", "float32"]
+VotePreset = Literal["clean", "authors"]
 
 
 class ConfigError(SrtError):

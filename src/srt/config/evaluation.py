@@ -8,7 +8,7 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from srt.config.base import Seed, Strict
+from srt.config.base import Dtype, RolloutEngineName, Seed, Strict, VotePreset
 
 
 class SamplingConfig(Strict):
@@ -23,8 +23,8 @@ class SamplingConfig(Strict):
         1024, gt=0, description="Longest prompt in tokens; problems with longer ones are left out."
     )
     max_new_tokens: int = Field(3072, gt=0, description="Longest response in tokens; longer ones are cut.")
-    engine: Literal["transformers", "vllm"] = Field("vllm", description="Engine that draws the samples.")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Precision of weights and activations.")
+    engine: RolloutEngineName = Field("vllm", description="Engine that draws the samples.")
+    dtype: Dtype = Field("bfloat16", description="Precision of weights and activations.")
     seed: Seed = Field(0, description="Seed of all samples.")
     threads: int = Field(
         1, gt=0, description="CPU threads of a sampling process; the order of sums, and so rounding, depends on it."
@@ -34,7 +34,7 @@ class SamplingConfig(Strict):
 class ScoringConfig(Strict):
     """How responses are graded. A change here never repeats the sampling."""
 
-    preset: Literal["clean", "authors"] = Field(
+    preset: VotePreset = Field(
         "clean", description="`clean`: votes are counted by equivalence class; `authors`: by raw string."
     )
     extractor: Literal["boxed", "boxed_or_last_number", "reasoning_gym", "gsm8k_hash"] = Field(

@@ -18,6 +18,7 @@ Method = Literal[
     "threshold", "fixed_teacher", "climbing", "warm_up",
     "distilled",
 ]  # fmt: skip
+AlarmAction = Literal["stop", "offline_labels"]
 Reward = Literal["ground_truth", "majority", "soft_majority", "offline_labels", "sft", "dpo", "scpo"]
 VOTING = frozenset({"majority", "soft_majority"})  # rewards whose label is the vote of the group itself
 
@@ -104,7 +105,7 @@ class Run(Strict):
         "one that the run starts from. For `sft`, `dpo` and `scpo`: the checkpoint whose responses they learn from; "
         "null: the base model.",
     )
-    on_alarm: Literal["stop", "offline_labels"] | None = Field(
+    on_alarm: AlarmAction | None = Field(
         None,
         description="What happens when the label-free collapse alarm rings (docs/monitors.md). `stop`: training ends, "
         "and later checkpoints have the weights of that step; `offline_labels`: training continues with this reward; "

@@ -6,9 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from srt.config.base import Strict
+from srt.config.base import Dtype, RolloutEngineName, Strict, VotePreset
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+KlEstimator = Literal["k1", "k2", "k3"]
+Advantage = Literal["rloo", "group_std"]
+Aggregation = Literal["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"]
+Ratio = Literal["token", "sequence"]
+Checkpointing = Literal["none", "selective", "full"]
 # All presets set the same keys: those of `Train` whose default is null. Sources: docs/trainer.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "clean": {
@@ -104,20 +109,20 @@ class Train(Strict):
         None,
         description="Where the KL penalty enters: the reward, and so advantages and baselines, or the loss.",
     )
-    kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
+    kl_estimator: KlEstimator | None = Field(
         None,
         description="Estimator of the KL to the base model. In the loss, k2 has the gradient of the KL; that of k1 is "
         "zero on average.",
     )
-    advantage: Literal["rloo", "group_std"] | None = Field(
+    advantage: Advantage | None = Field(
         None,
         description="`rloo`: reward minus the mean reward of the group's other responses (the paper); `group_std`: "
         "reward minus the mean of the whole group, over the group's standard deviation (GRPO).",
     )
-    votes: Literal["clean", "authors"] | None = Field(
+    votes: VotePreset | None = Field(
         None, description="How answers are counted: by equivalence class or by raw string (docs/answers.md)."
     )
-    aggregation: Literal["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"] | None = Field(
+    aggregation: Aggregation | None = Field(
         None,
         description="Denominator of the loss: `token_mean`: the tokens of the step; `token_mean_micro`: those of a "
         "micro-batch; `sequence_mean`: those of a sequence, then the mean over sequences; `sequence_sum`: the number "
@@ -144,7 +149,7 @@ class Train(Strict):
         "mismatch cover the other groups only. Not allowed with `on_alarm`.",
     )
     iterations: int = Field(1, gt=0, description="Optimizer steps per batch of rollouts; more than 1 requires `clip`.")
-    ratio: Literal["token", "sequence"] | None = Field(
+    ratio: Ratio | None = Field(
         None, description="Probability ratio to the sampling policy, per token (PPO) or per response (TRL)."
     )
     clip: float | None = Field(
@@ -171,14 +176,12 @@ class Train(Strict):
         description="DeepSpeed ZeRO stage: what is partitioned over the GPUs. 0: nothing; 1: optimizer states; 2: "
         "also gradients; 3: also weights.",
     )
-    dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="Precision of computation; the optimizer updates float32 weights."
-    )
-    gradient_checkpointing: Literal["none", "selective", "full"] = Field(
+    dtype: Dtype = Field("bfloat16", description="Precision of computation; the optimizer updates float32 weights.")
+    gradient_checkpointing: Checkpointing = Field(
         "full",
         description="Activations that the backward pass recomputes: none, all but those of matrix products, or all.",
     )
-    rollout_engine: Literal["transformers", "vllm"] = Field("vllm", description="Engine that draws the rollouts.")
+    rollout_engine: RolloutEngineName = Field("vllm", description="Engine that draws the rollouts.")
     threads: int = Field(
         1, gt=0, description="CPU threads of a training process; the order of sums, and so rounding, depends on it."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from srt.config.train import Checkpointing
 from srt.cost.lengths import Lengths
 from srt.cost.shapes import Shape
 
@@ -65,7 +66,7 @@ class TrainingWork(SamplingWork):
     reference: bool = True
     reference_offload: bool | None = None
     old_policy_pass: bool = False
-    checkpointing: Literal["none", "selective", "full"] = "full"
+    checkpointing: Checkpointing = "full"
     share_prompts: bool = True
     pack_tokens: int = 16384
     zero_stage: int = 1

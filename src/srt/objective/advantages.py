@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-Advantage = Literal["rloo", "group_std"]
+if TYPE_CHECKING:
+    from srt.config.train import Advantage
+
 
 EPSILON = 1e-6  # added to standard deviations, as verl does
 

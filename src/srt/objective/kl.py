@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-KlEstimator = Literal["k1", "k2", "k3"]
+if TYPE_CHECKING:
+    from srt.config.train import KlEstimator
 
 
 def kl_per_token(old: Tensor, ref: Tensor, estimator: KlEstimator = "k3", clamp: float | None = None) -> Tensor:

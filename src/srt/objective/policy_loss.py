@@ -7,15 +7,15 @@ Log-probabilities are natural. docs/trainer.md says how the presets combine the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from srt.objective.kl import KlEstimator, kl_per_token
+from srt.objective.kl import kl_per_token
 
-Aggregation = Literal["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"]
-Ratio = Literal["token", "sequence"]
+if TYPE_CHECKING:
+    from srt.config.train import Aggregation, KlEstimator, Ratio
 
 
 def sequence_weights(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-Checkpointing = Literal["none", "selective", "full"]
+if TYPE_CHECKING:
+    from srt.config.train import Checkpointing
 
 
 def _keeps(operations: set[Any]) -> Any:

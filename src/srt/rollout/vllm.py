@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class VllmEngine:
         rollout_tensor_parallel: number t of ranks of the torchrun job that share one engine: ranks 0 to t - 1, t to
             2t - 1, and so on. They must make the same calls; each gets the rollouts of its own prompts. Every rank
             submits the prompts of all of them in the order of the ranks, which keeps their schedulers synchronised.
-        dtype: of weights and computation. On a CPU without AMX, bfloat16 is several times slower than float32.
+        dtype: bfloat16 or float32, of weights and computation. On a CPU without AMX, bfloat16 is several times slower.
         vllm_percent: share of the GPU's memory in percent that the engine may take; the trainer needs the rest.
         kv_cache_gb: size of the cache in GiB, instead of what remains of that share. Default on a CPU: 1, because vLLM
             would take a share of all memory.
@@ -64,7 +64,7 @@ class VllmEngine:
         max_model_len: int,
         seed: int = 0,
         rollout_tensor_parallel: int = 1,
-        dtype: Literal["bfloat16", "float32"] = "bfloat16",
+        dtype: str = "bfloat16",
         vllm_percent: int = 90,
         kv_cache_gb: float | None = None,
         enforce_eager: bool | None = None,

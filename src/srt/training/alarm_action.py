@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from srt.common.io import read_json
+from srt.config.runs import AlarmAction
 from srt.metrics.alarm import Alarm, AlarmRule
 
-Action = Literal["stop", "offline_labels"]
 
-
-def action_of(spec: Mapping[str, Any]) -> Action | None:
+def action_of(spec: Mapping[str, Any]) -> AlarmAction | None:
     """The action of a run's spec; None for a run whose alarm only rings."""
     return spec["on_alarm"]["action"] if "on_alarm" in spec else None
 
@@ -36,7 +35,7 @@ class ActingAlarm:
         self.run, self.action = spec["run"], action_of(spec)
         self.alarm = Alarm(AlarmRule(**spec["on_alarm"]["rule"])) if self.action else Alarm()
 
-    def restore(self, resume: Path | None, metrics: Sequence[Mapping[str, Any]]) -> Action | None:
+    def restore(self, resume: Path | None, metrics: Sequence[Mapping[str, Any]]) -> AlarmAction | None:
         """Take up the alarm of the state `resume` (None: a fresh start) and the rows of the steps taken since."""
         if self.action is None:
             return None
@@ -46,7 +45,7 @@ class ActingAlarm:
             self.alarm.update(row)
         return self.action if self.alarm.rang is not None else None
 
-    def update(self, row: Mapping[str, Any]) -> Action | None:
+    def update(self, row: Mapping[str, Any]) -> AlarmAction | None:
         """Take one more step's metrics."""
         return self.action if self.action is not None and self.alarm.update(row) else None
 

@@ -11,6 +11,7 @@ from typing import Any
 from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.progress import log
+from srt.config.runs import AlarmAction
 from srt.cost.flops import count_tokens, update_flops
 from srt.cost.hardware import peak_flops
 from srt.cost.shapes import Shape
@@ -20,7 +21,7 @@ from srt.distributed.world import World, gather
 from srt.models.checkpoint import load_model
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.attention import check_packable
-from srt.training.alarm_action import Action, action_of
+from srt.training.alarm_action import action_of
 from srt.training.batches import PromptOrder
 from srt.training.segment import Segment
 from srt.training.tracking import PhaseTimer, peak_memory, timing_row
@@ -99,7 +100,7 @@ class BaseTrainer(ABC):
         """What a state has to keep beside weights, optimizer and metrics."""
         return {}
 
-    def apply(self, action: Action) -> str:
+    def apply(self, action: AlarmAction) -> str:
         """Do what the run's alarm asks for, and return a sentence about it.
 
         `stop` ends the run. `offline_labels` switches to the teacher's labels: from then on prompts, their order and

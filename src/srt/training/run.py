@@ -16,11 +16,12 @@ import torch
 from srt.common.errors import Interrupted
 from srt.common.progress import log
 from srt.config.preferences import OFFLINE
+from srt.config.runs import AlarmAction
 from srt.distributed.rank_agreement import find_state, segment_lock
 from srt.distributed.saving import Saver
 from srt.distributed.state import append_journal, clear_up
 from srt.distributed.world import World, barrier, gather, init_world
-from srt.training.alarm_action import ActingAlarm, Action
+from srt.training.alarm_action import ActingAlarm
 from srt.training.base_trainer import BaseTrainer
 from srt.training.preference_trainer import PreferenceTrainer
 from srt.training.rl_trainer import RLTrainer
@@ -137,7 +138,7 @@ class Attempt:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def _act(self, action: Action | None) -> None:
+    def _act(self, action: AlarmAction | None) -> None:
         if action is not None:
             consequence = self.trainer.apply(action)
             if self.world.main:
