@@ -75,6 +75,6 @@ wildcard_constraints:
 def deferred(files: list):
     """A long list of inputs as a function, so that Snakemake examines the paths only when it plans the job.
 
-    It examines those of a list whenever it reads the rules, which every job of a cluster does.
+    Paths in a plain list are examined whenever the rules are read, which every job of a cluster does.
     """
     return lambda wc: files

@@ -96,7 +96,7 @@ class ComparisonPool:
                         self._replace(index, chunk, chunks, failures)
                     send(index)
         except BaseException:
-            self.close()  # a later call must not take replies that are still to come for its own
+            self.close()  # otherwise a later call could read late replies to this one
             raise
         finally:
             selector.close()

@@ -42,7 +42,7 @@ def data_revision(config: Config, dataset: str) -> int:
 def data_content(config: Config, dataset: str) -> str:
     """The SHA-256 of a local data set's file, wherever it is; "" for other sources, which their entries determine.
 
-    If the file is missing, that of the file from which the table was made: data may be removed afterwards.
+    If the file is missing, the hash recorded when the table was made, since data may be removed afterwards.
     """
     entry = config.datasets[dataset]
     if not isinstance(entry, LocalDataset):
@@ -77,7 +77,7 @@ def model_spec(config: Config, model: str) -> str:
 
 
 def sample_spec(config: Config, model: str, suite: str = "") -> str:
-    """How checkpoints of `model` are sampled on `suite`; without one, on a suite that sets no sampling of its own."""
+    """How checkpoints of `model` are sampled on `suite`; None: on any suite without sampling keys of its own."""
     return canonical_json(
         {
             **config.sampling_settings(model, suite).model_dump(mode="json"),

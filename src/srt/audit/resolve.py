@@ -1,4 +1,7 @@
-"""The training and test sets of a configuration that the audit compares. Reads no file: every job parses the rules."""
+"""The training and test sets of a configuration that the audit compares.
+
+Reads no file, because every job parses the rules.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkpoints and files that each page shows. Reads no file: every job parses the rules."""
+"""The checkpoints and files that each page shows. Reads no file, because every job parses the rules."""
 
 from __future__ import annotations
 

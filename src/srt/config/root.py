@@ -58,7 +58,7 @@ class Config(Strict):
         1,
         gt=0,
         le=1000,
-        description="Entries of runs that list no seeds have the seeds 1 to this number (`--config seeds=1`).",
+        description="Runs that list no seeds get the seeds 1 to this number (`--config seeds=1`).",
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How checkpoints are sampled.")
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How responses are graded.")

@@ -215,7 +215,7 @@ class Run(Strict):
 
     @property
     def preferences(self) -> Preference:
-        """Responses and loss of a reward that draws no rollouts."""
+        """Which stored responses a reward without rollouts learns from, and its loss."""
         return self.preference or Preference()
 
     @property

@@ -162,7 +162,7 @@ class DeepSpeedEngine:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """Gather all weights on every rank for the block: under ZeRO 3 a rank holds only a part (all ranks call it)."""
+        """All weights on every rank within the `with` block: under ZeRO 3 a rank holds a part (all ranks call it)."""
         if not self.sharded:
             yield
             return

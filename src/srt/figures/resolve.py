@@ -1,6 +1,6 @@
 """From a figure's entry in the configuration to its spec with every path in it, for the rules and the plan.
 
-Reads no file and imports no matplotlib: every job parses the rules.
+Reads no file and imports no matplotlib, because every job parses the rules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The verdicts for the first page of the report, as reStructuredText. Without pandas: every job parses the rules."""
+"""The verdicts for the first page of the report, as reStructuredText.
+
+Without pandas, because every job parses the rules.
+"""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _column(path: Path, name: str) -> dict[str, str]:
 def training_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The metrics table of a run or a segment, columns in a fixed order."""
     columns = [*METRICS, *(c for own in (REFILL, PAIRED) if rows and own[0] in rows[0] for c in own)]
-    # the types are given because the metrics of a segment after the run's end have no rows
+    # explicit types: the metrics of a segment after the run's end have no rows to infer them from
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | {"step": "int64"})
 
 
