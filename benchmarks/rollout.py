@@ -105,11 +105,11 @@ def sampler(spec: dict[str, Any], channel: measure.Channel) -> None:
     if spec["engine"] == "generate":
         draw = by_generate(model, data, spec, ends)
     elif spec["engine"] == "hf":
-        from srt.rollout.hf import HfEngine
+        from srt.rollout.transformers_engine import TransformersEngine
 
-        draw = by_engine(HfEngine(model, ends or [model.config.vocab_size]), data, spec)
+        draw = by_engine(TransformersEngine(model, ends or [model.config.vocab_size]), data, spec)
     else:
-        from srt.rollout.vllm import VllmEngine
+        from srt.rollout.vllm_engine import VllmEngine
 
         longest = max(map(len, data.prompts)) + spec["limit"]
         draw = by_engine(VllmEngine(spec["policy"], ends, max_model_len=longest, dtype=spec["dtype"]), data, spec)

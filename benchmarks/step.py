@@ -43,7 +43,7 @@ def our_step(spec: dict[str, Any], channel: measure.Channel) -> None:
     from transformers import AutoTokenizer
 
     from srt.rollout import Sampling
-    from srt.rollout.hf import HfEngine
+    from srt.rollout.transformers_engine import TransformersEngine
     from srt.training.objectives import policy_update
     from srt.training.reference import Reference
     from srt.training.update import Batch
@@ -52,7 +52,7 @@ def our_step(spec: dict[str, Any], channel: measure.Channel) -> None:
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
     policy, reference = load_models(spec)
     engine, world = make_engine(spec, policy, HYPER)
-    rollouts = HfEngine(engine.model, [EOS])
+    rollouts = TransformersEngine(engine.model, [EOS])
     update = policy_update(engine, Reference(reference), train_config(HYPER, micro_batch_tokens=spec["budget"]), world)
     prompts = [data.prompts[g] for g in data.group]
     channel.ready()

@@ -24,7 +24,7 @@ from support.rollout_cases import EOS, KEYS, LONG, PROMPTS, SAMPLING, logprobs_o
 
 def worker(folder: Path) -> None:
     """Rank 0 has two prompts, rank 1 has one: each gets its own rollouts, sampled from the weights last synced."""
-    from srt.rollout.vllm import VllmEngine
+    from srt.rollout.vllm_engine import VllmEngine
 
     rank = int(os.environ["RANK"])
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

@@ -17,7 +17,7 @@ import torch
 
 from srt.common.errors import SrtError
 from srt.rollout import vllm_isolation
-from srt.rollout.vllm import VllmEngine
+from srt.rollout.vllm_engine import VllmEngine
 from support.rollout_cases import (
     EOS,
     KEYS,

@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from srt.rollout import Rollout, RolloutEngine, Sampling
-from srt.rollout.hf import HfEngine
+from srt.rollout.transformers_engine import TransformersEngine
 
 VOCABULARY, EOS = 40, 3
 SAMPLING = Sampling(n=8, max_new_tokens=24, seed=7)
@@ -41,14 +41,14 @@ def make_model(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
 def engine_of(name: str, model: Qwen2ForCausalLM, folder: Path, max_rows: int = 1024) -> Iterator[RolloutEngine]:
     """An engine, `transformers` or `vllm`, with a copy of the model's weights of its own."""
     if name == "vllm":
-        from srt.rollout.vllm import VllmEngine
+        from srt.rollout.vllm_engine import VllmEngine
 
         model.save_pretrained(folder)
         engine: RolloutEngine = VllmEngine(
             folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64
         )
     else:
-        engine = HfEngine(copy.deepcopy(model), [EOS], max_rows=max_rows)
+        engine = TransformersEngine(copy.deepcopy(model), [EOS], max_rows=max_rows)
     yield engine
     engine.close()
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from srt.common.errors import Interrupted
 from srt.common.io import read_json, read_parquet, write_parquet
 from srt.distributed.world import init_world, shutdown
-from srt.rollout.hf import HfEngine
+from srt.rollout.transformers_engine import TransformersEngine
 from srt.training.batches import fill, label_threshold
 from srt.training.rl_trainer import RLTrainer
 from srt.training.run import run_segment
@@ -141,7 +141,7 @@ def test_the_engine_releases_its_memory_once_a_step_when_all_is_drawn(tmp_path, 
         monkeypatch.setattr(owner, name, lambda *args, **kwargs: (calls.append(name), method(*args, **kwargs))[1])
 
     for name in ("update_weights", "generate", "release_memory"):
-        noting(HfEngine, name)
+        noting(TransformersEngine, name)
     noting(Update, "run")
     train(tmp_path, tiny_base, sums, spec_of(), 3)
     steps = " ".join(calls).split("update_weights")[1:]

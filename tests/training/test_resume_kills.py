@@ -37,7 +37,7 @@ def serve() -> None:
     import torch
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
-    import srt.rollout.hf
+    import srt.rollout.transformers_engine
     import srt.training.run  # noqa: F401
 
     with contextlib.suppress(ImportError):

@@ -21,7 +21,7 @@ from srt.common.io import read_parquet, sha256_file, write_parquet
 from srt.distributed.world import init_world
 from srt.models.checkpoint import load_model
 from srt.rollout import LENGTH, STOP, Rollout, tensor_checksum
-from srt.rollout.hf import HfEngine
+from srt.rollout.transformers_engine import TransformersEngine
 from srt.training import base_trainer, reference
 from srt.training.batches import rank_share
 from srt.training.rewards import training_rewards
@@ -254,7 +254,7 @@ def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
     assert row["mismatch_mean"] < 1e-5 and row["mismatch_max"] < 1e-4
     assert timing["seconds_rollout"] > 0 and set(PHASES) <= {k.removeprefix("seconds_") for k in timing}
     stale = copy.deepcopy(trainer.policy.model)
-    trainer.rollout_engine = HfEngine(stale, trainer.rollout_engine.eos.tolist())
+    trainer.rollout_engine = TransformersEngine(stale, trainer.rollout_engine.eos.tolist())
     before = {name: w.clone() for name, w in trainer.policy.weights()}
     trainer.step(1)  # after a sync the weights agree
     with torch.no_grad():

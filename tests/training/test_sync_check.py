@@ -14,7 +14,7 @@ import torch
 
 from srt.common.errors import SrtError
 from srt.rollout import Rollout, tensor_checksum
-from srt.rollout.hf import HfEngine
+from srt.rollout.transformers_engine import TransformersEngine
 from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights, differing_tensors
 from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model
 
@@ -155,7 +155,7 @@ def test_one_step_of_a_small_learning_rate_shows_in_the_checksums_alone(fresh: t
 def test_a_stale_prefix_cache_is_told_from_stale_weights(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the reset, a prompt of two cache blocks reuses keys and values of the old weights."""
     engine, model = fresh
-    if isinstance(engine, HfEngine):
+    if isinstance(engine, TransformersEngine):
         pytest.skip("the transformers engine keeps no cache between calls")
     prompts, keys = [LONG], ["long"]
     engine.generate(prompts, keys, SAMPLING)
@@ -177,7 +177,7 @@ def test_a_stale_prefix_cache_is_told_from_stale_weights(fresh: tuple, monkeypat
 def test_a_tied_head_left_behind_is_named(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM on a CPU packs its own copy of the head: updating only the embedding leaves the old head, with no error."""
     engine, model = fresh
-    if isinstance(engine, HfEngine) or not model.config.tie_word_embeddings or torch.cuda.is_available():
+    if isinstance(engine, TransformersEngine) or not model.config.tie_word_embeddings or torch.cuda.is_available():
         pytest.skip("only vLLM on a CPU with tied embeddings keeps two")
     weights = changed(model, "model.embed_tokens.weight", 0.5)
     monkeypatch.setattr(engine, "_checked", iter)

@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[int]) -> RolloutEngine:
     """The rollout engine named in the spec."""
     if spec["engine"] == "vllm":
-        from srt.rollout.vllm import VllmEngine
+        from srt.rollout.vllm_engine import VllmEngine
 
         return VllmEngine(
             checkpoint,
@@ -49,9 +49,9 @@ def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[in
         )
     if spec["engine"] != "transformers":
         raise SrtError(f"unknown engine '{spec['engine']}'{nearest(spec['engine'], ('transformers', 'vllm'))}")
-    from srt.rollout.hf import HfEngine
+    from srt.rollout.transformers_engine import TransformersEngine
 
-    return HfEngine(model, eos, progress=True)
+    return TransformersEngine(model, eos, progress=True)
 
 
 def sample(spec: dict[str, Any], checkpoint: Path, problem_files: list[Path], out: Path) -> dict[str, int]:

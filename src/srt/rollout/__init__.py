@@ -1,6 +1,7 @@
 """Rollout engines, `transformers` and vLLM: responses from the current weights. Imports no training, grading or config.
 
-`protocol` says what every engine promises; `hf` and `vllm` implement it and are imported only where they are used.
+`protocol` says what every engine promises; `transformers_engine` and `vllm_engine` implement it and are
+imported only where they are used.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from srt.rollout.draw import draw_tokens, uniforms
 from srt.rollout.kv_cache import ColumnLayer
 from srt.rollout.protocol import LENGTH, STOP, Rollout, Sampling, sample_key
+from srt.rollout.token_sampling import draw_tokens, uniforms
 
 COMPACT_BELOW = 0.75  # with an empty queue, drop finished rows once less than this share of the rows is unfinished
 REFILL_AT = 1 / 8  # refill once this share of the slots is free: a prefill costs about as much as a decode step
@@ -35,7 +35,7 @@ class _Prefill:
 
 
 class ContinuousBatch:
-    """One call of `HfEngine.generate`; `run` is called once.
+    """One call of `TransformersEngine.generate`; `run` is called once.
 
     A slot's state: `row` is its sample's index in the results (prompt * n + sample), `time` the number of tokens drawn,
     `start` the cache column of its first prompt token, `done` whether it has ended. Finished slots are decoded with the

@@ -34,7 +34,7 @@ def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int]) -> 
     """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated at each step."""
     train = segment.spec["train"]
     if train["rollout_engine"] == "vllm":
-        from srt.rollout.vllm import VllmEngine
+        from srt.rollout.vllm_engine import VllmEngine
 
         return VllmEngine(
             segment.base,
@@ -46,9 +46,9 @@ def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int]) -> 
             engine_sleep=segment.engine_sleep,
             rollout_tensor_parallel=segment.rollout_tensor_parallel,
         )
-    from srt.rollout.hf import HfEngine
+    from srt.rollout.transformers_engine import TransformersEngine
 
-    return HfEngine(model, end_tokens)
+    return TransformersEngine(model, end_tokens)
 
 
 class RLTrainer(BaseTrainer):

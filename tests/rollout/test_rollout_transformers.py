@@ -15,9 +15,9 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 from srt.data.prompts import render_all
 from srt.models.checkpoint import load_model
 from srt.rollout import LENGTH, STOP, Rollout, Sampling, continuous_batching, sample_key
-from srt.rollout.draw import draw_tokens, uniforms
-from srt.rollout.hf import HfEngine
 from srt.rollout.kv_cache import ColumnLayer
+from srt.rollout.token_sampling import draw_tokens, uniforms
+from srt.rollout.transformers_engine import TransformersEngine
 from srt.training.training_set import read_training_set
 
 VOCABULARY, EOS, OTHER_EOS, PAD = 40, 3, 4, 0
@@ -43,7 +43,9 @@ def model() -> Qwen2ForCausalLM:
 
 @pytest.fixture(scope="module")
 def drawn(model) -> list[list[Rollout]]:
-    return HfEngine(model, [EOS, OTHER_EOS]).generate(PROMPTS, KEYS, Sampling(n=16, max_new_tokens=12, seed=7))
+    return TransformersEngine(model, [EOS, OTHER_EOS]).generate(
+        PROMPTS, KEYS, Sampling(n=16, max_new_tokens=12, seed=7)
+    )
 
 
 def distribution(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
@@ -76,7 +78,7 @@ def same(a: Rollout, b: Rollout) -> bool:
 def test_logprobs_are_those_of_a_full_forward(model, temperature, top_p):
     """Left padding, prompts of 1 to 11 tokens, shared prefill, finished rows: none may change a log-prob."""
     sampling = Sampling(n=12, temperature=temperature, top_p=top_p, max_new_tokens=14, seed=3)
-    groups = HfEngine(model, [EOS]).generate(PROMPTS, KEYS, sampling)
+    groups = TransformersEngine(model, [EOS]).generate(PROMPTS, KEYS, sampling)
     assert len({len(r.token_ids) for g in groups for r in g}) > 3  # rows did end at different times
     for prompt, group in zip(PROMPTS, groups, strict=True):
         for r in group:
@@ -90,7 +92,7 @@ def test_the_same_of_a_trained_model(tiny_base: Path, sums: Path):
     model, tokenizer, eos = load_model(tiny_base, "float32")
     data, _ = read_training_set(sums, "majority")
     prompts, _ = render_all(tokenizer, data.ids, data.problems, "", 40)
-    groups = HfEngine(model, eos).generate(prompts[:3], data.ids[:3], Sampling(n=8, max_new_tokens=24))
+    groups = TransformersEngine(model, eos).generate(prompts[:3], data.ids[:3], Sampling(n=8, max_new_tokens=24))
     assert sum(r.finish_reason == STOP for g in groups for r in g) > 4
     for prompt, group in zip(prompts, groups, strict=False):
         for r in group:
@@ -100,7 +102,7 @@ def test_the_same_of_a_trained_model(tiny_base: Path, sums: Path):
 
 
 def test_greedy_is_model_generate(model):
-    groups = HfEngine(model, [EOS]).generate(PROMPTS, KEYS, Sampling(n=2, temperature=0.0, max_new_tokens=20))
+    groups = TransformersEngine(model, [EOS]).generate(PROMPTS, KEYS, Sampling(n=2, temperature=0.0, max_new_tokens=20))
     config = GenerationConfig(do_sample=False, max_new_tokens=20, eos_token_id=EOS, pad_token_id=PAD)
     for prompt, group in zip(PROMPTS, groups, strict=True):
         expected = model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
@@ -127,9 +129,9 @@ def test_shapes_types_end_tokens_and_reasons(drawn):
 
 def test_an_end_token_in_the_last_place_is_a_stop(model):
     """A response that ends in exactly max_new_tokens was not truncated."""
-    long = HfEngine(model, [EOS]).generate(PROMPTS, KEYS, Sampling(n=16, max_new_tokens=12, seed=7))
+    long = TransformersEngine(model, [EOS]).generate(PROMPTS, KEYS, Sampling(n=16, max_new_tokens=12, seed=7))
     at = 6
-    short = HfEngine(model, [EOS]).generate(PROMPTS, KEYS, Sampling(n=16, max_new_tokens=at, seed=7))
+    short = TransformersEngine(model, [EOS]).generate(PROMPTS, KEYS, Sampling(n=16, max_new_tokens=at, seed=7))
     ended_there = 0
     for a, b in zip((r for g in long for r in g), (r for g in short for r in g), strict=True):
         assert b.token_ids.tolist() == a.token_ids[:at].tolist()  # the limit does not change what is drawn
@@ -140,7 +142,7 @@ def test_an_end_token_in_the_last_place_is_a_stop(model):
 
 def test_a_sample_does_not_depend_on_its_batch(model, drawn):
     """Alone, in another order, with another n or a smaller batch: the same tokens, and log-probs up to rounding."""
-    engine = HfEngine(model, [EOS, OTHER_EOS])
+    engine = TransformersEngine(model, [EOS, OTHER_EOS])
     sampling = Sampling(n=16, max_new_tokens=12, seed=7)
     for p, (prompt, key) in enumerate(zip(PROMPTS, KEYS, strict=True)):
         alone = engine.generate([prompt], [key], sampling)[0]
@@ -151,12 +153,12 @@ def test_a_sample_does_not_depend_on_its_batch(model, drawn):
     backwards = engine.generate(PROMPTS[::-1], KEYS[::-1], sampling)[::-1]
     assert all(same(a, b) for g, h in zip(backwards, drawn, strict=True) for a, b in zip(g, h, strict=True))
     for max_rows in (1, 33):
-        split = HfEngine(model, [EOS, OTHER_EOS], max_rows=max_rows).generate(PROMPTS, KEYS, sampling)
+        split = TransformersEngine(model, [EOS, OTHER_EOS], max_rows=max_rows).generate(PROMPTS, KEYS, sampling)
         assert all(same(a, b) for g, h in zip(split, drawn, strict=True) for a, b in zip(g, h, strict=True))
 
 
 def test_seeds_repeat_and_differ(model, drawn):
-    engine = HfEngine(model, [EOS, OTHER_EOS])
+    engine = TransformersEngine(model, [EOS, OTHER_EOS])
     again = engine.generate(PROMPTS, KEYS, Sampling(n=16, max_new_tokens=12, seed=7))
     for a, b in zip((r for g in again for r in g), (r for g in drawn for r in g), strict=True):
         assert same(a, b) and a.logprobs.tobytes() == b.logprobs.tobytes()
@@ -191,7 +193,7 @@ def test_sampled_tokens_follow_the_softmax(temperature, top_p):
     """Chi-square of 4,000 first tokens against the model's own distribution; the fixed seed fixes the statistic."""
     model = make_model(peaked=0.08)
     sampling = Sampling(n=4000, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=11)
-    group = HfEngine(model, [EOS], max_rows=4000).generate([PROMPTS[0]], ["a"], sampling)[0]
+    group = TransformersEngine(model, [EOS], max_rows=4000).generate([PROMPTS[0]], ["a"], sampling)[0]
     logits = full_forward(model, PROMPTS[0], np.array([EOS]))
     expected = distribution(logits, temperature, top_p)[0].exp().numpy() * sampling.n
     counts = np.bincount([int(r.token_ids[0]) for r in group], minlength=VOCABULARY)
@@ -242,9 +244,9 @@ class _Calls:
 def test_more_samples_than_slots(model, max_rows, top_p):
     """Never more rows than allowed, each prompt prefilled once, and the same samples as from one large batch."""
     sampling = Sampling(n=16, max_new_tokens=12, seed=7, top_p=top_p)
-    one_batch = HfEngine(model, [EOS, OTHER_EOS]).generate(PROMPTS, KEYS, sampling)
+    one_batch = TransformersEngine(model, [EOS, OTHER_EOS]).generate(PROMPTS, KEYS, sampling)
     calls = _Calls(model)
-    engine = HfEngine(model, [EOS, OTHER_EOS], max_rows=max_rows)
+    engine = TransformersEngine(model, [EOS, OTHER_EOS], max_rows=max_rows)
     groups = engine.generate(PROMPTS, KEYS, sampling)
     calls.hook.remove()
     assert sum(calls.prefills) == len(PROMPTS)
@@ -265,7 +267,7 @@ def test_places_are_refilled_while_others_go_on(model):
     prompts = [rng.integers(5, VOCABULARY, int(rng.integers(1, 12))).tolist() for _ in range(24)]
     keys, sampling = [str(i) for i in range(24)], Sampling(n=4, max_new_tokens=40, seed=2)
     calls = _Calls(model)
-    groups = HfEngine(model, [EOS, OTHER_EOS], max_rows=16).generate(prompts, keys, sampling)
+    groups = TransformersEngine(model, [EOS, OTHER_EOS], max_rows=16).generate(prompts, keys, sampling)
     calls.hook.remove()
     waves = [groups[i : i + 4] for i in range(0, 24, 4)]  # 4 prompts of 4 samples fill 16 rows
     passes = sum(max(len(r.token_ids) for g in wave for r in g) for wave in waves)
@@ -278,7 +280,9 @@ def test_a_full_buffer_is_rewound(model, monkeypatch):
     rewind = ColumnLayer.rewind
     monkeypatch.setattr(ColumnLayer, "rewind", lambda self: (rewinds.append(self.filled), rewind(self)))
     prompts, keys = PROMPTS * 12, [f"{i}" for i in range(48)]
-    groups = HfEngine(model, [EOS], max_rows=6).generate(prompts, keys, Sampling(n=2, max_new_tokens=16, seed=5))
+    groups = TransformersEngine(model, [EOS], max_rows=6).generate(
+        prompts, keys, Sampling(n=2, max_new_tokens=16, seed=5)
+    )
     assert len(rewinds) >= 2 * 4  # two layers
     for prompt, group in zip(prompts, groups, strict=True):
         for r in group:
@@ -292,7 +296,7 @@ def test_masked_columns_hold_no_garbage(model, monkeypatch):
     sampling = Sampling(n=6, max_new_tokens=12, seed=7)
     monkeypatch.setattr(continuous_batching, "PREFILL_TOKENS", 1)  # prompts of different widths join one after another
     for max_rows in (5, 64):
-        engine = HfEngine(model, [EOS], max_rows=max_rows)
+        engine = TransformersEngine(model, [EOS], max_rows=max_rows)
         expected = engine.generate(PROMPTS, KEYS, sampling)
         torch.use_deterministic_algorithms(True)
         try:
@@ -325,9 +329,9 @@ def test_any_queue_gives_what_each_prompt_gives_alone(
     with pytest.MonkeyPatch.context() as patch:
         if one_at_a_time:
             patch.setattr(continuous_batching, "PREFILL_TOKENS", 1)
-        groups = HfEngine(model, ends, max_rows=max_rows).generate(prompts, keys, sampling)
+        groups = TransformersEngine(model, ends, max_rows=max_rows).generate(prompts, keys, sampling)
     for prompt, key, group in zip(prompts, keys, groups, strict=True):
-        alone = HfEngine(model, ends).generate([prompt], [key], sampling)[0]
+        alone = TransformersEngine(model, ends).generate([prompt], [key], sampling)[0]
         assert len(group) == n and all(map(same, group, alone))
         for a, b in zip(group, alone, strict=True):
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
@@ -363,7 +367,7 @@ def test_the_model_is_left_as_it_was(training):
             and all(p.grad is None and p.requires_grad for p in model.parameters())
         )
 
-    engine = HfEngine(model, [EOS])
+    engine = TransformersEngine(model, [EOS])
     engine.generate(PROMPTS, KEYS, Sampling(n=2, max_new_tokens=5))
     assert unchanged()
     interrupt = _Interrupting(model)
@@ -375,13 +379,13 @@ def test_the_model_is_left_as_it_was(training):
 
 
 def test_no_prompts_no_rollouts(model):
-    assert HfEngine(model, [EOS]).generate([], [], Sampling()) == []
+    assert TransformersEngine(model, [EOS]).generate([], [], Sampling()) == []
 
 
 def test_update_weights_copies_what_is_not_its_own():
     ours, theirs = make_model(0), make_model(1)
-    engine, sampling = HfEngine(ours, [EOS]), Sampling(n=8, max_new_tokens=8)
-    expected = HfEngine(theirs, [EOS]).generate(PROMPTS, KEYS, sampling)
+    engine, sampling = TransformersEngine(ours, [EOS]), Sampling(n=8, max_new_tokens=8)
+    expected = TransformersEngine(theirs, [EOS]).generate(PROMPTS, KEYS, sampling)
     before = engine.generate(PROMPTS, KEYS, sampling)
     engine.update_weights((name, p.data) for name, p in theirs.named_parameters())
     after = engine.generate(PROMPTS, KEYS, sampling)

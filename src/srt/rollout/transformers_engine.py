@@ -20,7 +20,7 @@ from srt.rollout.kv_cache import ATTENTION
 from srt.rollout.protocol import Checksum, Rollout, Sampling, tensor_checksum
 
 
-class HfEngine:
+class TransformersEngine:
     """Samples from a transformers model, which it may share with the trainer; `update_weights` then copies nothing.
 
     Args:
