@@ -265,7 +265,7 @@ def test_untrusted_text_stays_text(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_page_of_ten_thousand_rollouts_unpacks_one_step_and_draws_one_problem(tmp_path) -> None:
     """What is unpacked and drawn until the page is readable does not grow with the run."""
-    spec = write_run(tmp_path, 61, 32, (0, 5, 10, 15, 20), words=450)  # 3.4 kB a response
+    spec = write_run(tmp_path, 61, 32, (0, 5, 10, 15, 20), words=450)  # 3.4 kB per response
     page = render_page(collect(spec, tables(tmp_path), 10_080))
     assert len(block(page, "index")["responses"]["sample"]) == 10_080
     with Chrome() as chrome:

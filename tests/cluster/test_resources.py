@@ -203,7 +203,7 @@ def test_partitions_bound_what_is_asked(tmp_path):
     assert cluster.capped(JobRequest(8, 10_000, 600, 64)) == JobRequest(8, 10_000, 120, 8)
     assert cluster.capped(JobRequest(0, 10_000, 600, 64)) == JobRequest(0, 900, 600, 64)
     assert [cluster.memory_mb(JobRequest(0, 400, 1, 1), attempt) for attempt in (1, 2, 3)] == [400, 800, 900]
-    assert cluster.memory_mb(JobRequest(0, 5000, 1, 1), 3) == 5000  # by hand, above the limit: as it stands
+    assert cluster.memory_mb(JobRequest(0, 5000, 1, 1), 3) == 5000  # by hand, above the limit: unchanged
     assert read_cluster_limits(tmp_path / "none.yaml") == ClusterLimits()
     file.write_text("partitions:\n  a: {max_runtime: soon}\n")
     with pytest.raises(SrtError, match=r"partitions.yaml: partitions: a: max_runtime: 'soon' is not a valid value"):

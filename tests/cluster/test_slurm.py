@@ -136,7 +136,7 @@ def test_every_job_asks_for_what_its_rule_needs(run):
         assert job["NumNodes"] == "1" and job["JobState"] == "COMPLETED" and job["Requeue"] == "1"
         assert job.get("TresPerJob") == (f"gres:gpu:{gpus}" if gpus else None), job
         assert job["MinMemoryNode"] != "0"
-        if gpus:  # from the model's size: half an hour of four cores a GPU
+        if gpus:  # from the model's size: half an hour of four cores per GPU
             assert (job["TimeLimit"], job["NumCPUs"]) == ("00:30:00", str(4 * gpus)), job
 
 

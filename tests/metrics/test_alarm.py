@@ -148,7 +148,7 @@ def test_lead_false_alarms_and_misses():
     assert evaluate_alarm(silent, 9).missed and not evaluate_alarm(silent, None).missed
 
 
-# Recorded: 16 prompts x 16 rollouts a step, the smoke configuration's base model (docs/monitors.md has the set-ups).
+# Recorded: 16 prompts x 16 rollouts per step, the smoke configuration's base model (docs/monitors.md has the set-ups).
 JUDGED = {
     "mix": (13, "drift", 12),
     "third-fast": (13, "drift", 9),

@@ -259,7 +259,7 @@ def micro(on_alarm: str) -> str:
 
 
 def test_the_labels_are_an_input_of_such_a_run_only(tmp_path):
-    """In the rules and in the plan alike."""
+    """Both in the rules and in the plan."""
     from support.dag import copy_of_the_tree, jobs, snakemake
 
     folder = copy_of_the_tree(tmp_path)

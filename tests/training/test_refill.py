@@ -27,7 +27,7 @@ from srt.training.update import Update
 from support.specs import train_spec
 from support.training import command, killed_then_finished, segment, torchrun, train, weights
 
-# 24 prompts, 4 a step: about half of the tiny model's prompts reach 0.25, so batches take several rounds.
+# 24 prompts, 4 per step: about half of the tiny model's prompts reach 0.25, so batches take several rounds.
 RULE = {"majority": 0.25, "rounds": 3}
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-STOP = 12  # 24 prompts, 4 a step: an epoch ends after step 6
+STOP = 12  # 24 prompts, 4 per step: an epoch ends after step 6
 KILLS = 20
 SEED = 20
 OWN = ("lock", "journal.jsonl", "timing.jsonl", "tensorboard")  # limits of an attempt, not of the run
@@ -31,8 +31,8 @@ OWN = ("lock", "journal.jsonl", "timing.jsonl", "tensorboard")  # limits of an a
 
 
 def serve() -> None:
-    """Read one JSON request a line: {"folder", "base", "sums", "spec", "start", "stop", "save_every"} forks a child and
-    answers with its process id; {"wait": id} answers with its exit code, negative for a signal."""
+    """Read one JSON request per line: {"folder", "base", "sums", "spec", "start", "stop", "save_every"} forks a child
+    and answers with its process id; {"wait": id} answers with its exit code, negative for a signal."""
     import deepspeed  # noqa: F401
     import torch
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401

@@ -229,7 +229,7 @@ def test_every_iteration_that_was_left_out_is_counted(models, poisoned):
 
 
 def test_a_batch_of_nothing_to_learn_still_reduces(models):
-    """With all groups skipped there is one backward pass of weight 0, so that no rank waits for another in vain."""
+    """With all groups skipped there is one backward pass of weight 0, or ranks would wait for each other forever."""
     model, reference = models
     b = batch()
     b = Batch(b.prompts, b.responses, b.group, np.ones(16), b.labelled, b.rollout_logprobs)

@@ -135,7 +135,9 @@ def _training(data: FigureData, seeds: Sequence[Series], name: str) -> pd.DataFr
     wide = pd.concat(frames, axis=1, join="inner").sort_index()
     if wide.empty:
         label = seeds[0].label
-        raise SrtError(f"{spec.where()}: the seeds of '{label}' share no logged training step; train all to one step")
+        raise SrtError(
+            f"{spec.where()}: the seeds of '{label}' share no logged training step; train them to the same step"
+        )
     values = wide.to_numpy(np.float64)
     for run, column in zip(seeds, values.T, strict=True):
         if not np.isfinite(column).any():
