@@ -36,7 +36,8 @@ except SrtError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 _warnings = [*CFG.unpinned(), *apply_patches(Path(CFG.results))]
-if is_controller(workflow):
+CONTROLLER = is_controller(workflow)
+if CONTROLLER:
     for _sentence in _warnings:
         print(f"warning: {_sentence}", file=sys.stderr)
 

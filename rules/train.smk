@@ -2,7 +2,7 @@
 from srt.artefacts.training_inputs import segment_inputs
 
 # Not inside a SLURM job: there the rule would be retried with the same memory, in the time that is left.
-RETRIES = 3 if is_controller(workflow) else 0
+RETRIES = 3 if CONTROLLER else 0
 STATE = PATHS.segment_state("{checkpoint}")
 
 

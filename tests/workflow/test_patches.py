@@ -17,7 +17,7 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 
 from srt.cluster.slurm import job_prefix
 from srt.workflow import out_of_memory
-from srt.workflow.patches import PATCHES, StatusQuery, apply_patches
+from srt.workflow.patches import PATCHES, StatusQuery, apply_patches, is_controller, submits_to_slurm
 from support import ROOT
 
 HEADER = f"""
@@ -107,12 +107,23 @@ def test_the_slurm_plugin_calls_what_was_replaced(tmp_path):
     for name, text in commands.items():
         (tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (tools / name).chmod(0o755)
-    rules = 'rule one:\n    output: "x"\n    resources: mem_mb=800\n    shell: "touch {output}"\n'
+    rules = """
+from srt.workflow.patches import submits_to_slurm
+
+onstart:
+    print("slurm:", submits_to_slurm(workflow))
+
+rule one:
+    output: "x"
+    resources: mem_mb=800
+    shell: "touch {output}"
+"""
     output = snakemake(
         tmp_path, rules, "--executor", "slurm", "--jobs", "1", "--slurm-status-command", "squeue",
         "--slurm-init-seconds-before-status-checks", "1", "--default-resources",
         "slurm_account=lab", "slurm_partition=cpu", code=1, PATH=f"{tools}:{os.environ['PATH']}",
     )  # fmt: skip
+    assert "slurm: True" in output
     submitted = (tmp_path / "submitted").read_text()
     assert f"--job-name {job_prefix(tmp_path / 'results')}_" in submitted
     assert f"{tmp_path}/results/logs/slurm/rule_one/" in submitted
@@ -120,7 +131,34 @@ def test_the_slurm_plugin_calls_what_was_replaced(tmp_path):
     assert "out of memory: rule one asked for 800 MB in attempt 1 of 1: give it more with --set-resources" in output
 
 
+def test_what_is_read_of_the_workflow_is_there(tmp_path):
+    """In the Snakemake that plans, and in the one that it starts for the job (a rule with `run` has one)."""
+    rules = """
+from srt.workflow.patches import is_controller, submits_to_slurm
+
+with open("seen", "a") as seen:
+    print(is_controller(workflow), file=seen)
+
+onstart:
+    print("slurm:", submits_to_slurm(workflow))
+
+rule one:
+    output: "x"
+    run: open(output[0], "w").close()
+"""
+    output = snakemake(tmp_path, rules, "--cores", "1")
+    assert (tmp_path / "seen").read_text().split() == ["True", "False"]
+    assert "slurm: False" in output and "warning: " not in output
+
+
 # -- left out -------------------------------------------------------------------------------------------------------
+
+
+def test_an_attribute_that_a_later_snakemake_lacks_is_named(capsys):
+    assert is_controller(object()) and not submits_to_slurm(object())
+    first, second = capsys.readouterr().err.splitlines()
+    assert "has no workflow.is_main_process. Without it a job that fails inside a SLURM job is tried again" in first
+    assert "has no workflow.executor_plugin. Without it jobs that a killed controller left in SLURM" in second
 
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.attribute)

@@ -2,7 +2,8 @@
 
 Each `Patch` replaces one function and says for which version it was written and what a user sees without it.
 `apply_patches` applies them where the workflow is read. A patch that does not fit the installed version is left out,
-with a sentence on stderr: the workflow still plans and runs, with that symptom.
+with a sentence on stderr: the workflow still plans and runs, with that symptom. An attribute of Snakemake's `workflow`
+that a later version lacks has a default in the same way.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from srt.workflow import out_of_memory
 
 # A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime), then PENDING.
 PREEMPTED_SECONDS = float(os.environ.get("SRT_PREEMPTED_SECONDS", 180))
+
+
+REMEDY = "To get it back, install the versions of constraints.txt"
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ class Patch:
     def _does_not_fit(self, what: str) -> str:
         return (
             f"{self.package} {metadata.version(self.package)} {what} {self.module}.{self.attribute}, which is patched "
-            f"for version {self.version}. Without the patch {self.symptom}. To get it back, install the versions of "
-            "constraints.txt"
+            f"for version {self.version}. Without the patch {self.symptom}. {REMEDY}"
         )
 
 
@@ -91,12 +94,26 @@ def apply_patches(results: Path) -> list[str]:
 
 def is_controller(workflow: Any) -> bool:
     """Whether this Snakemake plans and submits, or is one that such a Snakemake started inside a job."""
-    return bool(getattr(workflow, "is_main_process", True))
+    symptom = "a job that fails inside a SLURM job is tried again there, with the same memory, in the time that is left"
+    return bool(_read(workflow, "is_main_process", True, symptom))
 
 
 def submits_to_slurm(workflow: Any) -> bool:
     """Whether the jobs go to SLURM; known once the workflow starts, not while its rules are read."""
-    return getattr(getattr(workflow, "executor_plugin", None), "name", None) == "slurm"
+    symptom = "jobs that a killed controller left in SLURM are not waited for and may run twice"
+    executor = _read(workflow, "executor_plugin", None, symptom)
+    return executor is not None and executor.name == "slurm"
+
+
+def _read(workflow: Any, name: str, default: Any, symptom: str) -> Any:
+    """An attribute of Snakemake's `workflow`; a sentence on stderr and the default if there is none."""
+    try:
+        return getattr(workflow, name)
+    except AttributeError:
+        version = metadata.version("snakemake")
+        told = f"snakemake {version} has no workflow.{name}. Without it {symptom}. {REMEDY}"
+        print(f"warning: {told}", file=sys.stderr)
+        return default
 
 
 def one_timer_at_a_time(original: Callable[..., None], results: Path) -> Callable[..., None]:
