@@ -34,16 +34,37 @@ def test_help_fits_a_screen_and_names_every_command(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_fits_a_screen(name, capsys):
+def test_help_of_a_command_fits_a_screen(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit, match="0"):
         dispatch([name, "--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"usage: srt {name} ") and len(lines) <= 40
+    assert lines[0].startswith(f"usage: srt {name} ")
+    assert len(lines) <= 24 and max(len(line) for line in lines if not line.startswith("srt ")) <= 80
 
 
 def test_a_wrong_command_has_a_suggestion():
     with pytest.raises(SrtError, match=r"srt has no command 'sumary' \(did you mean 'summary'\?\): srt --help"):
         dispatch(["sumary"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("plan --seeds x", "srt plan: argument --seeds: invalid int value: 'x': srt plan --help explains the options"),
+        ("watch --cores 2", "srt watch: the following arguments are required: command: srt watch --help"),
+        ("watch --cores 2 -- no_such_program", "no_such_program is no program that can be run: correct the command"),
+        ("watch --cores 2 --every 0 -- true", "--every must be more than 0 seconds"),
+        ("plan --resolved config.json --seeds 2", "--seeds has no effect on --resolved"),
+        ("claims", r"tables that the claims read are not made, such as results/full/.*, or add --partial"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(argv, message, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SrtError, match=message) as error:
+        dispatch(argv.split())
+    assert "\n" not in str(error.value)
 
 
 def test_help_imports_no_library():
@@ -146,7 +167,10 @@ def test_prompt_points_out_a_doubled_bos(tiny_base, sums, tmp_path):
     [
         (("mikro", "sums"), "no model 'mikro' (did you mean 'micro'?), and no such folder"),
         (("micro", "sum"), "no data set 'sum' (did you mean 'sums'?), and no such file"),
-        (("micro", "sums"), "results/micro/models/micro holds no model: make it with snakemake"),
+        (
+            ("micro", "sums"),
+            "results/micro/models/micro holds no model: name another folder, or make it",
+        ),
     ],
 )
 def test_prompt_says_what_is_missing(clone, words, message):

@@ -246,7 +246,7 @@ def test_broken_parquet_is_a_sentence(tmp_path):
     whole = path.read_bytes()
     for damaged in (b"", b"not parquet", whole[:-10], whole[:200] + bytes(200) + whole[400:]):
         path.write_bytes(damaged)
-        with pytest.raises(SrtError, match=r"x.parquet is not a readable parquet file .*: delete it"):
+        with pytest.raises(SrtError, match=r"x.parquet is not a readable parquet file .*, or delete it"):
             io.read_parquet(path)
     with pytest.raises(SrtError, match="is not a readable parquet file"):
         io.read_parquet(tmp_path)

@@ -107,12 +107,14 @@ def test_schemas_of_sections_point_into_the_main_one() -> None:
 
 
 def test_check_tells_what_is_out_of_date(tmp_path: Path) -> None:
-    srt("docs", "--root", tmp_path, "--check", code=2)
-    srt("docs", "--root", tmp_path)
-    srt("docs", "--root", tmp_path, "--check")
+    assert "in the repository root" in srt("docs", folder=tmp_path, code=2).stderr
+    (tmp_path / "config").mkdir()
+    srt("docs", "--check", folder=tmp_path, code=2)
+    srt("docs", folder=tmp_path)
+    srt("docs", "--check", folder=tmp_path)
     readme = tmp_path / "config" / "README.md"
     readme.write_text(readme.read_text() + "x")
-    done = srt("docs", "--root", tmp_path, "--check", code=2)
+    done = srt("docs", "--check", folder=tmp_path, code=2)
     assert done.stderr == "error: config/README.md: out of date with src/srt/config: run `srt docs`\n"
 
 

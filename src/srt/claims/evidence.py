@@ -98,7 +98,7 @@ class Evidence:
     def _part(self, path: str, dataset: str) -> pd.DataFrame:
         if path not in self._files:
             if self.partial and not Path(path).exists():
-                raise Undecided(f"{path} is not made yet")
+                raise Undecided(f"the table {path} is not made yet")
             table = read_parquet(path, COLUMNS).to_pandas()
             table["parsed_share"] = table["parsed"] / table["n"]
             self._files[path] = {
@@ -118,11 +118,11 @@ class Evidence:
             path = self.paths.run_metrics(instance)
             if path not in self._metrics:
                 if self.partial and not Path(path).exists():
-                    raise Undecided(f"{path} is not made yet")
+                    raise Undecided(f"the table {path} is not made yet")
                 self._metrics[path] = read_parquet(path).to_pandas().set_index("step").sort_index()
             frame = self._metrics[path]
             if column not in frame or not np.isfinite(frame[column].to_numpy(float)).all():
-                raise Undecided(f"{path} has no '{column}' at every step")
+                raise Undecided(f"the table {path} has no '{column}' at every step")
             series.append(frame[column].astype(float))
         wide = pd.concat(series, axis=1, join="inner").sort_index()
         return wide.index.to_numpy(), wide.to_numpy().T

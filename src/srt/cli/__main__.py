@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shutil
 import sys
+import textwrap
+from typing import NoReturn
 
 from srt.common.errors import SrtError, nearest, run_cli
 
@@ -38,6 +41,21 @@ def usage() -> str:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the arguments."""
+        raise SrtError(f"{self.prog}: {message}: {self.prog} --help explains the options")
+
+
+def _wrapped(docstring: str) -> str:
+    """The paragraphs of a docstring in the width of the terminal; commands keep their lines."""
+    width = min(shutil.get_terminal_size().columns, 122) - 2  # as argparse wraps the options
+    paragraphs = docstring.strip().split("\n\n")
+    return "\n\n".join(text if text.startswith("srt ") else textwrap.fill(text, width) for text in paragraphs)
+
+
 def dispatch(argv: list[str]) -> int | None:
     """Run the command that `argv` names; return its exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -47,8 +65,10 @@ def dispatch(argv: list[str]) -> int | None:
     if name not in COMMANDS:
         raise SrtError(f"srt has no command '{name}'{nearest(name, COMMANDS)}: srt --help lists them")
     command = importlib.import_module(f"srt.cli.{name}")
-    parser = argparse.ArgumentParser(
-        prog=f"srt {name}", description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog=f"srt {name}",
+        description=_wrapped(command.__doc__ or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.options(parser)
     try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from srt.cli.shared import add_configfile, configuration
 
@@ -23,6 +24,13 @@ def run(args: argparse.Namespace) -> None:
     from srt.claims.check_claims import check_claims
     from srt.claims.resolve import resolve_claims
     from srt.claims.verdict_tables import to_markdown
+    from srt.common.errors import SrtError
 
-    spec, _ = resolve_claims(configuration(args))
+    spec, files = resolve_claims(configuration(args))
+    missing = [] if args.partial else [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise SrtError(
+            f"{len(missing)} of the {len(files)} tables that the claims read are not made, such as {missing[0]}: "
+            "make them with snakemake claims, or add --partial"
+        )
     print(to_markdown(check_claims(spec, args.partial)), end="")

@@ -9,9 +9,6 @@ from pathlib import Path
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a file is out of date")
-    parser.add_argument(
-        "--root", type=Path, default=Path(), metavar="FOLDER", help="repository to write in (default: this folder)"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -20,9 +17,11 @@ def run(args: argparse.Namespace) -> None:
     from srt.common.io import write_text
     from srt.config.document import files, stale
 
-    old = stale(args.root)
+    if not Path("config").is_dir():
+        raise SrtError(f"{Path.cwd()} has no folder config: run srt docs in the repository root")
+    old = stale(Path())
     if args.check and old:
         raise SrtError(f"{', '.join(old)}: out of date with src/srt/config: run `srt docs`")
     for name in old:
-        write_text(args.root / name, files()[name])
+        write_text(Path(name), files()[name])
     print(f"wrote {', '.join(old)}" if old else "config/README.md and the schemas are up to date")

@@ -33,8 +33,10 @@ def run(args: argparse.Namespace) -> None:
     from srt.plan.tables import make_plan, to_json
     from srt.plan.text import to_text
 
-    if args.seeds is not None and (args.seeds < 1 or args.resolved):
-        raise SrtError("--seeds must be at least 1, and does not go with --resolved")
+    if args.seeds is not None and args.resolved:
+        raise SrtError("--seeds has no effect on --resolved, whose runs have their seeds: remove one of the two")
+    if args.seeds is not None and args.seeds < 1:
+        raise SrtError("--seeds must be at least 1")
     changes = {"seeds": args.seeds} if args.seeds else {}
     config = read_resolved(args.resolved) if args.resolved else configuration(args, **changes)
     if args.partitions:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
                 raise SrtError(f"no data set '{args.data}'{nearest(args.data, config.datasets)}, and no such file")
             file = Path(Paths(config.results).problems(args.data))
     if not (folder / "config.json").is_file():
-        raise SrtError(f"{folder} holds no model: make it with snakemake {folder}")
+        raise SrtError(f"{folder} holds no model: name another folder, or make it with snakemake {folder}")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
         raise SrtError(f"the tokenizer of {folder} has no chat template, so it cannot render a prompt")

@@ -22,13 +22,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--differences", type=int, default=40, metavar="N", help="list at most N different verdicts (default 40)"
     )
-    parser.add_argument("--preset", default="clean", help="clean: equivalence classes; authors: as their code did")
+    parser.add_argument("--preset", default="clean", metavar="NAME", help="clean (default) or authors")
     parser.add_argument(
-        "--extractor", default="boxed", help="boxed, boxed_or_last_number, reasoning_gym or gsm8k_hash (default boxed)"
+        "--extractor",
+        default="boxed",
+        metavar="NAME",
+        help="boxed, boxed_or_last_number, reasoning_gym or gsm8k_hash (default boxed)",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes for costly comparisons (default 1)")
-    parser.add_argument("--timeout-s", type=float, default=5.0, metavar="S", help="CPU seconds per comparison (5)")
-    parser.add_argument("--memory-mb", type=int, default=2048, metavar="MB", help="MiB per comparison (2048)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that compare answers (default 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from srt.answers import Grader
     from srt.evaluation.imported_rollouts import grade_imported, parse_mapping
 
-    with Grader(args.preset, args.extractor, "math", args.timeout_s, args.memory_mb, args.workers) as grader:
+    with Grader(args.preset, args.extractor, workers=args.workers) as grader:
         result = grade_imported(args.rollouts, parse_mapping(args.map), grader)
     percent = "{:.1%}"
     print(table(result.accuracies(), accuracy=percent, upstream=percent, points="{:+.1f}"))

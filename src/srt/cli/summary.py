@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from srt.artefacts.paths import Paths
-    from srt.common.errors import SrtError
+    from srt.common.errors import SrtError, nearest
 
     file = Path(Paths(configuration(args).results).table("results"))
     if not file.is_file():
@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     name, dataset = args.require_gain
     found = last[(last["run"] == name) & (last["dataset"] == dataset)]
     if found.empty:
-        raise SrtError(f"{file} has no row of run '{name}' on '{dataset}'")
+        wrong, known = (dataset, last["dataset"]) if name in set(last["run"]) else (name, last["run"])
+        raise SrtError(f"{file} has no row of run '{name}' on '{dataset}'{nearest(wrong, set(known))}")
     gained = bool(found["gain_lo"].iloc[0] > 0)
     print(f"{name} on {dataset}: {'learned' if gained else 'NO GAIN beyond the interval'}")
     return 0 if gained else 1

@@ -8,6 +8,7 @@ if the command fails, the end of its output is shown.
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.cores < 1:
         raise SrtError("--cores must be at least 1")
+    if args.every is not None and args.every <= 0:
+        raise SrtError("--every must be more than 0 seconds")
+    if shutil.which(args.command[0]) is None:
+        raise SrtError(f"{args.command[0]} is no program that can be run: correct the command after --")
     config = configuration(args)
     log = args.log or Path(Paths(config.results).log("workflow"))
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise SrtError(f"{path} does not exist: run the rule that makes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SrtError(f"{path} is not JSON ({error}): delete it and rerun the rule that makes it") from None
+        raise SrtError(f"{path} is not JSON ({error}): correct the path, or delete it and rerun") from None
 
 
 def parse_spec(text: str, needs: Iterable[str] = (), kind: type = dict) -> Any:
@@ -93,7 +93,7 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
 
 def _unreadable(path: str | Path, error: Exception) -> SrtError:
     first = str(error).splitlines()[0]
-    return SrtError(f"{path} is not a readable parquet file ({first}): delete it and make it again")
+    return SrtError(f"{path} is not a readable parquet file ({first}): correct the path, or delete it and rerun")
 
 
 def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:

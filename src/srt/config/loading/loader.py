@@ -136,7 +136,7 @@ class _Loader:
             )
         if not (self.root / path).exists():
             folder = (self.root / path).parent
-            near = nearest(Path(path).name, [p.name for p in folder.glob("*.y*ml")]) if folder.is_dir() else ""
+            near = nearest(Path(path).name, [p.name for p in folder.glob("[!.]*.y*ml")]) if folder.is_dir() else ""
             raise SrtError(
                 f"{where}: {section}: {path} does not exist: correct the path, which starts from the folder in which "
                 f"snakemake runs{near}"

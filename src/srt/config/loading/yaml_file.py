@@ -56,7 +56,7 @@ def read_yaml(path: Path, shown: str | None = None) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         data = yaml.load(text, _UniqueKeys)  # a SafeLoader: builds no objects
     except FileNotFoundError:
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        near = nearest(path.name, [p.name for p in path.parent.glob("[!.]*.y*ml")]) if path.parent.is_dir() else ""
         raise SrtError(f"{name} does not exist: correct the path{near}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise SrtError(f"{name} cannot be read ({error.strerror}): name a readable YAML file") from None
