@@ -51,8 +51,8 @@ class Config(Strict):
     save_every: int = Field(
         10,
         gt=0,
-        description="Steps between two saves within a segment: a kill loses at most this many. Has no effect on "
-        "results.",
+        description="Steps between two saves within a segment; a kill loses the steps since the last complete save. "
+        "Has no effect on results.",
     )
     seeds: int = Field(
         1,
