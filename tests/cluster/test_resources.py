@@ -23,7 +23,6 @@ from srt.cluster.workloads import UNKNOWN_ROWS, expected_rows, training_work
 from srt.common.errors import SrtError
 from srt.config import Config, load_config, read_yaml
 from srt.config.models import JobSize
-from srt.cost.lengths import Lengths
 from srt.cost.memory import (
     engine_bytes,
     host_sampling_bytes,
@@ -34,16 +33,9 @@ from srt.cost.memory import (
 from srt.cost.parameters import CENTRAL, GENEROUS
 from srt.cost.seconds import step_seconds
 from srt.cost.shapes import SHAPES, scaled
-from srt.cost.work import TrainingWork
 from support import ROOT
 from support.dag import MICRO, jobs, snakemake
-
-GB, H200 = 1e9, 141e9
-LENGTHS = Lengths.of_limits(1024, 3072, GENEROUS)
-SHAPE_7B = SHAPES["Qwen/Qwen2.5-Math-7B"]
-SHAPE_14B = SHAPES["Qwen/Qwen3-14B-Base"]
-PAPER = TrainingWork(shape=SHAPE_7B, lengths=LENGTHS, prompts=16, responses=32, trained=32, steps=100)  # a step of it
-
+from support.paper_work import GB, H200, PAPER, SHAPE_7B, SHAPE_14B
 
 # -- GPUs --------------------------------------------------------------------------------------------------------------
 

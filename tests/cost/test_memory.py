@@ -22,14 +22,10 @@ from srt.cost.memory import (
 )
 from srt.cost.parameters import GENEROUS
 from srt.cost.seconds import sampling_seconds, segment_seconds
-from srt.cost.shapes import SHAPES, scaled
+from srt.cost.shapes import scaled
 from srt.cost.work import SamplingWork, TrainingWork
+from support.paper_work import GB, H200, PAPER, SHAPE_7B, SHAPE_14B
 
-GB, H200 = 1e9, 141e9
-LENGTHS = Lengths.of_limits(1024, 3072, GENEROUS)
-SHAPE_7B = SHAPES["Qwen/Qwen2.5-Math-7B"]
-SHAPE_14B = SHAPES["Qwen/Qwen3-14B-Base"]
-PAPER = TrainingWork(shape=SHAPE_7B, lengths=LENGTHS, prompts=16, responses=32, trained=32, steps=100)  # a step of it
 SPARE = (memory.WORKSPACE + memory.BUCKETS) / GB
 
 

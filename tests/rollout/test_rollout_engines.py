@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,39 +15,15 @@ from support.rollout_cases import (
     PROMPTS,
     SAMPLING,
     all_same,
-    engine_of,
+    engine_fixtures,
     logprobs_of,
-    make_model,
     perturbed,
     worst,
 )
 
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("transformers", True),
-        ("transformers", False),
-        ("refilling", True),
-        pytest.param(("vllm", True), marks=pytest.mark.vllm),
-        pytest.param(("vllm", False), marks=pytest.mark.vllm),
-    ],
-    ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}",
+setup, fresh = engine_fixtures(
+    ("transformers", True), ("transformers", False), ("refilling", True), ("vllm", True), ("vllm", False)
 )
-def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """(engine, the transformers model that it was made from; they share no tensor)."""
-    name, tied = request.param
-    model = make_model(tied)
-    with engine_of(name, model, tmp_path_factory.mktemp("model"), 7 if name == "refilling" else 1024) as engine:
-        yield engine, model
-
-
-@pytest.fixture
-def fresh(setup: tuple) -> tuple:
-    """The same, with the original weights restored."""
-    engine, model = setup
-    engine.update_weights(model.named_parameters())
-    return engine, model
 
 
 def test_shapes_finish_reasons_and_end_token(fresh: tuple) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from support.rollout_cases import (
     SAMPLING,
     VOCABULARY,
     all_same,
-    engine_of,
+    engine_fixtures,
     make_model,
     perturbed,
     worst,
@@ -35,20 +34,7 @@ from support.rollout_cases import (
 pytestmark = pytest.mark.vllm
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """(engine, the transformers model whose weights it was made from)."""
-    model = make_model(request.param)
-    with engine_of("vllm", model, tmp_path_factory.mktemp("model")) as engine:
-        yield engine, model
-
-
-@pytest.fixture
-def fresh(setup: tuple) -> tuple:
-    """The same, with the original weights restored."""
-    engine, model = setup
-    engine.update_weights(model.named_parameters())
-    return engine, model
+setup, fresh = engine_fixtures(("vllm", True), ("vllm", False))
 
 
 def test_update_of_the_embedding_alone_reaches_the_head(fresh: tuple) -> None:

@@ -6,8 +6,10 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -38,8 +40,8 @@ def make_model(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
 
 
 @contextmanager
-def engine_of(name: str, model: Qwen2ForCausalLM, folder: Path, max_rows: int = 1024) -> Iterator[RolloutEngine]:
-    """An engine, `transformers` or `vllm`, with a copy of the model's weights of its own."""
+def engine_of(name: str, model: Qwen2ForCausalLM, folder: Path) -> Iterator[RolloutEngine]:
+    """An engine with a copy of the model's weights of its own: transformers, refilling (with 7 slots only), or vllm."""
     if name == "vllm":
         from srt.rollout.vllm_engine import VllmEngine
 
@@ -48,9 +50,36 @@ def engine_of(name: str, model: Qwen2ForCausalLM, folder: Path, max_rows: int = 
             folder, [EOS], max_model_len=384, dtype="float32", kv_cache_gb=0.25, max_num_seqs=64
         )
     else:
-        engine = TransformersEngine(copy.deepcopy(model), [EOS], max_rows=max_rows)
+        engine = TransformersEngine(copy.deepcopy(model), [EOS], max_rows=7 if name == "refilling" else 1024)
     yield engine
     engine.close()
+
+
+def engine_fixtures(*cases: tuple[str, bool]) -> tuple[Any, Any]:
+    """Two fixtures of a test module: (engine, the transformers model that it was made from; they share no tensor).
+
+    The first is one engine per case, which is its name (`engine_of`) and whether the head is tied to the embedding. The
+    second, for one test, is the same with the original weights restored.
+    """
+
+    @pytest.fixture(
+        scope="module",
+        params=[pytest.param(case, marks=pytest.mark.vllm if case[0] == "vllm" else ()) for case in cases],
+        ids=lambda case: f"{case[0]}-{'tied' if case[1] else 'untied'}",
+    )
+    def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
+        name, tied = request.param
+        model = make_model(tied)
+        with engine_of(name, model, tmp_path_factory.mktemp("model")) as engine:
+            yield engine, model
+
+    @pytest.fixture
+    def fresh(setup: tuple) -> tuple:
+        engine, model = setup
+        engine.update_weights(model.named_parameters())
+        return engine, model
+
+    return setup, fresh
 
 
 def logprobs_of(model: Qwen2ForCausalLM, prompt: list[int], tokens: np.ndarray, temperature: float = 1.0) -> np.ndarray:

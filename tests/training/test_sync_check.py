@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from srt.common.errors import SrtError
 from srt.rollout import Rollout, tensor_checksum
 from srt.rollout.transformers_engine import TransformersEngine
 from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights, differing_tensors
-from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_of, logprobs_of, make_model
+from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_fixtures, logprobs_of, make_model
 
 FAULTS = [
     "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
@@ -27,29 +26,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("transformers", True),
-        pytest.param(("vllm", True), marks=pytest.mark.vllm),
-        pytest.param(("vllm", False), marks=pytest.mark.vllm),
-    ],
-    ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}",
-)
-def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    """(engine with its own copy of the weights, the trainer's model)."""
-    name, tied = request.param
-    model = make_model(tied)
-    with engine_of(name, model, tmp_path_factory.mktemp("model")) as engine:
-        yield engine, model
-
-
-@pytest.fixture
-def fresh(setup: tuple) -> tuple:
-    """The same, with equal weights."""
-    engine, model = setup
-    engine.update_weights(model.named_parameters())
-    return engine, model
+setup, fresh = engine_fixtures(("transformers", True), ("vllm", True), ("vllm", False))
 
 
 def of_a_step(model: torch.nn.Module, prompts: list[list[int]], groups: list[list[Rollout]], t: float = 1.0) -> float:

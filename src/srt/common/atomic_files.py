@@ -107,31 +107,34 @@ def fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. On success it replaces `path`; on any error it is removed."""
-    path = Path(path)
+def _written_beside(path: Path) -> Iterator[Path]:
+    """Yield the temporary path that a writer of `path` uses; its errors name `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path)
     temporary = _temporary(path)
-    try:
-        with errors_named_after(path, temporary):
+    with errors_named_after(path, temporary):
+        yield temporary
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`. On success it replaces `path`; on any error it is removed."""
+    with _written_beside(Path(path)) as temporary:
+        try:
             yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Like `atomic_path`, for a folder: `path` appears whole and replaces an existing folder."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path)
-    temporary = _temporary(path)
-    try:
-        with errors_named_after(path, temporary):
+    with _written_beside(path) as temporary:
+        try:
             temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
@@ -140,5 +143,5 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             if path.exists():
                 shutil.rmtree(path)
             os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
