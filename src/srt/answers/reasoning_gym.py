@@ -102,7 +102,7 @@ def check_task(task: str) -> None:
     if task not in KEYS:
         raise SrtError(
             f"no comparison for the task '{task}'{nearest(task, [*KEYS, 'math'])}: "
-            "name a covered task, or add its key function to srt/answers/reasoning_gym.py"
+            "name a covered task, or add its key function to src/srt/answers/reasoning_gym.py"
         )
 
 
