@@ -22,7 +22,7 @@ def row(step: int) -> dict:
 def timing(step: int, seconds: float = 2.0) -> dict:
     return timing_row(
         step, seconds, {"rollout": 1.0, "update": 0.5}, tokens=1000, response_tokens=600, processed_tokens=1250,
-        flops=1e9, peak=4e9, memory=1 << 30,
+        flops=1e9, peak=4e9, memory=1 << 30, update=("update",),
     )  # fmt: skip
 
 

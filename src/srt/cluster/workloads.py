@@ -58,9 +58,7 @@ def training_work(config: Config, instance: str, steps: int) -> TrainingWork:
     )
 
 
-def sampling_work(
-    config: Config, model_id: str, suite: str, rows: Mapping[str, int] | None = None
-) -> SamplingWork:  # fmt: skip
+def sampling_work(config: Config, model_id: str, suite: str, rows: Mapping[str, int] | None = None) -> SamplingWork:
     """Sampling a checkpoint of a model on a suite, with generous lengths of prompts and responses.
 
     Args:

@@ -29,9 +29,7 @@ class Tokens:
         return Tokens(n * self.body, n * self.head, n * self.pairs)
 
 
-def count_tokens(
-    prompts: Sequence[float], responses: Sequence[float], group: Sequence[int] | None = None
-) -> Tokens:  # fmt: skip
+def count_tokens(prompts: Sequence[float], responses: Sequence[float], group: Sequence[int] | None = None) -> Tokens:
     """Tokens of sequences of `prompts[i] + responses[i]` tokens, with logits for the responses only.
 
     Args:

@@ -122,10 +122,8 @@ class DeepSpeedEngine:
             self.engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config, dist_init_required=False
             )
-        if zero_stage in (
-            1,
-            2,
-        ):  # skip updates that are not finite in float32 too; DeepSpeed does so in half precision only
+        if zero_stage in (1, 2):
+            # skip updates that are not finite in float32 too; DeepSpeed does so in half precision only
             self.engine.optimizer.check_grad_overflow = True
         _tensors_only_checkpoints(self.engine)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from srt.cluster.launch import free_port
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,6 @@ class World:
         return self.rank == 0
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def init_world() -> World:
     """Start torch.distributed under DeepSpeed: from torchrun's variables, or as one process without them.
 
@@ -42,7 +37,7 @@ def init_world() -> World:
     for key, value in defaults.items():
         os.environ.setdefault(key, str(value))
     if size == 1:  # any free port, so that two runs on one machine do not collide
-        os.environ["MASTER_PORT"] = str(_free_port())
+        os.environ["MASTER_PORT"] = str(free_port())
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

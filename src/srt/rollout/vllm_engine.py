@@ -49,7 +49,6 @@ class VllmEngine:
         vllm_percent: share of the GPU's memory in percent that the engine may take; the trainer needs the rest.
         kv_cache_gb: size of the cache in GiB, instead of what remains of that share. Default on a CPU: 1, because vLLM
             would take a share of all memory.
-        enforce_eager: no CUDA graphs. Default: only on a CPU.
         max_num_seqs: most samples decoded together.
         engine_sleep: let `release_memory` free the GPU memory of weights and cache until `update_weights` brings new
             weights. Only for a trainer that does not fit beside the engine: it costs two allocations per step.
@@ -67,7 +66,6 @@ class VllmEngine:
         dtype: str = "bfloat16",
         vllm_percent: int = 90,
         kv_cache_gb: float | None = None,
-        enforce_eager: bool | None = None,
         max_num_seqs: int = 1024,
         engine_sleep: bool = False,
         progress: bool = False,
@@ -98,7 +96,7 @@ class VllmEngine:
             max_num_seqs=max_num_seqs,
             gpu_memory_utilization=vllm_percent / 100,
             kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 2**30),
-            enforce_eager=on_cpu if enforce_eager is None else enforce_eager,
+            enforce_eager=on_cpu,  # a CPU has no CUDA graphs
             enable_sleep_mode=engine_sleep,
             # After the first part of a prompt prefilled in two, vLLM rewinds the sample's generator, which a CPU
             # generator cannot do. So on a CPU a prompt waits until a step has room for all of it.

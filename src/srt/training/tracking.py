@@ -94,8 +94,7 @@ def peak_memory(device: torch.device | str) -> int:
 
 def timing_row(
     step: int, seconds: float, phases: Mapping[str, float], *, tokens: int, response_tokens: int,
-    processed_tokens: int, flops: float, peak: float, memory: int,
-    rollout: Sequence[str] = ("rollout",), update: Sequence[str] = ("update",),
+    processed_tokens: int, flops: float, peak: float, memory: int, update: Sequence[str],
 ) -> dict[str, float]:  # fmt: skip
     """One line of `timing.jsonl`.
 
@@ -103,21 +102,20 @@ def timing_row(
         step: the step (1-based) and the `seconds` of all of it. phases: from `PhaseTimer.lap`.
         tokens: prompt and response tokens of the step, every sequence with its own prompt, over all ranks.
         response_tokens: those that are trained on. processed_tokens: those of the forward pass, padding included.
-        flops: model FLOPs of the update (`srt.cost.flops.update_flops`), of all ranks; NaN where they are not
-        counted.
+        flops: model FLOPs of the update (`srt.cost.flops.update_flops`), of all ranks; NaN where not counted.
         peak: FLOP/s of all devices together; NaN where unknown. memory: bytes, the largest rank's.
-        rollout, update: the phases whose time the rates divide by.
+        update: the phases of the update, whose time its rates divide by.
 
     Returns step, seconds, seconds_{phase} for each phase, tokens_per_second (of the whole step),
     rollout_tokens_per_second (response tokens), update_tokens_per_second, padding_efficiency, mfu, peak_memory.
     """
-    sampling, updating = (sum(phases.get(name, 0.0) for name in names) for names in (rollout, update))
+    updating = sum(phases.get(name, 0.0) for name in update)
     return {
         "step": step,
         "seconds": seconds,
         **{f"seconds_{name}": value for name, value in phases.items()},
         "tokens_per_second": _rate(tokens, seconds),
-        "rollout_tokens_per_second": _rate(response_tokens, sampling),
+        "rollout_tokens_per_second": _rate(response_tokens, phases.get("rollout", 0.0)),
         "update_tokens_per_second": _rate(tokens, updating),
         "padding_efficiency": _rate(tokens, processed_tokens),
         "mfu": mfu(flops, updating, peak),
@@ -170,12 +168,9 @@ class Tracker:
             kill undid, are removed.
         step: the resumed step (0: none); with `history`, the step of its last row.
         main: whether this is rank 0.
-        tensorboard: write event files; a missing package is reported once.
     """
 
-    def __init__(
-        self, folder: Path, history: Sequence[Mapping[str, Any]], step: int, main: bool, tensorboard: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]], step: int, main: bool) -> None:
         if history and int(history[-1]["step"]) != step:
             raise ValueError(f"history ends at step {history[-1]['step']}, the state is of step {step}")
         self.main = main
@@ -187,8 +182,7 @@ class Tracker:
         _rewrite(folder / METRICS_FILE, first - 1, [_line(row) for row in history])
         _rewrite(folder / TIMING_FILE, step, [])
         self.files = {name: open(folder / name, "a", encoding="utf-8") for name in (METRICS_FILE, TIMING_FILE)}  # noqa: SIM115
-        if tensorboard:
-            self.writer = event_writer(folder / EVENTS_FOLDER, step)
+        self.writer = event_writer(folder / EVENTS_FOLDER, step)
 
     def write(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one step to all files and flush them to the operating system."""
