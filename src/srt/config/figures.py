@@ -86,10 +86,7 @@ class CurvesOptions(Options):
     reads_training = True
 
     validation_dataset: str | None = Field(
-        None, description="Data set whose best step gets a dashed line (early stopping)."
-    )
-    validation_series: str | None = Field(
-        None, description="Label of the run whose best step that is; null: the panel's first."
+        None, description="Data set whose best step for the panel's first run gets a dashed line (early stopping)."
     )
     metrics: Metrics = Field(
         default_factory=list,
@@ -158,11 +155,6 @@ class GapOptions(Options):
     """Options of kind `gap`: accuracy against the consistency threshold."""
 
     step: float = Field(0.05, ge=0.001, le=0.5, description="Distance between two thresholds.")
-    share: Literal["all", "parsed"] = Field(
-        "all",
-        description="Denominator of the consistency that decides the drawn share of prompts: `all` responses, or "
-        "`parsed` ones.",
-    )
 
 
 class ExamplesOptions(Options):
@@ -176,7 +168,6 @@ class ExamplesOptions(Options):
         description="Ids of the prompts, in this order, instead of `rows`; one that was not sampled is replaced by "
         "the one whose pass rate changed most.",
     )
-    lines: int = Field(14, ge=1, description="Most lines per cell of the picture; the CSV has the full text.")
 
     @model_validator(mode="after")
     def _rows_or_problems(self) -> ExamplesOptions:

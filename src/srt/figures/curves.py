@@ -10,8 +10,7 @@ Options
     names                  {data set: name in the figure}
     metrics                rows of panels: "avg", "maj", "parsed", "correct_parsed"; default: the figure's metric
     validation_dataset     dashed vertical lines at the step where this set's value is best (ties: the earliest), one
-                           per seed, as in Fig. 6, instead of rings; the set need not be drawn
-    validation_series      the label of the run whose best step that is; default: the first label of the panel
+                           per seed of the panel's first run, as in Fig. 6, instead of rings; the set need not be drawn
     marks                  the paper's statements (`srt.figures.annotations`)
 """
 
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from srt.common.errors import SrtError, nearest
 from srt.config.figures import CurvesOptions
 from srt.figures import style
 from srt.figures.annotations import STOP, Cell, draw_alarms, draw_paper_statements, draw_stops
@@ -113,16 +111,12 @@ def _y_label(metric: str, datasets: tuple[str, ...]) -> str:
 
 
 def _validation_lines(cell: Cell) -> list[pd.DataFrame]:
-    """Draw and return, for each seed, the step at which the validation set's value is best."""
+    """Draw and return, for each seed of the panel's first run, the step at which the validation set's value is best."""
     spec, title = cell.data.spec, cell.panel.title
     options: CurvesOptions = spec.options
     dataset = str(options.validation_dataset)
-    label = options.validation_series or next(iter(cell.groups))
-    if label not in cell.groups:
-        where = f"{spec.where()}, panel '{title}': options.validation_series"
-        raise SrtError(f"{where}: no series is called '{label}'{nearest(label, cell.groups)}")
     rows = []
-    for run in cell.groups[label]:
+    for run in next(iter(cell.groups.values())):
         step = cell.data.stop(run, dataset, spec.metric)
         curve = cell.data.curve([run], (dataset,), spec.metric)
         cell.axis.axvline(

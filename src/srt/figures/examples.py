@@ -11,7 +11,6 @@ Options
     rows        how many prompts; default 3
     problems    ids of the prompts, in this order, instead of `rows`; a prompt without samples is replaced by the one
                 whose pass rate changed most
-    lines       maximum number of lines of one cell in the picture; default 14
     names       {data set: name in the figure}
 `datasets` of the spec, if any, says which data sets to take prompts from.
 """
@@ -41,6 +40,7 @@ FONT_SIZE = 6.2  # points, of the monospaced text
 _ADVANCE = 0.602  # width of a DejaVu Sans Mono character over its size
 _LEADING = 1.25  # line height over the font's size
 _LINE = FONT_SIZE * _LEADING / 72  # inches
+_MAX_LINES = 14  # of one cell
 _PROMPT_SHARE = 0.27  # of the table's width
 _GUTTER = 0.14  # inches between columns
 _MARGIN = 0.06  # inches
@@ -216,13 +216,13 @@ class _Row:
 
 def _rows(table: pd.DataFrame, spec: Spec, characters: list[int]) -> list[_Row]:
     """The rows of the picture; `characters` is how many fit into a line of each column."""
-    lines, rows = spec.options.lines, []
+    rows = []
     for _, records in table.groupby(["dataset", "problem_id"], sort=False):
         first = records.iloc[0]
         texts = [(f"{spec.name(first['dataset'])}, reference {first['reference']}", first["problem"])]
         texts += [(_status(record), record["response"]) for _, record in records.iterrows()]
         cells = [
-            (head[:most], wrapped(text, most, lines)) for (head, text), most in zip(texts, characters, strict=True)
+            (head[:most], wrapped(text, most, _MAX_LINES)) for (head, text), most in zip(texts, characters, strict=True)
         ]
         rows.append(_Row(cells, max(len(text) for _, text in cells) * _LINE + 1.9 * _LINE))
     return rows

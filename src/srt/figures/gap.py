@@ -8,8 +8,6 @@ A line ends where no prompt is left.
 Options
     names    {data set: name in the figure}
     step     distance of the thresholds; default 0.05
-    share    denominator of the share of prompts: "all" n responses (the paper's caption; default) or "parsed" ones,
-             the prompts that the lines average over
 """
 
 from __future__ import annotations
@@ -88,7 +86,7 @@ def _curve(data: FigureData, run: Series, dataset: str, thresholds: np.ndarray) 
     correct = part["pass_rate"].to_numpy(np.float64) * n
     accuracy = np.minimum(np.divide(correct, parsed, out=np.zeros(len(part)), where=parsed > 0), 1.0)
     curve = gap_curve(consistency, accuracy, majority, thresholds)
-    drawn = part["consistency_all"].to_numpy(np.float64) if spec.options.share == "all" else consistency
+    of_all = part["consistency_all"].to_numpy(np.float64)  # among all n responses, as the paper's caption has it
     keep = consistency[:, None] >= thresholds[None, :] - 1e-9
     prompt_lo, prompt_hi = kept_mean_intervals(accuracy, keep)
     majority_lo, majority_hi = kept_mean_intervals(majority, keep)
@@ -96,7 +94,7 @@ def _curve(data: FigureData, run: Series, dataset: str, thresholds: np.ndarray) 
         {
             "step": run.points[0].step,
             "threshold": thresholds,
-            "share": gap_curve(drawn, accuracy, majority, thresholds)["kept"],
+            "share": gap_curve(of_all, accuracy, majority, thresholds)["kept"],
             "prompt": curve["pass_rate"],
             "prompt_lo": prompt_lo,
             "prompt_hi": prompt_hi,

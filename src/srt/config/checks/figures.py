@@ -62,7 +62,7 @@ def _check_panel(config: Config, figure: Figure, panel: Panel, path: list[str]) 
         else:
             _check_evaluated(config, figure, panel, run, [*path, "runs"])
     if figure.kind != "climb":
-        _check_labels(config, panel, figure.options.get("validation_series"), path)
+        _check_labels(config, panel, path)
 
 
 def _check_chain(config: Config, figure: Figure, panel: Panel, run: str, path: list[str]) -> None:
@@ -111,8 +111,8 @@ def require_sampled(config: Config, run: str, suites: Sequence[str], step: int |
             )
 
 
-def _check_labels(config: Config, panel: Panel, validation_series: str | None, path: list[str]) -> None:
-    """Labels tell the runs of a panel apart, and one of them is that of the validation series."""
+def _check_labels(config: Config, panel: Panel, path: list[str]) -> None:
+    """Labels tell the runs of a panel apart."""
     labels: dict[str, str] = {}
     for run in panel.runs:
         label = config.runs[run].label
@@ -123,11 +123,6 @@ def _check_labels(config: Config, panel: Panel, validation_series: str | None, p
                 f"'{other}' and '{run}' share the label '{label}' and would be drawn as seeds of one run: "
                 "give each its own label",
             )
-    if validation_series is not None and validation_series not in labels:
-        raise ConfigError(
-            [*path[:2], "options", "validation_series"],
-            f"no run has the label '{validation_series}'{nearest(validation_series, labels)}",
-        )
 
 
 def _check_marks(config: Config, figure: Figure, path: list[str]) -> None:
