@@ -56,8 +56,13 @@ rule audit:
     message:
         "Contamination audit"
     shell:
-        "python scripts/audit.py overlap --problems {input.problems} --train {params.train} --test {params.test}"
-        " {params.generated} --out {params.folder} > {log} 2>&1"
+        "python scripts/audit.py overlap"
+        " --problems {input.problems}"
+        " --train {params.train}"
+        " --test {params.test}"
+        " {params.generated}"
+        " --out {params.folder}"
+        " > {log} 2>&1"
 
 
 rule decontaminated:
@@ -87,4 +92,8 @@ rule decontaminated:
     message:
         "Table of all evaluations, decontaminated"
     shell:
-        "python scripts/audit.py results --spec {params.spec:q} --clean {input.clean} --out {output.csv} > {log} 2>&1"
+        "python scripts/audit.py results"
+        " --spec {params.spec:q}"
+        " --clean {input.clean}"
+        " --out {output.csv}"
+        " > {log} 2>&1"

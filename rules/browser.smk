@@ -23,7 +23,11 @@ rule browser:
     message:
         "Rollouts of {wildcards.run}"
     shell:
-        "python scripts/browser.py page --spec {params.spec:q} --problems {input.problems} --out {output} > {log} 2>&1"
+        "python scripts/browser.py page"
+        " --spec {params.spec:q}"
+        " --problems {input.problems}"
+        " --out {output}"
+        " > {log} 2>&1"
 
 
 rule browser_list:

@@ -21,8 +21,12 @@ rule slurm_check_partition:
     message:
         "Look at partition {wildcards.partition}"
     shell:
-        "python scripts/slurm_check.py look --partition {wildcards.partition} --gpus {resources.gpu}"
-        " --scratch {resources.tmpdir:q} --out {output.found} > {log} 2>&1"
+        "python scripts/slurm_check.py look"
+        " --partition {wildcards.partition}"
+        " --gpus {resources.gpu}"
+        " --scratch {resources.tmpdir:q}"
+        " --out {output.found}"
+        " > {log} 2>&1"
 
 
 rule slurm_check:

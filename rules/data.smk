@@ -27,6 +27,10 @@ rule data:
     message:
         "Data set {wildcards.dataset}"
     shell:
-        "python scripts/make_data.py --name {wildcards.dataset} --spec {params.spec:q}"
+        "python scripts/make_data.py"
+        " --name {wildcards.dataset}"
+        " --spec {params.spec:q}"
         f"{LOCAL_DIR}"
-        " --out {output.problems} --manifest {output.manifest} > {log} 2>&1"
+        " --out {output.problems}"
+        " --manifest {output.manifest}"
+        " > {log} 2>&1"

@@ -57,8 +57,12 @@ rule preferences:
     message:
         "Stored responses of {wildcards.checkpoint} to {wildcards.dataset}: {wildcards.part}"
     shell:
-        "python scripts/preferences.py --samples {input.samples} --scores {input.scores} --spec {params.spec:q}"
-        " --out {output.preferences} > {log} 2>&1"
+        "python scripts/preferences.py"
+        " --samples {input.samples}"
+        " --scores {input.scores}"
+        " --spec {params.spec:q}"
+        " --out {output.preferences}"
+        " > {log} 2>&1"
 
 
 rule curriculum:
@@ -83,5 +87,9 @@ rule curriculum:
     message:
         "Easiest {wildcards.fraction} of {wildcards.dataset} by {wildcards.metric} of {wildcards.model}"
     shell:
-        "python scripts/curriculum.py --groups {input.groups} --by {wildcards.metric}"
-        " --fraction {params.fraction} --out {output.subset} > {log} 2>&1"
+        "python scripts/curriculum.py"
+        " --groups {input.groups}"
+        " --by {wildcards.metric}"
+        " --fraction {params.fraction}"
+        " --out {output.subset}"
+        " > {log} 2>&1"

@@ -21,5 +21,8 @@ rule base_model:
     message:
         "Base model {wildcards.model}"
     shell:
-        "python scripts/make_base.py --name {wildcards.model} --spec {params.spec:q}"
-        " --out {output.model} > {log} 2>&1"
+        "python scripts/make_base.py"
+        " --name {wildcards.model}"
+        " --spec {params.spec:q}"
+        " --out {output.model}"
+        " > {log} 2>&1"

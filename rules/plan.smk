@@ -14,7 +14,10 @@ rule plan:
     message:
         "Plan"
     shell:
-        "python -m srt.cli plan --resolved {params.config} --out {params.out} 2> {log} || {{ cat {log} >&2; exit 1; }}"
+        "python -m srt.cli plan"
+        " --resolved {params.config}"
+        " --out {params.out}"
+        " 2> {log} || {{ cat {log} >&2; exit 1; }}"
 
 
 rule costs:

@@ -32,8 +32,12 @@ rule sample:
     message:
         "Sample {wildcards.checkpoint} on {wildcards.suite}"
     shell:
-        "exec python scripts/sample.py --spec {params.spec:q} --checkpoint {input.checkpoint}"
-        " --problems {input.problems} --out {output.samples} > {log} 2>&1"
+        "exec python scripts/sample.py"
+        " --spec {params.spec:q}"
+        " --checkpoint {input.checkpoint}"
+        " --problems {input.problems}"
+        " --out {output.samples}"
+        " > {log} 2>&1"
 
 
 rule score:
@@ -60,6 +64,12 @@ rule score:
     message:
         "Score {wildcards.checkpoint} on {wildcards.suite}"
     shell:
-        "python scripts/score.py --samples {input.samples} --problems {input.problems} {params.options}"
+        "python scripts/score.py"
+        " --samples {input.samples}"
+        " --problems {input.problems}"
+        " {params.options}"
         f"{LIMITS}"
-        " --workers {threads} --scores {output.scores} --groups {output.groups} > {log} 2>&1"
+        " --workers {threads}"
+        " --scores {output.scores}"
+        " --groups {output.groups}"
+        " > {log} 2>&1"
