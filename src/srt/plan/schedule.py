@@ -58,92 +58,122 @@ def schedule(
         partitions, gpus: number of partitions, and of GPUs in each.
         disk: bytes that are on the disk at the start.
     """
-    tail = critical_path(dag, prices, remaining)
-    missing = {key: sum(parent in remaining for parent in dag.parents(key)) for key in remaining}  # inputs
-    children: dict[str, list[str]] = {}
-    for key in remaining:
-        for parent in dag.parents(key):
-            children.setdefault(parent, []).append(key)
-    number = itertools.count()
-    ready: list[tuple[float, int, str]] = []  # jobs that wait for GPUs, the longest path first
-    free = [gpus] * partitions
-    running: list[tuple[float, int, str, list[int]]] = []
-    start: dict[str, float] = {}
-    on_disk = _Disk(dag, prices, remaining, disk)
-    now = 0.0
-
-    def begin(key: str, room: list[tuple[int, int]]) -> None:
-        for partition, share in room:
-            free[partition] -= share
-        start[key] = now
-        on_disk.begin(key)
-        taken = [partition for partition, share in room for _ in range(share)]
-        heapq.heappush(running, (now + prices[key].seconds, next(number), key, taken))
-
-    def enter(key: str) -> None:
-        if prices[key].gpus:
-            heapq.heappush(ready, (-tail[key], next(number), key))
-        else:
-            begin(key, [])
-
-    for key in sorted(remaining):
-        if not missing[key]:
-            enter(key)
-    while ready or running:
-        reserved: set[int] = set()
-        passed = []
-        while ready and any(free) and len(reserved) < partitions:
-            item = heapq.heappop(ready)
-            wanted = min(prices[item[2]].gpus, gpus * partitions)
-            room = _room(free, wanted, gpus, reserved)
-            if room is not None:
-                begin(item[2], room)
-                continue
-            passed.append(item)  # later jobs may start before it, but not on the partitions that it waits for
-            reserved |= set(_first_to_be_free(running, free, wanted, gpus, reserved))
-        for item in passed:
-            heapq.heappush(ready, item)
-        now, _, key, taken = heapq.heappop(running)
-        for partition in taken:
-            free[partition] += 1
-        on_disk.end(key)
-        for child in children.get(key, ()):
-            missing[child] -= 1
-            if not missing[child]:
-                enter(child)
+    simulation = _Simulation(dag, prices, remaining, _Partitions(partitions, gpus), disk)
+    simulation.run()
     capacity = gpus * partitions
     work = sum(min(prices[key].gpus, capacity) * prices[key].seconds for key in sorted(remaining))
-    lower = max(max(tail.values(), default=0.0), work / capacity)
-    return Schedule(partitions, now, lower, on_disk.peak, start)
+    lower = max(max(simulation.tail.values(), default=0.0), work / capacity)
+    return Schedule(partitions, simulation.now, lower, simulation.disk.peak, simulation.start)
 
 
-def _room(free: list[int], wanted: int, gpus: int, reserved: set[int]) -> list[tuple[int, int]] | None:
-    """Where a job of `wanted` GPUs fits now, as [(partition, GPUs)]; None if nowhere.
+class _Simulation:
+    """One pass through the schedule: the time moves from the end of one job to that of the next."""
 
-    Of the partitions with room it takes the fullest, or as many empty ones as it needs.
-    """
-    if wanted <= gpus:
-        fit = [(room, i) for i, room in enumerate(free) if room >= wanted and i not in reserved]
-        return [(min(fit)[1], wanted)] if fit else None
-    whole = [i for i, room in enumerate(free) if room == gpus and i not in reserved][: -(-wanted // gpus)]
-    return [(i, gpus) for i in whole] if len(whole) * gpus >= wanted else None
+    def __init__(
+        self, dag: Dag, prices: Mapping[str, Price], remaining: set[str], partitions: _Partitions, disk: float
+    ) -> None:
+        self.prices, self.remaining, self.partitions = prices, remaining, partitions
+        self.tail = critical_path(dag, prices, remaining)
+        self.disk = _Disk(dag, prices, remaining, disk)
+        self.now = 0.0
+        self.start: dict[str, float] = {}
+        self.missing = {key: sum(parent in remaining for parent in dag.parents(key)) for key in remaining}  # inputs
+        self.children: dict[str, list[str]] = {}
+        for key in sorted(remaining):  # the order of a set differs from process to process
+            for parent in dag.parents(key):
+                self.children.setdefault(parent, []).append(key)
+        self._ready: list[tuple[float, int, str]] = []  # jobs that wait for GPUs, the longest path first
+        self._number = itertools.count()  # of equally long paths the one that was ready first
+
+    def run(self) -> None:
+        """Run all jobs."""
+        for key in sorted(self.remaining):
+            if not self.missing[key]:
+                self._enter(key)
+        while self._ready or self.partitions.running:
+            self._start_ready()
+            self.now, key = self.partitions.end_next()
+            self.disk.end(key)
+            for child in self.children.get(key, ()):
+                self.missing[child] -= 1
+                if not self.missing[child]:
+                    self._enter(child)
+
+    def _enter(self, key: str) -> None:
+        """A job has its inputs: it starts if it needs no GPU, else it waits for its turn."""
+        if self.prices[key].gpus:
+            heapq.heappush(self._ready, (-self.tail[key], next(self._number), key))
+        else:
+            self._begin(key, [])
+
+    def _begin(self, key: str, room: list[tuple[int, int]]) -> None:
+        self.start[key] = self.now
+        self.disk.begin(key)
+        self.partitions.begin(key, self.now + self.prices[key].seconds, room)
+
+    def _start_ready(self) -> None:
+        """Start the jobs that fit now, and reserve partitions for those with longer paths that do not."""
+        partitions, reserved, passed = self.partitions, set[int](), []
+        while self._ready and any(partitions.free) and len(reserved) < len(partitions.free):
+            item = heapq.heappop(self._ready)
+            wanted = min(self.prices[item[2]].gpus, partitions.gpus * len(partitions.free))
+            room = partitions.room(wanted, reserved)
+            if room is not None:
+                self._begin(item[2], room)
+                continue
+            passed.append(item)  # later jobs may start before it, but not on the partitions that it waits for
+            reserved |= set(partitions.first_to_be_free(wanted, reserved))
+        for item in passed:
+            heapq.heappush(self._ready, item)
 
 
-def _first_to_be_free(
-    running: list[tuple[float, int, str, list[int]]], free: list[int], wanted: int, gpus: int, reserved: set[int]
-) -> list[int]:
-    """The partitions that will have room for a job of `wanted` GPUs first."""
-    room = list(free)
-    many = -(-wanted // gpus)
-    least = min(wanted, gpus)
-    found = [i for i in range(len(free)) if room[i] >= least and i not in reserved]
-    for _, _, _, taken in sorted(running):
-        if len(found) >= many:
-            break
+class _Partitions:
+    """Partitions of `gpus` GPUs each, and the jobs that run on them."""
+
+    def __init__(self, count: int, gpus: int) -> None:
+        self.gpus = gpus
+        self.free = [gpus] * count
+        self.running: list[tuple[float, int, str, list[int]]] = []  # end, number, key, the partition of each GPU
+        self._number = itertools.count()  # of jobs that end together the one that began first
+
+    def begin(self, key: str, end: float, room: list[tuple[int, int]]) -> None:
+        """A job takes its room until `end`."""
+        for partition, share in room:
+            self.free[partition] -= share
+        taken = [partition for partition, share in room for _ in range(share)]
+        heapq.heappush(self.running, (end, next(self._number), key, taken))
+
+    def end_next(self) -> tuple[float, str]:
+        """The job that ends first gives its GPUs back; returns when, and its key."""
+        end, _, key, taken = heapq.heappop(self.running)
         for partition in taken:
-            room[partition] += 1
-        found = [i for i in range(len(free)) if room[i] >= least and i not in reserved]
-    return found[:many]
+            self.free[partition] += 1
+        return end, key
+
+    def room(self, wanted: int, reserved: set[int]) -> list[tuple[int, int]] | None:
+        """Where a job of `wanted` GPUs fits now, as [(partition, GPUs)]; None if nowhere.
+
+        Of the partitions with room it takes the fullest, or as many empty ones as it needs.
+        """
+        if wanted <= self.gpus:
+            fit = [(room, i) for i, room in enumerate(self.free) if room >= wanted and i not in reserved]
+            return [(min(fit)[1], wanted)] if fit else None
+        whole = [i for i, room in enumerate(self.free) if room == self.gpus and i not in reserved]
+        whole = whole[: -(-wanted // self.gpus)]
+        return [(i, self.gpus) for i in whole] if len(whole) * self.gpus >= wanted else None
+
+    def first_to_be_free(self, wanted: int, reserved: set[int]) -> list[int]:
+        """The partitions that will have room for a job of `wanted` GPUs first."""
+        room = list(self.free)
+        many, least = -(-wanted // self.gpus), min(wanted, self.gpus)
+        found = [i for i in range(len(room)) if room[i] >= least and i not in reserved]
+        for _, _, _, taken in sorted(self.running):
+            if len(found) >= many:
+                break
+            for partition in taken:
+                room[partition] += 1
+            found = [i for i in range(len(room)) if room[i] >= least and i not in reserved]
+        return found[:many]
 
 
 class _Disk:
