@@ -22,7 +22,7 @@ SAMPLED_SEQUENCES = 16  # of full length that a sampling job has memory for at l
 BUCKETS = 3e9  # DeepSpeed's, to reduce and gather: 3 x 500 million numbers of 2 bytes
 SUBGROUP = 1e9  # parameters that ZeRO 3 updates at a time
 WORKSPACE = 6e9  # CUDA context, logits of 4,096 tokens over a vocabulary of 152,000 in float32, twice
-ENGINE_SHARE = 0.9  # of a GPU's memory that vLLM takes in a sampling job
+SAMPLING_VLLM_PERCENT = 90  # of a GPU's memory, which vLLM takes in a sampling job
 HOST_BASE = 1.6e9  # a process without a GPU, and the two Snakemakes of its job
 HOST_GPU = 5e9  # a process with CUDA and vLLM
 HOST_SLACK = 1.2
@@ -123,7 +123,7 @@ def sampling_bytes(work: SamplingWork) -> float:
 
 def cached_sequences(work: SamplingWork, gpu_bytes: float) -> float:
     """Sequences of mean length that a sampling job has a cache for on a GPU of `gpu_bytes`; at least 1."""
-    room = ENGINE_SHARE * gpu_bytes - weight_bytes(work.shape, work.dtype) - WORKSPACE / 2
+    room = SAMPLING_VLLM_PERCENT / 100 * gpu_bytes - weight_bytes(work.shape, work.dtype) - WORKSPACE / 2
     return max(1.0, room / _cache_bytes(work))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from srt.common.errors import SrtError, nearest
 from srt.common.io import parquet_metadata, write_parquet
 from srt.common.progress import log
+from srt.cost.memory import SAMPLING_VLLM_PERCENT
 from srt.data import read_problems
 from srt.data.prompts import render_all
 from srt.models.checkpoint import fingerprint, load_model
@@ -45,6 +46,7 @@ def make_engine(spec: dict[str, Any], checkpoint: Path, model: Any, eos: list[in
             max_model_len=spec["max_prompt_tokens"] + spec["max_new_tokens"],
             seed=spec["seed"],
             dtype=spec["dtype"],
+            vllm_percent=SAMPLING_VLLM_PERCENT,
             progress=True,
         )
     if spec["engine"] != "transformers":
