@@ -4,6 +4,7 @@ import json
 from srt.artefacts.specs import sample_spec, train_spec
 from srt.artefacts.training_inputs import previous_step
 from srt.cluster.resources import HOST_BASE_MB, sampling_job, training_job
+from srt.config.runs import run_and_step
 from srt.cost.shapes import shape_of_model
 
 # Thousands of jobs share a few hundred specs and requests.
@@ -25,20 +26,14 @@ def sampling_request(wc):
     return model_suite_request(CFG.checkpoint_model(wc.checkpoint), wc.suite)
 
 
-def run_and_step(wc) -> tuple[str, int]:
-    """The run, and the step at which the segment ends."""
-    run, step = Path(wc.checkpoint).parts
-    return run, int(step.removeprefix("step-"))
-
-
 def start_step(wc) -> int:
     """The step that a segment starts from; 0 is the start of the run."""
-    return in_one_line(previous_step, CFG, *run_and_step(wc))
+    return in_one_line(previous_step, CFG, *run_and_step(wc.checkpoint))
 
 
 def training_request(wc):
     """What a training job requests from the cluster."""
-    run, step = run_and_step(wc)
+    run, step = run_and_step(wc.checkpoint)
     return run_request(run, step - start_step(wc))
 
 
@@ -68,7 +63,7 @@ def segment(wc, input, output, resources) -> str:
 
     Snakemake does not compare a param that is made from input, output or resources with that of earlier jobs.
     """
-    run, step = run_and_step(wc)
+    run, step = run_and_step(wc.checkpoint)
     return canonical_json(
         {
             "spec": json.loads(run_spec(run)),

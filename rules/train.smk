@@ -1,5 +1,6 @@
 # Training runs as chains of checkpoints: {run}/step-{n} is made from {run}/step-{n-k}, the data and one spec.
 from srt.artefacts.training_inputs import segment_inputs
+from srt.config.runs import checkpoint_at
 
 # Not inside a SLURM job: there the rule would be retried with the same memory, in the time that is left.
 RETRIES = 3 if CONTROLLER else 0
@@ -12,7 +13,7 @@ ruleorder: train_last > train  # both make the last checkpoint of a run
 rule train:
     """One segment of a run. It saves its progress outside its outputs, in progress/, where it survives a kill."""
     input:
-        unpack(lambda wc: in_one_line(segment_inputs, CFG, *run_and_step(wc))),
+        unpack(lambda wc: in_one_line(segment_inputs, CFG, *run_and_step(wc.checkpoint))),
     output:
         model=directory(PATHS.segment_model("{checkpoint}")),
         state=directory(STATE) if CFG.keep_states == "all" else temp(directory(STATE)),
@@ -40,7 +41,7 @@ rule train:
         runtime=lambda wc: training_request(wc).minutes,
     params:
         # compared by Snakemake: a changed spec or start trains again
-        spec=lambda wc: run_spec(run_and_step(wc)[0]),
+        spec=lambda wc: run_spec(run_and_step(wc.checkpoint)[0]),
         start=start_step,
         # not compared, since they are made from outputs
         folder=lambda wc, output: PATHS.segment_progress(wc.checkpoint),
@@ -71,7 +72,7 @@ rule run_metrics:
     """Join the metrics of a run's segments into one table (parquet, and CSV for people)."""
     input:
         segments=lambda wc: [
-            PATHS.segment_metrics(f"{wc.run}/step-{step}") for step in CFG.entry(wc.run).run.checkpoints
+            PATHS.segment_metrics(checkpoint_at(wc.run, step)) for step in CFG.entry(wc.run).run.checkpoints
         ],
     output:
         metrics=PATHS.run_metrics("{run}"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from srt.artefacts.paths import Paths
 from srt.config.root import Config
+from srt.config.runs import checkpoint_at
 
 
 def evaluation_spec(config: Config) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def expand_evaluations(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
         for seed, start in zip(run["seeds"], run["starts"], strict=True):
             instance = f"{run['run']}-s{seed}"
             for step in (0, *run["steps"]):
-                checkpoint = f"{instance}/step-{step}" if step else start
+                checkpoint = checkpoint_at(instance, step) if step else start
                 rows.append(
                     {
                         "run": instance,

@@ -6,6 +6,7 @@ from srt.artefacts.paths import Paths
 from srt.artefacts.specs import preference_spec
 from srt.common.errors import SrtError
 from srt.config.root import Config
+from srt.config.runs import checkpoint_at
 
 
 def suite_problems(config: Config, suite: str) -> list[str]:
@@ -33,7 +34,7 @@ def segment_inputs(config: Config, run: str, step: int) -> dict[str, str]:
         "problems": paths.problems(config.entry(run).run.data),
     }
     if start := previous_step(config, run, step):
-        inputs["resume"] = paths.segment_state(f"{run}/step-{start}")
+        inputs["resume"] = paths.segment_state(checkpoint_at(run, start))
     return inputs | method_inputs(config, run)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from srt.artefacts.paths import Paths
 from srt.config.root import Config
+from srt.config.runs import checkpoint_at
 
 MAX_STEPS = 12
 
@@ -25,7 +26,7 @@ def shown_steps(checkpoints: list[int], most: int = MAX_STEPS) -> list[int]:
 def _checkpoints(config: Config, instance: str) -> dict[int, str]:
     """The checkpoints that the page of a run of one seed shows, by step."""
     steps = shown_steps(config.entry(instance).run.checkpoints)
-    return {step: f"{instance}/step-{step}" if step else config.start(instance) for step in steps}
+    return {step: checkpoint_at(instance, step) if step else config.start(instance) for step in steps}
 
 
 def page_spec(config: Config, instance: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from srt.artefacts.paths import Paths
 from srt.config.claims import FROM_TRAINING
 from srt.config.root import Config
+from srt.config.runs import checkpoint_at
 
 
 def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
@@ -60,7 +61,7 @@ def suite_of(run: dict[str, Any], dataset: str) -> str | None:
 def checkpoints(run: dict[str, Any]) -> list[list[str]]:
     """Names of the evaluated checkpoints [seeds][1 + steps], step 0 first."""
     return [
-        [start, *(f"{instance}/step-{step}" for step in run["steps"])]
+        [start, *(checkpoint_at(instance, step) for step in run["steps"])]
         for instance, start in zip(run["instances"], run["starts"], strict=True)
     ]
 

@@ -115,9 +115,10 @@ def evaluations(config: Config, name: str) -> pd.DataFrame:
     import pandas as pd
 
     from srt.artefacts.paths import Paths
+    from srt.config.runs import checkpoint_at
 
     paths, entry = Paths(config.results), config.entry(name).run
-    files = [paths.groups(f"{name}/step-{entry.checkpoints[-1]}", suite) for suite in entry.suites]
+    files = [paths.groups(checkpoint_at(name, entry.checkpoints[-1]), suite) for suite in entry.suites]
     frames = [pd.read_parquet(file) for file in files if Path(file).is_file()]
     if not frames:
         return pd.DataFrame()

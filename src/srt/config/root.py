@@ -18,7 +18,7 @@ from srt.config.evaluation import SamplingConfig, ScoringConfig, Suite
 from srt.config.figures import Figure
 from srt.config.models import ModelConfig
 from srt.config.plan import PlanConfig
-from srt.config.runs import Checkpoint, Run
+from srt.config.runs import Checkpoint, Run, checkpoint_at
 
 # Paths go into the shell commands of the rules, unquoted.
 _PATH = re.compile(r"[A-Za-z0-9_./+@][A-Za-z0-9_./+@-]*")
@@ -125,7 +125,7 @@ class Config(Strict):
 
     def _checkpoint(self, checkpoint: Checkpoint, seed: int) -> str:
         step = checkpoint.step or self.runs[checkpoint.run].checkpoints[-1]
-        return f"{checkpoint.run}-s{seed}/step-{step}"
+        return checkpoint_at(f"{checkpoint.run}-s{seed}", step)
 
     def checkpoint_model(self, checkpoint: str) -> str:
         """The base model that a checkpoint (`base/{model}` or `{run}-s{seed}/step-{n}`) is, or was trained from."""

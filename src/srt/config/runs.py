@@ -53,6 +53,17 @@ class Refill(Strict):
     )
 
 
+def checkpoint_at(run: str, step: int) -> str:
+    """The name of a checkpoint of a run of one seed: `{run}/step-{n}`."""
+    return f"{run}/step-{step}"
+
+
+def run_and_step(checkpoint: str) -> tuple[str, int]:
+    """Run and step of a checkpoint that `checkpoint_at` named."""
+    run, _, step = checkpoint.rpartition("/step-")
+    return run, int(step)
+
+
 class Checkpoint(Strict):
     """A checkpoint of another run, of the same seed: seed 2 takes it from seed 2 of that run."""
 

@@ -11,6 +11,7 @@ from srt.artefacts.paths import Paths
 from srt.config.figures import OPTIONS, Figure, Panel
 from srt.config.lookups import figure_datasets, figure_suites, lineage
 from srt.config.root import Config
+from srt.config.runs import checkpoint_at
 
 
 def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]]:
@@ -78,7 +79,7 @@ def _series(
     step = figure.options.get("step") or entry.checkpoints[-1]
     steps = [step] if figure.kind == "bars" else entry.checkpoints
     start = f"base/{entry.model}" if figure.options.get("from_base") else config.start(instance)
-    points = [(0, start), *((n, f"{instance}/step-{n}") for n in steps)]
+    points = [(0, start), *((n, checkpoint_at(instance, n)) for n in steps)]
     paths = Paths(config.results)
     series = {
         "run": instance,
@@ -105,7 +106,7 @@ def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[
     suites = figure_suites(config, figure, run, figure.datasets)
     checkpoints = {
         "before": config.start(instance),
-        "after": f"{instance}/step-{config.runs[run].checkpoints[-1]}",
+        "after": checkpoint_at(instance, config.runs[run].checkpoints[-1]),
     }
     paths, suite = Paths(config.results), suites[0]
     samples = [

@@ -20,6 +20,7 @@ from srt.browser.resolve import page_files, page_problems, pages
 from srt.claims.resolve import resolve_claims
 from srt.common.errors import SrtError
 from srt.config.root import Config
+from srt.config.runs import checkpoint_at, run_and_step
 from srt.figures.resolve import resolve_figure
 
 GPU_RULES = ("train", "train_last", "sample")
@@ -246,9 +247,9 @@ class _Builder:
 
     def segment(self, checkpoint: str) -> Job:
         """A state that the next segment reads is temporary, unless all states are kept."""
-        run, _, step = checkpoint.rpartition("/step-")
-        last = int(step) == self.last[run]
-        read = segment_inputs(self.config, run, int(step)).values()
+        run, step = run_and_step(checkpoint)
+        last = step == self.last[run]
+        read = segment_inputs(self.config, run, step).values()
         made = [self.paths.segment_model(checkpoint), self.paths.segment_metrics(checkpoint)]
         state = [self.paths.segment_state(checkpoint)]
         rule = "train_last" if last else "train"
@@ -258,7 +259,7 @@ class _Builder:
 
     def run_metrics(self, run: str) -> Job:
         steps = self.config.entry(run).run.checkpoints
-        read = [self.paths.segment_metrics(f"{run}/step-{step}") for step in steps]
+        read = [self.paths.segment_metrics(checkpoint_at(run, step)) for step in steps]
         made = [self.paths.run_metrics(run), self.paths.run_metrics_csv(run)]
         return self.job("run_metrics", run, read, made, f"run_metrics/{run}")
 

@@ -19,6 +19,7 @@ from srt.cluster.resources import Placement, place_sampling, place_training
 from srt.cluster.workloads import expected_rows, sampling_work, training_work
 from srt.config.models import TinyModel
 from srt.config.root import Config
+from srt.config.runs import run_and_step
 from srt.cost.flops import count_tokens, update_flops
 from srt.cost.lengths import Lengths
 from srt.cost.memory import sample_bytes, state_bytes, weight_bytes
@@ -63,8 +64,8 @@ class Pricing:
         """The price from rates, without benchmarks."""
         variant = variant or Variant()
         if job.rule in ("train", "train_last"):
-            run, _, step = job.name.partition("/step-")
-            steps, temp = int(step) - previous_step(self.config, run, int(step)), bool(job.temp)
+            run, step = run_and_step(job.name)
+            steps, temp = step - previous_step(self.config, run, step), bool(job.temp)
             return self._once(("train", self.config.entry(run).id, steps, temp, variant),
                               lambda: self._train(run, steps, temp, variant))  # fmt: skip
         if job.rule == "sample":
