@@ -18,6 +18,7 @@ from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from support import ROOT
 from support.commands import srt
+from support.imported_rollouts import ROLLOUTS
 
 MICRO = ("--configfile", "tests/micro/config.yaml")
 
@@ -220,15 +221,7 @@ def test_compare_refuses_unknown_and_equal_runs(clone):
 
 
 def test_regrade(tmp_path):
-    rollouts = pd.DataFrame(
-        {
-            "response": ["5", r"\boxed{6}", "no"],
-            "truth": ["5", "5", "5"],
-            "who": ["m", "m", "k"],
-            "correct": [True, True, False],
-        }
-    )
-    write_parquet(tmp_path / "r.parquet", rollouts)
+    write_parquet(tmp_path / "r.parquet", ROLLOUTS)
     words = ("r.parquet", "--map", "reference=truth", "by=who", "--extractor", "boxed_or_last_number")
     output = srt("regrade", *words, folder=tmp_path).stdout
     assert re.search(r"^all +m +2 +50\.0% +100\.0% +-50\.0 +1$", output, re.MULTILINE)

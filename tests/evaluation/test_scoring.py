@@ -15,6 +15,7 @@ from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet, write_parquet
 from srt.evaluation import scoring
 from srt.evaluation.imported_rollouts import grade_imported, parse_mapping
+from support.imported_rollouts import ROLLOUTS
 
 
 def samples_frame(rows):
@@ -218,20 +219,12 @@ def test_command_line(files, root):
 
 
 def test_imported_rollouts(tmp_path):
-    frame = pd.DataFrame(
-        {
-            "response": ["5", r"\boxed{6}", "no"],
-            "truth": ["5", "5", "5"],
-            "who": ["m", "m", "k"],
-            "correct": [True, True, False],
-        }
-    )
-    write_parquet(tmp_path / "r.parquet", frame)
+    write_parquet(tmp_path / "r.parquet", ROLLOUTS)
     with pytest.raises(SrtError, match="--map reference="):
         grade_imported(tmp_path / "r.parquet", parse_mapping([]), Grader())
     with pytest.raises(SrtError, match="our=theirs"):
         parse_mapping(["refrence=truth"])
-    write_parquet(tmp_path / "r.parquet", frame.assign(truth=["5", "", "5"]))
+    write_parquet(tmp_path / "r.parquet", ROLLOUTS.assign(truth=["5", "", "5"]))
     with pytest.raises(SrtError, match="row 1: empty reference"):
         grade_imported(tmp_path / "r.parquet", parse_mapping(["reference=truth"]), Grader())
 
