@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from srt.config.root import Config
 from srt.plan.jobs import Dag, build
@@ -67,11 +66,11 @@ class Eta:
     def __post_init__(self) -> None:
         self.dag = build(self.config)
         self._began = self.clock()
-        self._before = self._done()
+        self._before = self.dag.done()
 
     def progress(self) -> Progress:
         """How far the workflow is now."""
-        done = self._done()
+        done = self.dag.done()
         elapsed = self.clock() - self._began
         remaining = self.dag.closure(self.dag.leaves, stop=frozenset(done))
         for key in done - self._seconds.keys():
@@ -90,6 +89,3 @@ class Eta:
         worked = whole - rest
         stretch = min(max(elapsed / worked, STRETCH[0]), STRETCH[1]) if worked > SETTLED else 1.0
         return Progress(len(self.dag.jobs) - len(remaining), len(self.dag.jobs), rest * stretch, elapsed)
-
-    def _done(self) -> set[str]:
-        return {key for key, job in self.dag.jobs.items() if all(Path(path).exists() for path in job.outputs)}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 from srt.artefacts.evaluations import evaluations
 from srt.artefacts.paths import Paths
@@ -82,6 +83,10 @@ class Dag:
                 found.add(key)
                 todo.extend(parent for parent in self.parents(key) if parent not in stop)
         return found
+
+    def done(self) -> set[str]:
+        """Keys of the jobs whose outputs all exist."""
+        return {key for key, job in self.jobs.items() if all(Path(path).exists() for path in job.outputs)}
 
     def order(self) -> list[str]:
         """All keys, parents before children."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -31,8 +30,6 @@ class Plan:
     prices: dict[str, Price]
     done: set[str]
     remaining: set[str]
-    schedules: list[Schedule]
-    final_bytes: float
     savings: list[tuple[str, float]] = field(default_factory=list)
     options: list[tuple[str, float]] = field(default_factory=list)
     sensitivity: list[tuple[str, float]] = field(default_factory=list)
@@ -42,9 +39,19 @@ class Plan:
         """`by_target`, computed once, since it schedules each target."""
         return by_target(self)
 
+    @cached_property
+    def schedules(self) -> list[Schedule]:
+        """Schedules of all that remains, one for each number of partitions."""
+        return self.schedules_of(set(self.dag.jobs))
+
+    @property
+    def final_bytes(self) -> float:
+        """Bytes on the disk when all jobs are done."""
+        return sum(price.final for price in self.prices.values())
+
     def schedules_of(self, keys: set[str]) -> list[Schedule]:
         """Schedules of what remains of these jobs if no others run, one for each number of partitions."""
-        before = sum(self.prices[key].final for key in keys & self.done)
+        before = sum(self.prices[key].final for key in sorted(keys & self.done))
         return [
             schedule(self.dag, self.prices, keys & self.remaining, count, self.config.plan.gpus_per_partition, before)
             for count in self.config.plan.partitions
@@ -60,14 +67,9 @@ def make_plan(config: Config) -> Plan:
     dag = build(config)
     pricing = Pricing(config, dag, measure(config, dag))
     prices = {key: pricing.price(key) for key in dag.jobs}
-    done = {key for key, job in dag.jobs.items() if all(Path(path).exists() for path in job.outputs)}
+    done = dag.done()
     remaining = dag.closure(dag.leaves, stop=frozenset(done))
-    before = sum(prices[key].final for key in done)
-    rates = config.plan
-    schedules = [
-        schedule(dag, prices, remaining, count, rates.gpus_per_partition, before) for count in rates.partitions
-    ]
-    plan = Plan(config, dag, pricing, prices, done, remaining, schedules, sum(price.final for price in prices.values()))
+    plan = Plan(config, dag, pricing, prices, done, remaining)
     if any(price.gpus for price in prices.values()):
         plan.savings = [(name, _variant_hours(plan, variant)) for name, variant in SAVINGS]
         plan.options = [(name, _variant_hours(plan, variant)) for name, variant in OPTIONS]
