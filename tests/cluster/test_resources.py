@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from srt.cluster.partitions import (
     ClusterLimits,
     JobRequest,
     Partition,
+    PartitionEntry,
     minutes_of,
     read_cluster_limits,
 )
@@ -197,9 +199,34 @@ def test_partitions_bound_what_is_asked(tmp_path):
     assert [cluster.memory_mb(JobRequest(0, 400, 1, 1), attempt) for attempt in (1, 2, 3)] == [400, 800, 900]
     assert cluster.memory_mb(JobRequest(0, 5000, 1, 1), 3) == 5000  # by hand, above the limit: unchanged
     assert read_cluster_limits(tmp_path / "none.yaml") == ClusterLimits()
-    file.write_text("partitions:\n  a: {max_runtime: soon}\n")
-    with pytest.raises(SrtError, match=r"partitions.yaml: partitions: a: max_runtime: 'soon' is not a valid value"):
-        read_cluster_limits(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("partitions: {a: {max_runtime: soon}}", "partitions: a: max_runtime: 'soon' is not a time: write minutes, or"),
+        ("partitions: {a: {max_runtime: 0}}", "partitions: a: max_runtime: 0 is not a time"),
+        ("partitions:\n  a:\n    max_runtime: 12:30:00", "line 3: YAML reads 12:30:00 as 45000 (in base 60)"),
+        ("partitions: {a: {max_runtme: 1d}}", "partitions: a: unknown key 'max_runtme' (did you mean 'max_runtime'?)"),
+        ("partitions: {a: {max_gpu: 0}}", "partitions: a: max_gpu: must be greater than 0, not 0"),
+        ("partitions: {a: {max_mem_mb: lots}}", "partitions: a: max_mem_mb: must be a number, not 'lots'"),
+        ("partitions: {a: }", "partitions: a: is empty: give it a value or remove the key"),
+        ("partitions: [a]", "partitions: must be a mapping of keys, not a list"),
+        ("gpus_per_node: 0", "gpus_per_node: must be greater than 0, not 0"),
+        ("gpu_memory: 80", "unknown key 'gpu_memory' (did you mean 'gpu_memory_gb'?)"),
+    ],
+)
+def test_partitions_are_checked_like_the_configuration(text, sentence, tmp_path):
+    (tmp_path / "partitions.yaml").write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(SrtError, match=rf"partitions.yaml: {re.escape(sentence)}"):
+        read_cluster_limits(tmp_path / "partitions.yaml")
+
+
+def test_the_plugin_knows_the_keys_of_partitions():
+    from snakemake_executor_plugin_slurm.partitions import PartitionLimits
+
+    known = set(PartitionEntry.model_fields) - {"slurm_cluster", "cluster", "clusters"}
+    assert known == set(PartitionLimits.__dataclass_fields__)
 
 
 def test_gpus_per_node_may_come_from_the_environment(monkeypatch):

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from srt.common.errors import SrtError
 from srt.config import load_config, read_yaml
-from support.config_files import FILES, change, write
-
-MAIN = "main.yaml"
+from support.config_files import FILES, MAIN, change, load, specs, write
 
 # id: file, the right text, the mistaken text, parts of the sentence
 MISTAKES: dict[str, list[str]] = read_yaml(Path(__file__).with_name("config_mistakes.yaml"))
@@ -48,6 +46,24 @@ def test_files_that_are_no_text(data: bytes, expected: str, tmp_path: Path) -> N
     (tmp_path / "x.yaml").write_bytes(data)
     with pytest.raises(SrtError, match=expected):
         read_yaml(tmp_path / "x.yaml", "x.yaml")
+
+
+def test_numbers_and_chains_without_end(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"a: 1\nb: {'9' * 5000}\n", encoding="utf-8")
+    with pytest.raises(SrtError, match=r"x.yaml: line 2: the number has 5,000 characters: shorten it"):
+        read_yaml(tmp_path / "x.yaml")
+    write(tmp_path)
+    chain = "".join(f"_b{i}: {{extends: _b{i + 1}}}\n" for i in range(3000))
+    change(tmp_path, "runs.yaml", "srt:\n", f"{chain}_b3000: {{gpus: 0}}\nsrt:\n  extends: _b0\n")
+    with pytest.raises(SrtError, match=r"runs.yaml: _b50: extends: more than 50 entries extend each other in a row"):
+        load(tmp_path)
+
+
+def test_a_number_in_quotes_is_that_number(tmp_path: Path) -> None:
+    write(tmp_path)
+    number = load(tmp_path)
+    change(tmp_path, MAIN, "1.0e-4", '"1e-4"')
+    assert load(tmp_path) == number and specs(load(tmp_path)) == specs(number)
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
@@ -92,6 +108,31 @@ def test_snakemake_prints_that_sentence_and_no_more(mistake: str, tmp_path: Path
     assert done.returncode == 2 and len(lines) == 1, lines
     assert lines[0].startswith(f"error: {file}{first}"), lines
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"a: 1\nb: [1\n", ": line 3: is not valid YAML (did not find expected ',' or ']'"),
+        (b"a: \xff\n", " is not UTF-8 text (byte 3): save it as UTF-8"),
+        (b"a: 1\na: 2\n", ": line 2: key 'a' appears twice (first in line 1): rename or remove one"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_main_file_that_snakemake_cannot_read(
+    data: bytes, expected: str, named: bool, tmp_path: Path, root: Path
+) -> None:
+    """With the default profile, named by --configfile or by the Snakefile."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_bytes(data)
+    options = ["--configfile", str(tmp_path / "config/config.yaml")] if named else []
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n", "--directory", tmp_path, *options],
+        capture_output=True, text=True, timeout=60, cwd=root,
+    )  # fmt: skip
+    name = f"{tmp_path}/config/config.yaml" if named else "config/config.yaml"
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: {name}{expected}"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_snakemake_takes_and_checks_overrides(tmp_path: Path, root: Path) -> None:

@@ -9,12 +9,15 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, ValidationError, field_validator
+
 from srt.common.errors import SrtError
+from srt.config.base import LARGEST, Strict
+from srt.config.explain import first_problem
 from srt.config.loading import read_yaml
 
 PARTITIONS_FILE = Path("workflow/profiles/slurm/partitions.yaml")  # from the repository root
@@ -84,36 +87,71 @@ class ClusterLimits:
         return max(request.memory_mb, int(min(request.memory_mb * attempt, limit)))
 
 
+class PartitionEntry(Strict):
+    """The keys of a partition that SLURM's plugin (2.8) knows; it reads the file itself, without these checks."""
+
+    max_runtime: int | float | str | None = Field(None, description="A time such as 90 (minutes), 3d or '12:30:00'.")
+    max_mem_mb: float | None = Field(None, gt=0)
+    max_mem_mb_per_cpu: float | None = Field(None, gt=0)
+    max_threads: float | None = Field(None, gt=0)
+    max_cpus_per_task: float | None = Field(None, gt=0)
+    max_cpus_per_gpu: float | None = Field(None, gt=0)
+    max_nodes: float | None = Field(None, gt=0)
+    max_tasks: float | None = Field(None, gt=0)
+    max_tasks_per_node: float | None = Field(None, gt=0)
+    max_mpi_tasks: float | None = Field(None, gt=0)
+    max_gpu: int | None = Field(None, gt=0)
+    available_gpu_models: list[str] | None = None
+    available_constraints: list[str] | None = None
+    supports_mpi: bool = True
+    slurm_cluster: str | None = None
+    cluster: str | None = None
+    clusters: str | None = None
+
+    @field_validator("max_runtime")
+    @classmethod
+    def _is_a_time(cls, value: Any) -> Any:
+        with contextlib.suppress(ValueError):
+            if value is None or 0 < minutes_of(value) < math.inf:
+                return value
+        raise ValueError(f"{value!r} is not a time: write minutes, or a time such as 3d, 1d12h or '12:30:00'")
+
+    def limits(self) -> Partition:
+        """What bounds the requests of jobs."""
+        return Partition(
+            minutes=math.inf if self.max_runtime is None else minutes_of(self.max_runtime),
+            memory_mb=self.max_mem_mb or math.inf,
+            cores=self.max_threads or math.inf,
+            gpus=self.max_gpu or 0,
+        )
+
+
+class PartitionsFile(Strict):
+    """partitions.yaml."""
+
+    gpus_per_node: int = Field(8, gt=0)
+    gpu_memory_gb: float = Field(141, gt=0)
+    partitions: dict[str, PartitionEntry] = Field(default_factory=dict)
+
+
 def read_cluster_limits(path: Path) -> ClusterLimits:
     """The limits in a partitions.yaml; without the file, nodes of 8 H200 and no limits.
 
     Raises:
-        SrtError: a value is not a number or a time.
+        SrtError: a key is unknown, or a value is not possible.
     """
     if not path.is_file():
         return ClusterLimits()
     data = read_yaml(path)
-
-    def number(value: Any, key: str, read: Callable[[Any], float] = float) -> float:
-        try:
-            return read(value)
-        except (TypeError, ValueError):
-            raise SrtError(f"{path}: {key}: {value!r} is not a valid value: correct it") from None
-
-    partitions = {}
-    for name, found in (data.get("partitions") or {}).items():
-        given = {
-            limit: number(found[key], f"partitions: {name}: {key}", read)
-            for limit, key, read in (
-                ("minutes", "max_runtime", minutes_of), ("memory_mb", "max_mem_mb", float),
-                ("cores", "max_threads", float), ("gpus", "max_gpu", int),
-            )
-            if key in (found or {})
-        }  # fmt: skip
-        partitions[name] = Partition(**given)
-    per_node = os.environ.get("SRT_GPUS_PER_NODE") or data.get("gpus_per_node", 8)
-    gpu_bytes = 1e9 * number(data.get("gpu_memory_gb", 141), "gpu_memory_gb")
-    return ClusterLimits(gpu_bytes, int(number(per_node, "gpus_per_node (or SRT_GPUS_PER_NODE)", int)), partitions)
+    try:
+        found = PartitionsFile.model_validate(data)
+    except ValidationError as error:
+        raise SrtError(f"{path}: {first_problem(PartitionsFile, error)}") from None
+    per_node = os.environ.get("SRT_GPUS_PER_NODE") or str(found.gpus_per_node)
+    if not per_node.isdecimal() or not 0 < int(per_node) <= LARGEST:
+        raise SrtError(f"SRT_GPUS_PER_NODE: must be a whole number above 0, not {per_node!r}: correct or unset it")
+    partitions = {name: entry.limits() for name, entry in found.partitions.items()}
+    return ClusterLimits(1e9 * found.gpu_memory_gb, int(per_node), partitions)
 
 
 def minutes_of(value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
@@ -20,6 +21,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 RolloutEngineName = Literal["transformers", "vllm"]
 Dtype = Literal["bfloat16", "float32"]
 VotePreset = Literal["clean", "authors"]
+LARGEST = 2**31 - 1  # of every whole number: larger ones are slips, and overflow 32 bits somewhere
 
 
 class ConfigError(SrtError):
@@ -34,14 +36,14 @@ class Strict(BaseModel):
     """A config section. It cannot be changed, and an unknown key is an error that names the nearest known one.
 
     A number in quotes is accepted as a number: YAML 1.1 reads `1e-6` (no point) as text, and Snakemake passes the
-    values of `--config 'sampling={n: 8}'` as text. `.inf` and `.nan` are refused.
+    values of `--config 'sampling={n: 8}'` as text. `.inf`, `.nan` and whole numbers above `LARGEST` are refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _booleans_are_no_numbers(cls, data: Any) -> Any:
+    def _plain_values(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         # one validator per model, not per field: pydantic allows none on the field that selects a union's member
@@ -76,6 +78,11 @@ def literals(annotation: Any) -> list[Any]:
 def _plain(annotation: Any, value: Any) -> Any:
     """The value for a field of this type: true and false are refused as numbers, numbers as true or false."""
     members = unwrap(annotation)
+    of_values = [typing.get_args(m)[1] for m in members if typing.get_origin(m) is dict]
+    if isinstance(value, dict) and of_values:
+        if of_values == [Any]:
+            _refuse_no_json(value)
+        return {key: _plain(of_values[0], v) for key, v in value.items()}
     if isinstance(value, list):
         items = [typing.get_args(m)[0] for m in members if typing.get_origin(m) in (list, tuple) and typing.get_args(m)]
         return [_plain(items[0], v) for v in value] if items else value
@@ -85,6 +92,8 @@ def _plain(annotation: Any, value: Any) -> Any:
     if isinstance(value, bool) and numbers and bool not in kinds:
         what = "a number" if float in kinds else "a whole number"
         raise ValueError(f"must be {what}, not {str(value).lower()}")
+    if int in kinds and float not in kinds and _number(value) > LARGEST:
+        raise ValueError(f"must be at most {LARGEST}, not {_number(value):g}")
     if kinds == {bool} and not isinstance(value, bool) and value is not None:
         if value in ("true", "false"):  # from Snakemake's --config
             return value == "true"
@@ -92,6 +101,27 @@ def _plain(annotation: Any, value: Any) -> Any:
     if values and numbers and isinstance(value, str) and value.isdecimal():
         return int(value)
     return value
+
+
+def _number(value: Any) -> float:
+    """The number in a value, text included; 0 if there is none."""
+    try:
+        return abs(float(value)) if isinstance(value, int | float | str) else 0.0
+    except OverflowError:
+        return math.inf
+    except ValueError:
+        return 0.0
+
+
+def _refuse_no_json(value: Any) -> None:
+    """Raise a ValueError for what a spec, which is JSON, cannot hold: infinite numbers, dates, sets."""
+    if isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            _refuse_no_json(part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number: correct it")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(f"{value} is a {type(value).__name__}: write a number, text, a list or `key: value` lines")
 
 
 def _pinned(value: str, info: ValidationInfo) -> str:

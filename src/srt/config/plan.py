@@ -12,10 +12,10 @@ from srt.config.base import Strict
 class PlanConfig(Strict):
     """Assumptions of the plan. They have no effect on results."""
 
-    partitions: list[Annotated[int, Field(gt=0)]] = Field(
+    partitions: list[Annotated[int, Field(gt=0, le=10_000)]] = Field(
         [1, 2, 4], min_length=1, description="Numbers of partitions for which the plan shows a wall time."
     )
-    gpus_per_partition: int = Field(8, gt=0, description="GPUs per partition.")
+    gpus_per_partition: int = Field(8, gt=0, le=10_000, description="GPUs per partition.")
     prompt_tokens: float = Field(
         180.0, gt=0, description="Mean tokens of a prompt where 1,024 are allowed; scaled with the limit elsewhere."
     )

@@ -19,6 +19,7 @@ Method = Literal[
     "distilled",
 ]  # fmt: skip
 AlarmAction = Literal["stop", "offline_labels"]
+MOST_CHECKPOINTS = 10_000  # of one run; each makes jobs
 Reward = Literal["ground_truth", "majority", "soft_majority", "offline_labels", "sft", "dpo", "scpo"]
 VOTING = frozenset({"majority", "soft_majority"})  # rewards whose label is the vote of the group itself
 
@@ -176,6 +177,11 @@ class Run(Strict):
             near = max(self.segment, round(self.steps / self.segment) * self.segment)
             raise ValueError(
                 f"steps ({self.steps}) must be a multiple of segment ({self.segment}): set steps to {near}"
+            )
+        if self.steps // self.segment > MOST_CHECKPOINTS:
+            raise ValueError(
+                f"steps ({self.steps}) in segments of {self.segment} make {self.steps // self.segment:,} checkpoints: "
+                f"raise segment, for at most {MOST_CHECKPOINTS:,}"
             )
         for key, values in (("seeds", self.seeds), ("suites", self.suites)):
             repeated = [v for i, v in enumerate(values) if v in values[:i]]

@@ -1,9 +1,10 @@
 """The only module that depends on private parts of Snakemake and of its SLURM plugin.
 
 Each `Patch` replaces one function and says for which version it was written and what a user sees without it.
-`apply_patches` applies them where the workflow is read. A patch that does not fit the installed version is left out,
-with a sentence on stderr: the workflow still plans and runs, with that symptom. An attribute of Snakemake's `workflow`
-that a later version lacks has a default in the same way.
+`apply_patches` applies them where the workflow is read, and `apply_reader_patch`, called by the default profile, the
+one that is needed before. A patch that does not fit the installed version is left out, with a sentence on stderr: the
+workflow still plans and runs, with that symptom. An attribute of Snakemake's `workflow` that a later version lacks has
+a default in the same way.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from srt.cluster.slurm import job_prefix, squeue
+from srt.common.errors import EXIT_USAGE, SrtError
+from srt.config.loading import read_yaml
 from srt.workflow import out_of_memory
 
 # A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime), then PENDING.
@@ -89,6 +92,12 @@ def apply_patches(results: Path) -> list[str]:
     return [sentence for patch in PATCHES if (sentence := patch.apply(results))]
 
 
+def apply_reader_patch() -> None:
+    """Apply the patch of the reader of configuration files, which Snakemake calls before it reads the workflow."""
+    if sentence := READER_PATCH.apply(Path()):
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 # -- Snakemake ----------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +123,21 @@ def _read(workflow: Any, name: str, default: Any, symptom: str) -> Any:
         told = f"snakemake {version} has no workflow.{name}. Without it {symptom}. {REMEDY}"
         print(f"warning: {told}", file=sys.stderr)
         return default
+
+
+def naming_the_line(original: Callable[..., Any], results: Path) -> Callable[..., Any]:
+    """`_load_configfile` that ends the process with one sentence, exit code 2, if a file cannot be read as YAML."""
+
+    def load_configfile(configpath_or_obj: Any, filetype: str = "Config") -> Any:
+        if isinstance(configpath_or_obj, str | Path):
+            try:
+                read_yaml(Path(configpath_or_obj))
+            except SrtError as error:
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                sys.exit(EXIT_USAGE)
+        return original(configpath_or_obj, filetype)
+
+    return load_configfile
 
 
 def one_timer_at_a_time(original: Callable[..., None], results: Path) -> Callable[..., None]:
@@ -208,6 +232,14 @@ class StatusQuery:
 SNAKEMAKE = ("snakemake", "9.27.1")
 PLUGIN = ("snakemake-executor-plugin-slurm", "2.8.0")
 
+READER_PATCH = Patch(
+    *SNAKEMAKE,
+    "snakemake.common.configfile",
+    "_load_configfile",
+    ("configpath_or_obj", "filetype"),
+    "a mistake in the YAML of the main configuration file is reported without its line",
+    naming_the_line,
+)
 PATCHES = (
     Patch(
         *SNAKEMAKE,

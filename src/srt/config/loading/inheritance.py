@@ -8,6 +8,8 @@ from typing import Any
 from srt.common.errors import SrtError, nearest
 from srt.config.explain import show
 
+DEEPEST = 50  # entries that extend each other in a row
+
 
 class Inheritance:
     """Runs with the keys that they inherit by `extends`; entries whose id starts with `_` are only inherited from."""
@@ -40,6 +42,8 @@ class Inheritance:
         if other in [*path, name]:
             circle = " -> ".join([*[*path, str(name)][[*path, name].index(other) :], other])
             raise SrtError(f"{where}: the entries extend each other ({circle}): remove extends from one of them")
+        if len(path) >= DEEPEST:
+            raise SrtError(f"{where}: more than {DEEPEST} entries extend each other in a row: extend a nearer one")
         above = self.entry(other, [*path, str(name)])
         if not isinstance(above, dict):
             raise SrtError(f"{where}: '{other}' is {show(above)}: write `key: value` lines there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class _Loader:
         self.inherit_defaults(merged)
         try:
             config = Config.model_validate(merged)
+            self.check_results(config.results)
             check(config)
             return config
         except ValidationError as error:
@@ -90,6 +92,12 @@ class _Loader:
         if not path and message.startswith("unknown key '"):
             raise SrtError(f"{self.main_file([message.split(chr(39))[1]])}: {message}")
         raise SrtError(f"{self.location(path)}: {message}")
+
+    def check_results(self, results: str) -> None:
+        """The folder of results is removed and copied as a whole, so nothing else may be in it."""
+        if Path(os.path.abspath(self.root)).is_relative_to(os.path.abspath(self.root / results)):
+            told = "is or holds the folder in which snakemake runs: name another, such as results/full"
+            raise ConfigError(["results"], f"'{results}' {told}")
 
     def location(self, path: Sequence[str]) -> str:
         """File and keys, as a person would look them up."""
@@ -154,9 +162,11 @@ class _Loader:
         if not isinstance(defaults, dict):
             raise SrtError(f"{where}: must be a mapping of keys, not {show(defaults)}: write `key: value` lines")
         try:  # by themselves first, so that a mistake in them is not reported for a run
-            Train.model_validate(defaults)
+            parsed = Train.model_validate(defaults).model_dump(mode="json")
         except ValidationError as error:
             raise SrtError(f"{where}: {first_problem(Train, error)}") from None
+        # as numbers, so that "1e-4" and 0.0001 are one configuration
+        merged["train_defaults"] = defaults = {key: parsed[key] for key in defaults}
         runs = merged.get("runs")
         if not isinstance(runs, dict):
             return
