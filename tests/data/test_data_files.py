@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +19,7 @@ from srt.common.errors import SrtError
 from srt.config.datasets import parse_dataset
 from srt.data import PROBLEM_SCHEMA, Loaded, fingerprint, load_with_report, question_key
 from srt.data.local_files import read_rows
+from srt.data.question_text import is_blank
 from srt.data.row_selection import as_text, gsm8k_answer, select_rows
 
 ROWS = [
@@ -31,6 +34,8 @@ def entry(**changes: Any) -> Any:
 def write(folder: Path, rows: list[dict[str, Any]], name: str = "t.jsonl") -> None:
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows), folder / name)
+    elif name.endswith(".csv"):
+        pd.DataFrame(rows).to_csv(folder / name, index=False)
     elif name.endswith(".json"):
         (folder / name).write_text(json.dumps(rows))
     else:
@@ -55,13 +60,42 @@ def message(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> str:
 
 def test_every_format_gives_the_same_table(tmp_path: Path) -> None:
     tables = []
-    for name in ("t.jsonl", "t.json", "t.parquet"):
+    for name in ("t.jsonl", "t.json", "t.parquet", "t.csv"):
         write(tmp_path, ROWS, name)
         tables.append(load_with_report(entry(path=name), "t", tmp_path).table)
-    assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
+    assert all(tables[0].equals(table) for table in tables[1:])
     assert tables[0].schema == PROBLEM_SCHEMA
     expected = {"id": "p3", "problem": "What is 3?", "answer": "3", "source": "t", "subject": "", "level": ""}
     assert tables[0].to_pylist()[3] == expected | {"task": "math"}
+
+
+VERL = {
+    "data_source": "math_dapo",
+    "prompt": [{"role": "user", "content": "Solve step by step.\n\nWhat is 30 + 4?"}],
+    "ability": "MATH",
+    "reward_model": {"ground_truth": "34", "style": "rule-lighteval/MATH_v2"},
+    "extra_info": {"index": "9a9b6eb4"},
+}
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.parquet"])
+def test_the_layout_of_verl_and_dapo(tmp_path: Path, name: str) -> None:
+    write(tmp_path, [VERL], name)
+    row = load_with_report(entry(path=name), "t", tmp_path).table.to_pylist()[0]
+    assert row["problem"] == "Solve step by step.\n\nWhat is 30 + 4?" and row["answer"] == "34"
+    keys = {
+        "columns": {"id": "extra_info.index", "source": "data_source"},
+        "filter": {"reward_model.ground_truth": "34"},
+    }
+    row = load_with_report(entry(path=name, **keys), "t", tmp_path).table.to_pylist()[0]
+    assert row["id"] == "9a9b6eb4" and row["source"] == "math_dapo"
+
+
+def test_a_csv_with_quotes_and_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('problem,answer\n\n"a, ""b""\nc",007\nd,1\n', encoding="utf-8-sig")
+    names, rows = read_rows(tmp_path / "t.csv")
+    assert names == ["problem", "answer"]
+    assert rows == [{"problem": 'a, "b"\nc', "answer": "007"}, {"problem": "d", "answer": "1"}]
 
 
 def test_columns_task_and_numbered_ids(tmp_path: Path) -> None:
@@ -95,9 +129,12 @@ def test_take_and_shuffle(tmp_path: Path) -> None:
     assert ids(tmp_path, ROWS, shuffle_seed=1, take=4) == shuffled[:4]
 
 
+VISIBLE = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4).filter(lambda text: not is_blank(text))
+
+
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(
-    texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=4).filter(str.strip), max_size=40),
+    texts=st.lists(VISIBLE, max_size=40),
     fraction=st.floats(0.01, 0.99),
 )
 def test_holdout_parts_are_disjoint_and_whole(texts: list[str], fraction: float) -> None:
@@ -164,7 +201,7 @@ def test_as_text(value: Any, text: str) -> None:
     assert as_text(value, "x row 0", "answer") == text
 
 
-@pytest.mark.parametrize("value", [True, [1], {"a": 1}, b"x", "\ud800"])
+@pytest.mark.parametrize("value", [True, [1], {"a": 1}, b"x", "\ud800", math.inf, -math.inf, Decimal("Infinity")])
 def test_as_text_refuses(value: Any) -> None:
     with pytest.raises(SrtError, match="x row 0: column 'answer' holds"):
         as_text(value, "x row 0", "answer")
@@ -183,7 +220,25 @@ def test_as_text_refuses(value: Any) -> None:
         (ROWS + ROWS[:1], {}, ["rows 0 and 10 have the same id 'p0'", "id: null"]),
         ([{"id": "", "question": "q", "answer": 1}], {}, ["row 0: the id", "id: null"]),
         ([{"id": "a", "question": " ", "answer": 1}], {}, ["row 0 (id 'a'): the problem", "is empty"]),
-        ([{"id": "a", "question": ["q"], "answer": 1}], {}, ["row 0: column 'question' holds list"]),
+        ([{"id": "a", "question": " \u200b", "answer": 1}], {}, ["row 0 (id 'a'): the problem", "is empty"]),
+        (
+            [{"id": "a", "question": "q", "answer": "\u200b\ufeff\u3164"}],
+            {},
+            ["row 0 (id 'a'): the answer", "is empty"],
+        ),
+        ([{"id": "a", "question": ["q"], "answer": 1}], {}, ["row 0: column 'question' holds a list of str"]),
+        ([VERL | {"prompt": []}], {}, ["row 0: column 'prompt' holds a list of nothing", "columns: {problem: ...}"]),
+        (
+            [VERL | {"prompt": [{"role": "system", "content": "s"}, *VERL["prompt"]]}],
+            {},
+            ["row 0: column 'prompt' holds a list of system, user, not one message of the role 'user'"],
+        ),
+        ([VERL], {"columns": {"answer": "reward_model"}}, ["column 'reward_model' holds dict", "such as 'column.key'"]),
+        (
+            [VERL],
+            {"columns": {"answer": "reward_model.truth"}},
+            ["lacks", "mean 'reward_model.ground_truth'?"],
+        ),
         (ROWS, {"take": 11}, ["`take: 11`", "10 rows"]),
         (ROWS, {"expect_rows": 9}, ["has 10 rows", "9 of `expect_rows`"]),
         ([{"problem": "q", "answer": ""}], {"on_empty_answer": "drop"}, ["no row is left"]),
@@ -200,7 +255,14 @@ def test_wrong_rows_are_one_sentence(tmp_path: Path, rows: Any, changes: dict[st
     [
         ("none.jsonl", None, ["none.jsonl does not exist"]),
         ("none.parquet", None, ["none.parquet does not exist"]),
-        ("a.csv", b"a,b", ["end in '.csv'", ".parquet, .jsonl or .json"]),
+        ("a.tsv", b"a\tb", ["end in '.tsv'", ".parquet, .jsonl, .json or .csv"]),
+        ("a.csv", b"problem,answer,problem\n", ["column 'problem' appears twice"]),
+        ("a.csv", b"problem,answer\n1,2,3\n", ["line 2: has 3 cells, and the header 2"]),
+        ("a.csv", b'problem,answer\n"1"x,2\n', ["line 2 is not CSV"]),
+        ("a.csv", b"problem,answer\n", ["has no rows"]),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1, "b": {"c": 1, "c": 2}}\n', ["line 2: key 'c' appears twice"]),
+        ("a.json", b'[{"a": 1}, {"a": 1, "a": 1}]', ["row 1: key 'a' appears twice"]),
+        ("a.jsonl", b'{"problem": "q", "answer": 1e999}\n', ["row 0: column 'answer' holds inf, not a finite number"]),
         ("a.jsonl", b'{"a": 1}\n\n{"a": }\n', ["line 3 is not JSON"]),
         ("a.jsonl", b'{"a": NaN}\n', ["line 1 is not JSON", "NaN"]),
         ("a.jsonl", b"[1]\n", ["line 1 is a JSON list"]),
@@ -217,6 +279,12 @@ def test_wrong_files_are_one_sentence(tmp_path: Path, name: str, content: bytes 
     with pytest.raises(SrtError) as caught:
         load_with_report(entry(path=name), "t", tmp_path)
     assert all(part in str(caught.value) for part in [name, *expected]) and "\n" not in str(caught.value)
+
+
+def test_a_parquet_file_with_a_column_twice(tmp_path: Path) -> None:
+    pq.write_table(pa.table([["q"], ["1"], ["2"]], names=["problem", "answer", "answer"]), tmp_path / "t.parquet")
+    with pytest.raises(SrtError, match=r"t.parquet: column 'answer' appears twice: rename or remove one"):
+        load_with_report(entry(path="t.parquet"), "t", tmp_path)
 
 
 def test_json_lines_keep_line_separators_inside_texts(tmp_path: Path) -> None:

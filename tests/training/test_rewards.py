@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from srt.answers import Grader
+from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from srt.config.preferences import OFFLINE
 from srt.config.runs import VOTING
@@ -125,6 +126,28 @@ def test_rewards_are_the_same_without_the_truth_column(kind, tmp_path):
     a, b = found
     assert a.rewards.tobytes() == b.rewards.tobytes() and a.labels == b.labels
     assert (a.labelled == b.labelled).all() and a.votes == b.votes
+
+
+ANSWERS = {"nulls": [None] * 5, "some": ["8", None, "", "\u200b", "3"], "numbers": [8, 3, 9, 5, 3],
+           "floats": [8.0, None, math.nan, math.inf, 3.5], "lists": [["8"], [], None, ["5"], ["3"]]}  # fmt: skip
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_training_without_labels_is_indifferent_to_the_answers(answers, tmp_path):
+    table = {"id": IDS, "problem": ["?"] * 5, "task": TASKS}
+    write_parquet(tmp_path / "without", pa.table(table))
+    write_parquet(tmp_path / "with", pa.table({**table, "answer": ANSWERS[answers]}))
+    data, truth = read_training_set(tmp_path / "with", "majority")
+    assert data == read_training_set(tmp_path / "without", "majority")[0]
+    expected = {
+        "some": {IDS[0]: "8", IDS[4]: "3"},
+        "numbers": dict(zip(IDS, "83953", strict=True)),
+        "floats": {IDS[0]: "8", IDS[4]: "3.5"},
+    }
+    assert truth == expected.get(answers, {})
+    if answers != "numbers":
+        with pytest.raises(SrtError, match=r"with row \d \(id '.+'\): .*answer"):
+            read_training_set(tmp_path / "with", "ground_truth")
 
 
 def test_unanimous_groups_by_hand(grader):

@@ -80,8 +80,9 @@ class _TableDataset(Strict):
 
     columns: dict[Column, str | None] = Field(
         default_factory=dict,
-        description="Our name -> the table's name, e.g. `{problem: question}`; default: the usual names "
-        "(docs/data.md). `null`: the table has no such column (ids are then numbers, other columns empty).",
+        description="Our name -> the table's name, e.g. `{problem: question}`, or `column.key` of an object; "
+        "default: the usual names (docs/data.md). `null`: the table has no such column (ids are then numbers, other "
+        "columns empty).",
     )
     filter: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict,
@@ -153,7 +154,7 @@ class LocalDataset(_TableDataset):
     source: Literal["local"] = Field(description="A file.")
     path: str = Field(
         min_length=1,
-        description="`.parquet`, `.jsonl` or `.json` file (a list); relative paths start from `local_dir`.",
+        description="`.parquet`, `.jsonl`, `.json` (a list) or `.csv` file; relative paths start from `local_dir`.",
     )
 
     def file(self, local_dir: str | Path | None) -> Path:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from srt.common import io
 from srt.common.errors import SrtError
+from srt.data.question_text import is_blank
 
 COLUMNS = ("id", "problem", "answer", "source", "subject", "level", "task")
 PROBLEM_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])
@@ -61,7 +62,7 @@ def check(table: pa.Table, where: str) -> pa.Table:
             )
         first_row[identity] = row
         for name, text in (("problem", problem), ("answer", answer)):
-            if not text.strip():
+            if is_blank(text):
                 raise SrtError(f"{where} row {row} (id '{identity}'): the {name} is empty: fill it or remove the row")
     if not first_row:
         raise SrtError(f"{where} has no rows: check the data set's filter and take")

@@ -40,6 +40,9 @@ _NAMES = (
 )
 _DROPPED = re.compile(r"[^\w+\-=<>^/!|]|_")
 
+_INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Cs", "Zs", "Zl", "Zp", "Mn", "Mc", "Me"})
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category, drawn as nothing
+
 _SENTENCE_END = re.compile(r"(?<=[.?!])(?:\s|[$)]|\\[\])])+|(?<=[。？！])\s*")  # noqa: RUF001 - Chinese full stops
 _COMBINATION = (
     r"[\s$({\\]*\d*\s*[a-z]\b[\s$)^\d{}\\]*(?:(?:[+*-]|\\cdot|\\times)[\s$({\\]*\d*\s*[a-z]\b[\s$)^\d{}\\]*)+"
@@ -67,6 +70,15 @@ def normalise(text: str) -> str:
     for pattern, name in _NAMES:
         text = pattern.sub(name, text)
     return _DROPPED.sub("", text)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: only white space, control and format characters, and marks without a letter.
+
+    >>> is_blank("\u200b \ufeff"), is_blank("0")
+    (True, False)
+    """
+    return all(c in _BLANK or unicodedata.category(c) in _INVISIBLE for c in text)
 
 
 def core(text: str) -> str:

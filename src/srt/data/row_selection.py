@@ -6,6 +6,7 @@ left out are counted, and those dropped for a fault are listed by id.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from srt.common.errors import SrtError, nearest
 from srt.data.keys import holdout_part, question_key, short_hash
-from srt.data.question_text import normalise
+from srt.data.question_text import is_blank, normalise
 
 if TYPE_CHECKING:
     from srt.config.datasets import HubDataset, LocalDataset
@@ -22,7 +23,8 @@ REQUIRED = ("problem", "answer")
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "id": ("id", "ID", "problem_id", "unique_id"),
     "problem": ("problem", "Problem", "question", "Question", "prompt"),
-    "answer": ("answer", "Answer", "final_answer", "solution", "Solution"),
+    # the last one is what verl reads and DAPO publishes: {"ground_truth": "34", "style": "rule-lighteval/MATH_v2"}
+    "answer": ("answer", "Answer", "final_answer", "solution", "Solution", "reward_model.ground_truth"),
     "source": ("source",),
     "subject": ("subject", "type"),
     "level": ("level", "difficulty"),
@@ -55,6 +57,7 @@ def select_rows(
         raise SrtError(
             f"{where} has {len(rows)} rows, not the {config.expect_rows} of `expect_rows`: check its version"
         )
+    names = with_nested(names, rows)
     columns = map_columns(config.columns, where, names)
     places = _in_ranges(config.ranges, where, names, rows, _filtered(config.filter, where, names, rows))
     counts["filtered"] = len(places)
@@ -63,7 +66,7 @@ def select_rows(
     origin: list[int] = []
     for place in places:
         row = _convert(config, where, stem, columns, place, rows[place])
-        if not row["answer"]:
+        if is_blank(row["answer"]):
             if config.on_empty_answer == "error":
                 raise SrtError(
                     f"{where} row {place} (id '{row['id']}'): the answer (column '{columns['answer']}') is empty: "
@@ -90,6 +93,24 @@ def select_rows(
         raise SrtError(f"{where}: no row is left after selection: check `filter`, `part` and the file")
     counts["kept"] = len(ours)
     return Selection(ours, columns, counts, dropped, conflicts)
+
+
+def with_nested(names: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """The names of columns, each followed by `column.key` for every key of the objects in it."""
+    found = []
+    for name in names:
+        objects = (row[name] for row in rows if isinstance(row.get(name), dict))
+        found += [name, *dict.fromkeys(f"{name}.{key}" for one in objects for key in one)]
+    return list(dict.fromkeys(found))
+
+
+def cell(row: Mapping[str, Any], name: str) -> Any:
+    """The cell of a column, or the value in it under the key of `column.key`; None if there is none."""
+    if name in row:
+        return row[name]
+    column, _, key = name.partition(".")
+    inside = row.get(column)
+    return inside.get(key) if isinstance(inside, dict) else None
 
 
 def map_columns(asked: Mapping[Any, str | None], where: str, names: list[str]) -> dict[str, str]:
@@ -124,9 +145,9 @@ def _filtered(wanted: Mapping[str, Any], where: str, names: list[str], rows: lis
             )
         # unlike ==, repr distinguishes true from 1
         allowed = {repr(value) for value in (values if isinstance(values, list) else [values])}
-        left = [place for place in places if repr(rows[place].get(column)) in allowed]
+        left = [place for place in places if repr(cell(rows[place], column)) in allowed]
         if not left:
-            seen = sorted({repr(rows[place].get(column)) for place in places})
+            seen = sorted({repr(cell(rows[place], column)) for place in places})
             shown = ", ".join(seen[:8]) + (", …" if len(seen) > 8 else "")
             raise SrtError(f"{where}: no row has {column} = {' or '.join(sorted(allowed))} (it has: {shown})")
         places = left
@@ -143,7 +164,7 @@ def _in_ranges(
             raise SrtError(
                 f"{where} lacks the column '{column}' of `ranges` (it has: {', '.join(names)}){nearest(column, names)}"
             )
-        left = [p for p in places if _is_number(rows[p].get(column)) and low <= rows[p][column] <= high]
+        left = [p for p in places if _is_number(cell(rows[p], column)) and low <= cell(rows[p], column) <= high]
         if not left:
             raise SrtError(f"{where}: no row has a number from {low:g} to {high:g} in {column}: widen `ranges`")
         places = left
@@ -160,14 +181,18 @@ def _convert(
     at = f"{where} row {place}"
 
     def text(ours: str) -> str:
-        return as_text(row.get(columns[ours]), at, columns[ours]) if ours in columns else ""
+        return as_text(cell(row, columns[ours]), at, columns[ours]) if ours in columns else ""
 
-    problem, identity = text("problem"), text("id").strip()
+    def question() -> str:
+        value = cell(row, columns["problem"])
+        return user_message(value, at, columns["problem"]) if isinstance(value, list) else text("problem")
+
+    problem, identity = question(), text("id").strip()
     if "id" not in columns:
         identity = f"{stem}-{place:06d}"
-    if not identity:
+    if is_blank(identity):
         raise SrtError(f"{at}: the id (column '{columns['id']}') is empty: fill it, or set `columns: {{id: null}}`")
-    if not problem.strip():
+    if is_blank(problem):
         raise SrtError(f"{at} (id '{identity}'): the problem (column '{columns['problem']}') is empty: fill it")
     answer = text("answer").strip()
     if answer and config.answer_format == "gsm8k":
@@ -183,6 +208,17 @@ def _convert(
     }
 
 
+def user_message(value: list[Any], at: str, column: str) -> str:
+    """The text of a prompt that is a list of chat messages, as verl reads it: exactly one message, of the user."""
+    if len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
+        return as_text(value[0].get("content"), at, f"{column}.content")
+    roles = [one.get("role") if isinstance(one, dict) else type(one).__name__ for one in value]
+    raise SrtError(
+        f"{at}: column '{column}' holds a list of {', '.join(map(str, roles)) or 'nothing'}, not one message of the "
+        "role 'user': choose another column with `columns: {problem: ...}`"
+    )
+
+
 def as_text(value: Any, at: str, column: str) -> str:
     """A cell as text: '' for null and NaN, the digits for integers and integral floats; an error for other types."""
     if value is None or value != value:
@@ -196,8 +232,13 @@ def as_text(value: Any, at: str, column: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float | Decimal):
+        if not math.isfinite(value):
+            raise SrtError(f"{at}: column '{column}' holds {value}, not a finite number: correct it")
         return str(int(value)) if value == value // 1 else str(value)
-    raise SrtError(f"{at}: column '{column}' holds {type(value).__name__}, not text or a number: choose another column")
+    raise SrtError(
+        f"{at}: column '{column}' holds {type(value).__name__}, not text or a number: choose another column "
+        "with `columns`, such as 'column.key' for a key of an object"
+    )
 
 
 def gsm8k_answer(text: str, at: str) -> str:

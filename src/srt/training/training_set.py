@@ -10,9 +10,11 @@ from typing import Any, get_args
 import pandas as pd
 
 from srt.common.errors import SrtError, nearest
-from srt.common.io import parquet_metadata, read_parquet
+from srt.common.io import open_parquet, parquet_metadata, read_parquet
 from srt.config.preferences import OFFLINE
 from srt.config.runs import Reward
+from srt.data.question_text import is_blank
+from srt.data.row_selection import as_text
 from srt.labels.preferences import Preferences
 
 REWARDS = get_args(Reward)
@@ -68,7 +70,7 @@ def read_training_set(
 
     Args:
         problems: table of problems. Its column `answer` becomes a label only for `ground_truth`; otherwise it may be
-            absent, which changes the monitors and not the training.
+            absent or hold anything, which changes the monitors and not the training.
         subset: table (column problem_id) of the problems to keep, in the order of `problems`.
         labels: table (columns problem_id, label) for `offline_labels`, as the reward or as the alarm's action.
         preferences: table of stored responses (`srt.labels.preferences`), for sft, dpo and scpo.
@@ -79,7 +81,7 @@ def read_training_set(
     if reward not in REWARDS:
         raise SrtError(f"unknown reward '{reward}'{nearest(reward, REWARDS)}")
     table = read_parquet(problems, ["id", "problem", "task"]).to_pandas()
-    truth = _column(problems, "answer")
+    truth = _answers(problems, needed=reward == "ground_truth")
     if subset is not None:
         keep = set(read_parquet(subset, ["problem_id"]).column("problem_id").to_pylist())
         unknown = keep - set(table["id"])
@@ -89,8 +91,6 @@ def read_training_set(
     used: dict[str, str] | None = None
     later: dict[str, str] | None = None
     if reward == "ground_truth":
-        if not truth:
-            raise SrtError(f"{problems} has no column 'answer', which reward ground_truth needs")
         used = truth
     elif "offline_labels" in (reward, on_alarm):
         if labels is None:
@@ -109,9 +109,27 @@ def read_training_set(
     return TrainingSet(list(table["id"]), list(table["problem"]), list(table["task"]), used, later, stored), truth
 
 
-def _column(path: Path, name: str) -> dict[str, str]:
-    table = read_parquet(path).to_pandas()
-    return dict(zip(table["id"], table[name], strict=True)) if name in table else {}
+def _answers(path: Path, needed: bool) -> dict[str, str]:
+    """True answers by problem id. Unless they are needed, rows whose answer is not text or a number are left out."""
+    with open_parquet(path) as file:
+        if "answer" not in file.schema_arrow.names:
+            if needed:
+                raise SrtError(f"{path} has no column 'answer', which reward ground_truth needs")
+            return {}
+    table = read_parquet(path, ["id", "answer"])
+    answers = {}
+    for row, (name, value) in enumerate(zip(*(table[key].to_pylist() for key in ("id", "answer")), strict=True)):
+        try:
+            answer = as_text(value, f"{path} row {row} (id '{name}')", "answer")
+            if is_blank(answer):
+                raise SrtError(
+                    f"{path} row {row} (id '{name}'): the answer, which reward ground_truth needs, is empty: fill it"
+                )
+            answers[name] = answer
+        except SrtError:
+            if needed:
+                raise
+    return answers
 
 
 def training_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
