@@ -335,7 +335,8 @@ def test_captions_render_as_the_report_renders_them(root: Path) -> None:
     assert {"workflow", "fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "table1", "v2_fig5"} <= set(captions)
     shared = read_yaml(root / "workflow" / "report" / "shared.yaml")
     for name, text in captions.items():
-        seen = SimpleNamespace(config={"verdicts": "2 claims: 1 supported, 1 undecided.", "captions": shared})
+        config = {"verdicts": "2 claims: 1 supported.", "up_to_date": "All up to date.", "captions": shared}
+        seen = SimpleNamespace(config=config)
         text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(snakemake=seen)
         body = core.publish_parts(text, writer_name="html", settings_overrides={"halt_level": 1, "report_level": 1})
         assert len(body["html_body"]) > 250, name

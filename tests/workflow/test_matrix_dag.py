@@ -71,6 +71,22 @@ def test_the_default_profile_is_empty_beside_another(monkeypatch, options, varia
         assert (yte.process_yaml(default) or {}) == (yte.process_yaml(local) if used else {})
 
 
+SHARED = (
+    "keep-going", "scheduler", "rerun-incomplete", "rerun-triggers", "max-checksum-file-size", "nolock",
+    "show-failed-logs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", sorted(path.name for path in (ROOT / "workflow/profiles").iterdir()))
+def test_what_counts_as_up_to_date_is_the_same_under_every_profile(profile: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["snakemake"])  # the default profile is empty beside another
+    settings = {}
+    for name in (profile, "local"):
+        with open(ROOT / f"workflow/profiles/{name}/config.v9+.yaml") as file:
+            settings[name] = yte.process_yaml(file)
+    assert {key: settings[profile][key] for key in SHARED} == {key: settings["local"][key] for key in SHARED}
+
+
 @pytest.fixture(scope="module")
 def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which a small DAG has run: a warm-up, SRT from its end, and the same with a fixed teacher."""

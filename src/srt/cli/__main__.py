@@ -24,6 +24,8 @@ COMMANDS = {
     "summary": "the base model and the last step of every run",
     "compare": "two runs: specs, metrics, final evaluations",
     "claims": "the paper's claims and their verdicts so far",
+    "adopt": "take on results whose origin nothing records",
+    "rename": "keep the results of a run whose name has changed",
     "regrade": "grade rollouts of another project and compare the verdicts",
     "miniature": "make docs/miniature from a finished miniature run",
     "docs": "make config/README.md and the schemas from src/srt/config",

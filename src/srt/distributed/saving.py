@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.atomic_files import errors_named_after, fsync
-from srt.common.io import sha256_file, spec_hash
-from srt.distributed.state import commit_state
+from srt.common.io import sha256_file
+from srt.distributed.state import commit_state, state_spec
 from srt.distributed.world import World, barrier, gather
 
 SMALL = 50_000_000  # parameters; the state of such a model, up to 0.8 GB, is written within two seconds
@@ -53,7 +53,7 @@ class Saver:
         self, folder: Path, spec: dict[str, Any], world: World, inputs: str | None, snapshot: Snapshot, parameters: int
     ) -> None:
         self.folder, self.world, self.snapshot, self.parameters = folder, world, snapshot, parameters
-        self.origin = {"spec": spec_hash(spec), "inputs": inputs, "world_size": world.size}
+        self.origin = {"spec": state_spec(spec), "inputs": inputs, "world_size": world.size}
         self._save: _Save | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
 

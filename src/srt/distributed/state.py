@@ -28,6 +28,12 @@ from srt.common.io import read_json, sha256_file, spec_hash, write_json
 
 STATE = re.compile(r"^state-(\d+)$")
 PROGRESS = ("step", "spec", "world_size", "metrics")  # keys that every progress.json has
+NAMES = ("run", "init", "teacher")  # keys of a spec that hold names of runs; the content is in a state's `inputs`
+
+
+def state_spec(spec: Mapping[str, Any]) -> str:
+    """The hash of a spec that a state carries: without names, so that a renamed run (`srt rename`) can be extended."""
+    return spec_hash({key: value for key, value in spec.items() if key not in NAMES})
 
 
 def clear_up(folder: Path, *outputs: Path) -> None:
@@ -122,9 +128,9 @@ def check_state(path: Path, spec: dict[str, Any], world_size: int, rank: int | N
             f"{path / 'progress.json'} lacks '{missing[0]}', so this is not a training state: delete {path} and run "
             "the same command to train that part again"
         )
-    if progress["spec"] != spec_hash(spec):
+    if progress["spec"] not in (state_spec(spec), spec_hash(spec)):  # the latter: older states
         raise SrtError(
-            f"{path} is a state of another spec ({progress['spec']}, now {spec_hash(spec)}): a hyperparameter, "
+            f"{path} is a state of another spec ({progress['spec']}, now {state_spec(spec)}): a hyperparameter, "
             "the model or the data has changed; delete it or rerun the run from its first segment"
         )
     if progress["world_size"] != world_size:

@@ -1,6 +1,6 @@
 """The only module that depends on private parts of Snakemake and of its SLURM plugin.
 
-Each `Patch` replaces one function and says for which version it was written and what a user sees without it.
+Each `Patch` replaces functions and says for which version it was written and what a user sees without it.
 `apply_patches` applies them where the workflow is read, and `apply_reader_patch`, called by the default profile, the
 one that is needed before. A patch that does not fit the installed version is left out, with a sentence on stderr: the
 workflow still plans and runs, with that symptom. An attribute of Snakemake's `workflow` that a later version lacks has
@@ -27,6 +27,15 @@ from srt.cluster.slurm import job_prefix, squeue
 from srt.common.errors import EXIT_USAGE, SrtError
 from srt.config.loading import read_yaml
 from srt.workflow import out_of_memory
+from srt.workflow.result_records import (
+    differing_from_record,
+    inputs_by_record,
+    knowing_records,
+    never_outdated,
+    newer_than_any_input,
+    with_record,
+    without_record,
+)
 
 # A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime), then PENDING.
 PREEMPTED_SECONDS = float(os.environ.get("SRT_PREEMPTED_SECONDS", 180))
@@ -36,55 +45,81 @@ REMEDY = "To get it back, install the versions of constraints.txt"
 
 
 @dataclass(frozen=True)
-class Patch:
+class Part:
     """One function of another package that is replaced.
 
     Attributes:
-        package: the distribution that it was written for.
-        version: the version that it was written for.
-        module: the module that holds the function; a module of a package that is not loaded is left alone.
-        attribute: the function's dotted name in the module.
+        module: the module that holds the function.
+        attribute: the function's dotted name in the module; a property is replaced like its function.
         parameters: the function's parameters, by which a change in a later version is noticed.
-        symptom: what a user sees without the patch.
         replacement: takes the original and the results folder, returns the function to use instead.
     """
 
-    package: str
-    version: str
     module: str
     attribute: str
-    parameters: tuple[str, ...]
-    symptom: str
+    parameters: str
     replacement: Callable[[Callable[..., Any], Path], Callable[..., Any]]
 
-    def apply(self, results: Path) -> str | None:
-        """Replace the function for the life of this process; a second call changes nothing.
+    def find(self) -> tuple[Any, str, Any]:
+        """Where the function is, its name there, and the function.
 
-        Returns:
-            None, or a sentence that says why the patch does not fit the installed version.
+        Raises:
+            ValueError: what the installed version has or lacks.
         """
-        if self.module.partition(".")[0] not in sys.modules:
-            return None
         *path, name = self.attribute.split(".")
         try:
             owner = functools.reduce(getattr, path, importlib.import_module(self.module))
             original = getattr(owner, name)
         except (ImportError, AttributeError):
-            return self._does_not_fit("has no")
-        if hasattr(original, "patched_by"):
-            return None
-        if tuple(inspect.signature(original).parameters) != self.parameters:
-            return self._does_not_fit("has other parameters for")
-        replaced = self.replacement(original, results)
-        replaced.patched_by = self  # type: ignore[attr-defined]
-        setattr(owner, name, replaced)
-        return None
+            raise ValueError(f"has no {self.module}.{self.attribute}") from None
+        found = inspect.signature(_function(original)).parameters
+        if not hasattr(_function(original), "patched_by") and " ".join(found) != self.parameters:
+            raise ValueError(f"has other parameters for {self.module}.{self.attribute}")
+        return owner, name, original
 
-    def _does_not_fit(self, what: str) -> str:
-        return (
-            f"{self.package} {metadata.version(self.package)} {what} {self.module}.{self.attribute}, which is patched "
-            f"for version {self.version}. Without the patch {self.symptom}. {REMEDY}"
-        )
+
+def _function(original: Any) -> Callable[..., Any]:
+    return original.fget if isinstance(original, property) else original
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One change to another package: all of its parts are replaced, or none.
+
+    Attributes:
+        package: the distribution that it was written for; one that is not loaded is left alone.
+        version: the version that it was written for.
+        symptom: what a user sees without the patch.
+        parts: the functions that are replaced.
+    """
+
+    package: str
+    version: str
+    symptom: str
+    parts: tuple[Part, ...]
+
+    def apply(self, results: Path) -> str | None:
+        """Replace the functions for the life of this process; a second call changes nothing.
+
+        Returns:
+            None, or a sentence that says why the patch does not fit the installed version.
+        """
+        if self.parts[0].module.partition(".")[0] not in sys.modules:
+            return None
+        try:
+            found = [part.find() for part in self.parts]
+        except ValueError as error:
+            return (
+                f"{self.package} {metadata.version(self.package)} {error}, which is patched for version "
+                f"{self.version}. Without the patch {self.symptom}. {REMEDY}"
+            )
+        for part, (owner, name, original) in zip(self.parts, found, strict=True):
+            function = _function(original)
+            if not hasattr(function, "patched_by"):
+                replaced = part.replacement(function, results)
+                replaced.patched_by = self  # type: ignore[attr-defined]
+                setattr(owner, name, property(replaced) if isinstance(original, property) else replaced)
+        return None
 
 
 def apply_patches(results: Path) -> list[str]:
@@ -232,47 +267,75 @@ class StatusQuery:
 SNAKEMAKE = ("snakemake", "9.27.1")
 PLUGIN = ("snakemake-executor-plugin-slurm", "2.8.0")
 
+PERSISTENCE = "snakemake.persistence"
+PLUGIN_MODULE = "snakemake_executor_plugin_slurm"
+
 READER_PATCH = Patch(
     *SNAKEMAKE,
-    "snakemake.common.configfile",
-    "_load_configfile",
-    ("configpath_or_obj", "filetype"),
     "a mistake in the YAML of the main configuration file is reported without its line",
-    naming_the_line,
+    (
+        Part(
+            "snakemake.common.configfile",
+            "_load_configfile",
+            "configpath_or_obj filetype",
+            naming_the_line,
+        ),
+    ),
 )
 PATCHES = (
     Patch(
         *SNAKEMAKE,
-        "snakemake.scheduling.job_scheduler",
-        "JobScheduler._schedule_reevalutation",
-        ("self", "delay"),
         "every job that ends leaves one more timer that looks at all ready jobs once per second: 30 looks per second "
         "after 400 jobs, which takes a third of a core",
-        one_timer_at_a_time,
+        (
+            Part(
+                "snakemake.scheduling.job_scheduler",
+                "JobScheduler._schedule_reevalutation",
+                "self delay",
+                one_timer_at_a_time,
+            ),
+        ),
+    ),
+    Patch(
+        *SNAKEMAKE,
+        "Snakemake decides by its own records in .snakemake and by file times alone: copied results are made again, "
+        "and results of another configuration pass for this one's where .snakemake is gone",
+        (
+            Part(PERSISTENCE, "PersistenceBase.has_metadata", "self job", knowing_records),
+            Part(PERSISTENCE, "PersistenceBase.has_outdated_metadata", "self job", never_outdated),
+            Part(PERSISTENCE, "PersistenceBase.params_changed", "self job file", differing_from_record),
+            Part(PERSISTENCE, "PersistenceBase.input_changed", "self job file", inputs_by_record),
+            Part(PERSISTENCE, "PersistenceBase.started", "self job external_jobid", without_record),
+            Part(
+                "snakemake.jobs",
+                "Job.postprocess",
+                "self store_in_storage handle_log handle_touch error ignore_missing_output check_output_mtime",
+                with_record,
+            ),
+            Part("snakemake.jobs", "Job.output_mintime", "self", newer_than_any_input),
+        ),
     ),
     Patch(
         *PLUGIN,
-        "snakemake_executor_plugin_slurm",
-        "Executor.__post_init__",
-        ("self", "test_mode"),
         "jobs of a killed controller are not found again and may run twice, and SLURM's logs are in .snakemake",
-        with_default_settings,
+        (Part(PLUGIN_MODULE, "Executor.__post_init__", "self test_mode", with_default_settings),),
     ),
     Patch(
         *PLUGIN,
-        "snakemake_executor_plugin_slurm",
-        "query_job_status",
-        ("command", "logger"),
         "the workflow waits for ever after a few failed status queries, after `scancel` (sacct says 'CANCELLED by "
         "1000') and after a preemption without requeue",
-        lambda original, results: StatusQuery(original),
+        (
+            Part(
+                PLUGIN_MODULE,
+                "query_job_status",
+                "command logger",
+                lambda original, results: StatusQuery(original),
+            ),
+        ),
     ),
     Patch(
         *PLUGIN,
-        "snakemake_executor_plugin_slurm",
-        "Executor.report_job_error",
-        ("self", "job_info", "msg", "kwargs"),
         "a job that was killed for its memory is reported only as FAILED",
-        naming_memory,
+        (Part(PLUGIN_MODULE, "Executor.report_job_error", "self job_info msg kwargs", naming_memory),),
     ),
 )
