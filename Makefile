@@ -5,6 +5,8 @@ PYTHON ?=
 # nproc would obey OMP_NUM_THREADS, which says how many threads one process takes
 CORES ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
+# a file on each core at a time, in the order of tests/conftest.py
+PYTEST := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?=
 export PYTHON
 
@@ -55,11 +57,11 @@ mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or mo
 	@echo "report:  results/mini/report.html"
 	@echo "claims:  results/mini/claims/claims.md"
 
-test: setup ## all tests, a file on each core at a time; the last lines say what was skipped and which command provides it
-	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
+test: setup ## all tests; the last lines say what was skipped and which command provides it
+	@$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: setup ## the tests without slow ones, SLURM and vLLM
-	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not slurm and not vllm" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow and not slurm and not vllm" $(PYTEST_ARGS)
 
 lint: setup ## ruff, snakefmt, snakemake --lint and generated documents, changing nothing
 	@$(BIN)/srt docs --check

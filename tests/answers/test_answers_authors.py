@@ -39,6 +39,7 @@ def test_a_label_that_does_not_parse_never_raises(authors):
     assert correct(authors, [r"\boxed{5}", ""], "%%%{{") in ([False, False], [True, False])
 
 
+@pytest.mark.slow
 def test_agrees_with_math_metric():
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, metric
 

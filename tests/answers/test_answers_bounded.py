@@ -42,6 +42,7 @@ def grader():
         yield grader
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_come_back(grader, name):
     number = 2 + list(HOSTILE).index(name)  # other neighbours in each case, so that none is cached
@@ -144,6 +145,7 @@ PIECES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_random_repetitions_cost_little():
     """Quadratic or exponential patterns show up when a short unit is repeated and the end does not fit."""
@@ -157,6 +159,7 @@ def test_random_repetitions_cost_little():
             extract((unit * 50_000)[:50_000] + tail, name)
 
 
+@pytest.mark.slow
 def test_a_killed_item_is_a_timeout_and_its_neighbours_are_not():
     with Grader(timeout_s=0.5) as grader:
         responses = ["\\boxed{10^{10^{10}}}", "\\boxed{(x+1)^2}", "\\boxed{x^2+2x+1}"]
@@ -168,6 +171,7 @@ def test_a_killed_item_is_a_timeout_and_its_neighbours_are_not():
         assert grader.counters["timeouts"] + grader.counters["memory_kills"] == 1
 
 
+@pytest.mark.slow
 def test_memory_limit_kills():
     pool = ComparisonPool(1, timeout_s=20.0, memory_mb=300)
     try:

@@ -89,6 +89,7 @@ def test_canonical_and_extraction_survive_any_text(text):
         assert (found.answer is None) == (found.reason != "ok")
 
 
+@pytest.mark.slow
 @FEW
 @given(latex, latex)
 def test_equivalence_is_reflexive_and_symmetric(clean, a, b):

@@ -64,6 +64,7 @@ def report(title: str, rows: list[tuple[dict, object]]) -> float:
     return agreement
 
 
+@pytest.mark.slow
 def test_hand_written_cases(shared_data):
     cases = load(shared_data, "grading_cases.jsonl", "SRT_GRADING_CASES")
     labels: dict[tuple[str, str], set] = {}
@@ -92,6 +93,7 @@ def test_hand_written_cases(shared_data):
     assert report("hand-written cases", single) >= 0.97
 
 
+@pytest.mark.slow
 def test_model_outputs(shared_data):
     cases = load(shared_data, "grading_cases_model_outputs.jsonl", "SRT_GRADING_OUTPUTS")
     with Grader(preset="clean") as grader:

@@ -98,6 +98,7 @@ def test_flops_count_each_prompt_once() -> None:
     assert found["model"] - found["necessary"] == pytest.approx(spared)
 
 
+@pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
     out = tmp_path / "dryrun.json"
     command = [sys.executable, str(ROOT / "benchmarks/dryrun.py"), "--rounds", "1", "--out", str(out)]

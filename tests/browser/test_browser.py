@@ -199,6 +199,7 @@ def opened(chrome: Chrome, folder: Path, page: str, fragment: str = "") -> None:
     chrome.wait(READY)
 
 
+@pytest.mark.slow
 @pytest.mark.chromium
 def test_filters_keys_and_links(tmp_path) -> None:
     page = render_page(collect(write_run(tmp_path, 3, 7, (0, 5)), tables(tmp_path), 1000))
@@ -245,6 +246,7 @@ def test_filters_keys_and_links(tmp_path) -> None:
         assert [u.rpartition("/")[2] for u in chrome.requests] == ["page-0.html", "page-1.html"]
 
 
+@pytest.mark.slow
 @pytest.mark.chromium
 def test_untrusted_text_stays_text(tmp_path) -> None:
     page = render_page(collect(write_run(tmp_path, 2, 4, (0,), evil=EVIL), tables(tmp_path), 100))

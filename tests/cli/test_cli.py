@@ -46,12 +46,12 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_names_every_option(script):
-    result = subprocess.run(command(script, help="")[:-1], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command(script, help="")[:-1], env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0 and result.stderr == ""
     text = result.stdout
     for name in re.findall(r"^ {4}(\w+) {2,}", text, re.MULTILINE) if "{" in text.splitlines()[0] else ():
         own = [*command(script, help="")[:-2], name, "--help"]
-        text += subprocess.run(own, env=ENVIRONMENT, capture_output=True, text=True, timeout=60).stdout
+        text += subprocess.run(own, env=ENVIRONMENT, capture_output=True, text=True, timeout=400).stdout
     source = (ROOT / "scripts" / script).read_text(encoding="utf-8")
     options = set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source))
     assert options
@@ -80,6 +80,7 @@ def tables(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options"),
     [
@@ -109,6 +110,7 @@ def test_tables_missing_foreign_broken_and_in_the_way(tmp_path, tables, script, 
     assert "x.parquet" in listing(tmp_path / "out") and not [p for p in listing(tmp_path / "out") if "tmp" in p]
 
 
+@pytest.mark.slow
 def test_labels_and_curriculum_write_what_they_say(tmp_path, tables):
     result = run("labels.py", groups=tables / "groups.parquet", out=tmp_path / "labels")
     assert result.stdout == "2 labels, 1 problems without an answer, 0.500 of the labels are correct\n"
@@ -133,7 +135,7 @@ def test_wrong_specs(tmp_path, script, spec, expected):
     if script == "make_base.py":
         options["name"] = "m"
     words = [*command(script, **options), "--spec", spec]
-    refused(subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=60), expected)
+    refused(subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=400), expected)
     assert listing(tmp_path) == []
 
 
@@ -165,6 +167,7 @@ def broken_models(base: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_wrong_checkpoints_for_sample_and_train(tmp_path, tiny_base, sums, capsys):
     """Called in this process, since starting a script takes seconds; scripts only print what the library raises."""
     from srt.common.errors import SrtError
@@ -188,6 +191,7 @@ def one_step(folder: Path, model: Path, sums: Path, **changes: Any) -> dict[str,
     return json.loads(json.dumps(values, default=str))
 
 
+@pytest.mark.slow
 def test_wrong_training_inputs(tmp_path, tables, tiny_base, sums):
     file = tmp_path / "segment.json"
     for changes, expected in (
@@ -259,12 +263,14 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk_while_a_model_is_made(small_disk):
     spec = TINY | {"steps": 2, "hidden_size": 64}
     refused(run("make_base.py", name="m", spec=spec, out=small_disk / "m"), r"disk full while writing \S*disk/m:")
     assert listing(small_disk) == []
 
 
+@pytest.mark.slow
 def test_full_disk_while_sampling(small_disk, tiny_base, sums):
     spec = SAMPLE | {"n": 256, "max_new_tokens": 24}
     result = run("sample.py", spec=spec, checkpoint=tiny_base, problems=sums, out=small_disk / "x.parquet")
@@ -272,6 +278,7 @@ def test_full_disk_while_sampling(small_disk, tiny_base, sums):
     assert listing(small_disk) == []
 
 
+@pytest.mark.slow
 def test_full_disk_while_a_state_is_saved(small_disk, tmp_path, tiny_base, sums):
     """DeepSpeed and torch wrap the error in their own; earlier states and outputs stay unchanged."""
     file = tmp_path / "segment.json"
@@ -298,10 +305,11 @@ def interrupt(words: list[str], ready: str) -> tuple[int, str]:
     assert process.poll() is None, seen
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
+    rest = process.communicate(timeout=400)[1]
     return process.returncode, seen + rest
 
 
+@pytest.mark.slow
 def test_interrupt_while_a_model_is_made(tmp_path):
     code, stderr = interrupt(command("make_base.py", name="m", spec=TINY, out=tmp_path / "out" / "m"), "base model:")
     assert code == 130 and "Traceback" not in stderr, stderr
@@ -309,6 +317,7 @@ def test_interrupt_while_a_model_is_made(tmp_path):
     assert listing(tmp_path) == ["out"]
 
 
+@pytest.mark.slow
 def test_interrupt_while_sampling(tmp_path, tiny_base, sums):
     out = tmp_path / "out" / "x.parquet"
     words = command("sample.py", spec=SAMPLE | {"n": 20000}, checkpoint=tiny_base, problems=sums, out=out)

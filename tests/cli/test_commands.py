@@ -137,6 +137,7 @@ def test_what_is_made_needs_no_source(clone):
 # -- prompt ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prompt_shows_text_and_tokens(tiny_base, sums):
     from transformers import AutoTokenizer
 
@@ -151,6 +152,7 @@ def test_prompt_shows_text_and_tokens(tiny_base, sums):
     assert "WARNING" not in output
 
 
+@pytest.mark.slow
 def test_prompt_points_out_a_doubled_bos(tiny_base, sums, tmp_path):
     from transformers import AutoTokenizer
 
@@ -163,6 +165,7 @@ def test_prompt_points_out_a_doubled_bos(tiny_base, sums, tmp_path):
     assert f"WARNING: the prompt begins with {tokenizer.bos_token!r} ({tokenizer.bos_token_id}) twice" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -209,6 +212,7 @@ def test_compare(micro_run):
     assert f" {(two - one).mean():+.3f} [" in evaluations.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_compare_refuses_unknown_and_equal_runs(clone):
     wrong = srt("compare", "gt-s1", "ofline_easy-s1", *MICRO, folder=clone, code=2).stderr
     assert "has no run 'ofline_easy-s1' (did you mean 'offline_easy-s1'?)" in wrong

@@ -106,6 +106,7 @@ def test_schemas_of_sections_point_into_the_main_one() -> None:
             assert file == "config.schema.json" and pointer in definitions and Path(name).name.startswith(pointer)
 
 
+@pytest.mark.slow
 def test_check_tells_what_is_out_of_date(tmp_path: Path) -> None:
     assert "in the repository root" in srt("docs", folder=tmp_path, code=2).stderr
     (tmp_path / "config").mkdir()
@@ -172,6 +173,6 @@ def test_configuration_is_read_without_slow_imports(tmp_path: Path, root: Path) 
         text=True,
         cwd=tmp_path,
         env={"PYTHONPATH": str(root / "src")},
-        timeout=60,
+        timeout=400,
     )
     assert done.stdout.strip() == "[]", done.stderr

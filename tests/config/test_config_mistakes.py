@@ -94,10 +94,11 @@ def snakemake(folder: Path, root: Path, *options: str, target: str = "all") -> s
     return subprocess.run(
         [sys.executable, "-m", "snakemake", target, "-n", "-s", root / "Snakefile", "--directory", folder,
          "--configfile", folder / "main.yaml", "--workflow-profile", "none", *options],
-        capture_output=True, text=True, timeout=60, cwd=folder,
+        capture_output=True, text=True, timeout=400, cwd=folder,
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["top", "train_key", "unknown_run", "segment", "twice_main", "tab"])
 def test_snakemake_prints_that_sentence_and_no_more(mistake: str, tmp_path: Path, root: Path) -> None:
     file, old, new, first, *_ = MISTAKES[mistake]
@@ -110,6 +111,7 @@ def test_snakemake_prints_that_sentence_and_no_more(mistake: str, tmp_path: Path
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -128,13 +130,14 @@ def test_a_main_file_that_snakemake_cannot_read(
     options = ["--configfile", str(tmp_path / "config/config.yaml")] if named else []
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "-n", "--directory", tmp_path, *options],
-        capture_output=True, text=True, timeout=60, cwd=root,
+        capture_output=True, text=True, timeout=400, cwd=root,
     )  # fmt: skip
     name = f"{tmp_path}/config/config.yaml" if named else "config/config.yaml"
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: {name}{expected}"), done.stderr
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_snakemake_takes_and_checks_overrides(tmp_path: Path, root: Path) -> None:
     write(tmp_path)
     done = snakemake(tmp_path, root, "--config", "reslts=x")
@@ -159,6 +162,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(deadline=None, derandomize=True, max_examples=400)
 def test_any_value_anywhere_is_accepted_or_one_sentence(data: st.DataObject) -> None:

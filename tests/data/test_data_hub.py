@@ -15,6 +15,8 @@ from srt.data import read_problems
 from support import ROOT
 from support.hub_server import ABSENT, NEW, OLD, REPOSITORIES, serve
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[tuple[str, list[str]]]:
@@ -37,7 +39,7 @@ def _entry(**changes: object) -> dict[str, object]:
 def _make(out: Path, environment: dict[str, str], *more: str, **changes: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "scripts/make_data.py"), "--name", "sums", "--out", str(out)]
     command += ["--manifest", str(out.with_suffix(".json")), "--spec", json.dumps(_entry(**changes)), *more]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_mirror_made_by_the_hub_client(hub: tuple[str, list[str]], made: tuple[P
     command = [str(client), "download", "lab/sums", "--repo-type", "dataset", "--revision", NEW]
     environment = _environment(hub[0], tmp_path / "home")
     fetched = subprocess.run(
-        [*command, "--local-dir", str(mirror)], env=environment, capture_output=True, text=True, timeout=120
+        [*command, "--local-dir", str(mirror)], env=environment, capture_output=True, text=True, timeout=400
     )
     assert fetched.returncode == 0, fetched.stderr
     empty = _environment("http://127.0.0.1:9", tmp_path / "empty", offline=True)
@@ -154,7 +156,7 @@ def test_wrong_entries_are_one_sentence_each(hub: tuple[str, list[str]], made: t
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     lines = result.stdout.splitlines()
     assert len(lines) == len(cases), result.stderr

@@ -55,6 +55,7 @@ def test_math_names_its_empty_answers() -> None:
     assert dropped == {"empty answer": ["math-train-5341", "math-train-5343"]}
 
 
+@pytest.mark.slow
 def test_one_percent_of_dapo_held_out() -> None:
     held, train = (
         made("dapo_math_17k_dedup.parquet", holdout_fraction=0.01, part=part).table for part in ("heldout", "train")

@@ -77,6 +77,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "zero3s", "authors", "several"])
 def test_two_processes_are_one(alone, together, tiny_base, name):
     """Weights agree to 1e-5 after one step and after three. AdamW hides a wrong scale; the logged norm shows it."""
@@ -93,11 +94,13 @@ def test_two_processes_are_one(alone, together, tiny_base, name):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero0", "zero2", "zero3", "zero3s"])
 def test_stages_are_one_another(alone, name):
     assert distance(weights(alone / name / "3"), weights(alone / "zero1" / "3")) < 1e-5
 
 
+@pytest.mark.slow
 def test_resume_with_two_processes_is_bitwise(together):
     """A chain of two segments equals one segment of three steps: weights, metrics, each rank's optimizer state."""
     chain, whole = together / "zero1" / "3", together / "whole" / "3"
@@ -117,6 +120,7 @@ def resuming(folder: Path, base: Path, sums: Path, resume: Path) -> list[str]:
     return script(segment(folder, base, train_spec(**COMMON), 1, 3, work=folder / "work", resume=resume), sums)
 
 
+@pytest.mark.slow
 def test_the_script_under_torchrun_goes_on_from_a_state_of_two(tmp_path, tiny_base, sums, together):
     """As the train rule starts it: bitwise one long call."""
     resume = together / "zero1" / "1" / "state"
@@ -128,10 +132,11 @@ def test_the_script_under_torchrun_goes_on_from_a_state_of_two(tmp_path, tiny_ba
     assert [p.name for p in (tmp_path / "work").glob("*state-*")] == ["state-3"]
 
 
+@pytest.mark.slow
 def test_a_state_of_two_is_refused_by_one(tmp_path, tiny_base, sums, together):
     resume = together / "zero1" / "1" / "state"
     command = [sys.executable, *resuming(tmp_path, tiny_base, sums, resume)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert result.returncode == 2 and "was written by 2 processes, this job has 1" in result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "step-3").exists()
 
@@ -179,6 +184,7 @@ def test_deepspeed_is_plain_adamw(zero_stage):
     assert 0 < clipped < 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_memory_is_reserved_by_the_models_size(zero_stage):
     """DeepSpeed's default buckets of 500 million numbers take 2 GB per engine; a process that large cannot fork."""
@@ -203,6 +209,7 @@ def test_bfloat16_without_masters_is_refused():
         DeepSpeedEngine(toy().bfloat16(), init_world(), **OPTIONS, zero_stage=0, dtype="bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
@@ -230,6 +237,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(zero_stage, dtype, poison
     assert all(torch.equal(found[1][name], w) for name, w in found[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [1, 2])
 def test_bfloat16_has_float32_masters(zero_stage):
     """220 steps of 1e-5, each far below bfloat16's spacing of 4e-3 below 1, add up to more than half of it."""
@@ -243,6 +251,7 @@ def test_bfloat16_has_float32_masters(zero_stage):
     assert (dict(engine.weights())["weight"] == 1 - 2.0**-8).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_bfloat16_gradients_are_summed_in_float32(zero_stage):
     """1 and 128 times 2^-9: next to 1 bfloat16 has no number below 2^-7, so its sum would stay at 1.
@@ -287,6 +296,7 @@ def test_a_state_of_another_model_is_a_sentence(tmp_path):
         other.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_engine_starts_without_torchs_compiler():
     """DeepSpeed's own optimizer would load the compiler, which takes longer than loading torch. It stays usable."""
     script = (
@@ -299,7 +309,7 @@ def test_an_engine_starts_without_torchs_compiler():
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DS_ACCELERATOR": "cpu"}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHDYNAMO_DISABLE"):
         environment.pop(name, None)
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=400)
     assert done.stdout.splitlines()[-1:] == ["False False"], done.stderr
 
 

@@ -93,7 +93,7 @@ def make_saver(folder: Path, held: Held) -> Saver:
 
 def settled(saver: Saver, folder: Path, name: str) -> None:
     """Go through step boundaries until the state exists."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 400
     while not (folder / name).exists():
         assert time.monotonic() < deadline
         saver.settle()
@@ -249,13 +249,14 @@ def test_a_disk_that_fills_up_stops_the_run_with_the_state_before(tmp_path, tiny
     assert check_state(place / "state", train_spec(), 1)["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_thread_writes_loses_that_save_only(tmp_path, tiny_base, sums):
     folder = tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, __file__, "hang", str(folder), str(tiny_base), str(sums)],
         env=ENVIRONMENT,
     )  # fmt: skip
-    torn, deadline = folder / "work" / ".state-3.tmp", time.monotonic() + 120
+    torn, deadline = folder / "work" / ".state-3.tmp", time.monotonic() + 400
     while not list(torn.rglob("*optim_states.pt")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
@@ -273,11 +274,12 @@ def test_a_kill_while_the_thread_writes_loses_that_save_only(tmp_path, tiny_base
 # -- two ranks --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_ranks_write_one_state_and_fail_together(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, "ranks",
          str(tmp_path)],
-        capture_output=True, text=True, timeout=120, env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=400, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "found.json")

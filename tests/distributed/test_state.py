@@ -55,6 +55,7 @@ def killed_at(number: int, act: Callable[[], Any]) -> bool:
     return code != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_kill_at_any_call_leaves_a_whole_state(tmp_path, step):
     """A new state of the same step or the next: after clearing up, either it or the old one exists, nothing else."""

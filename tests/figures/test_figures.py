@@ -80,6 +80,7 @@ def error(spec: dict, folder: Path, change: Callable[[dict], None]) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig2", "fig3", "fig4", "fig6", "fig9", "table1"])
 def test_every_kind_writes_three_files_from_the_command_line(name: str, specs: dict, tmp_path: Path) -> None:
     """Equal bytes from this process and from one with another hash seed, time zone and matplotlib settings."""
@@ -199,6 +200,7 @@ def test_examples_take_the_largest_change_and_the_first_response(specs: dict, wo
     assert "\n" in table.response[0] and "因此" in table.response[1]
 
 
+@pytest.mark.slow
 def test_examples_show_named_problems_in_their_order(
     specs: dict, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

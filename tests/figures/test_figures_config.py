@@ -109,6 +109,7 @@ def test_a_figure_asks_for_no_more_than_it_shows(full: Config) -> None:
     assert all(s["validation"] for s in resolve_figure(full, "fig10")[0]["panels"][0]["series"])
 
 
+@pytest.mark.slow
 def test_snakemake_plans_one_figure_alone_and_knows_its_other_number(tmp_path: Path) -> None:
     """`snakemake -n fig10` plans the segments and samples of two runs and one figure; `v2_fig7` is Figure 3."""
     folder = copy_of_the_tree(tmp_path)
@@ -128,6 +129,7 @@ def test_snakemake_plans_one_figure_alone_and_knows_its_other_number(tmp_path: P
     assert planned("v2_fig7")[0]["fig3"] == 1
 
 
+@pytest.mark.slow
 def test_a_climb_adds_up_the_steps_of_its_chain(full: Config, tmp_path: Path) -> None:
     drawn = table(full, "v2_fig5", tmp_path)
     levels = drawn[(drawn.panel == "Knights and knaves") & (drawn.quantity == "avg@4")]
@@ -188,6 +190,7 @@ def test_ratio_interval_is_the_mean_where_denominators_are_equal() -> None:
     assert ratio_interval([(values * half, half)])[0] == pytest.approx(values[0].mean())
 
 
+@pytest.mark.slow
 def test_alarm_and_early_stopping_are_those_of_their_modules(full: Config, tmp_path: Path) -> None:
     drawn = table(full, "fig10", tmp_path)
     alarms = drawn[drawn.quantity == "collapse alarm"].set_index("runs").step
@@ -205,6 +208,7 @@ def test_alarm_and_early_stopping_are_those_of_their_modules(full: Config, tmp_p
         assert row.value == pytest.approx(expected.at_stop[row.runs, row.dataset])
 
 
+@pytest.mark.slow
 def test_statements_stand_where_the_text_puts_them(full: Config, tmp_path: Path) -> None:
     drawn = table(full, "fig2", tmp_path)
     base = drawn[(drawn.series == "SRT") & (drawn.step == 0)].set_index("panel").value
@@ -226,6 +230,7 @@ def test_panels_of_models_with_another_n_say_theirs(full: Config, tmp_path: Path
     assert said.tolist() == [["avg@8"], ["avg@8"], ["avg@1"], ["avg@8"]]
 
 
+@pytest.mark.slow
 def test_every_figure_can_be_drawn(full: Config, tmp_path: Path) -> None:
     """With the configured number of samples, since a figure that fails after all training is expensive."""
     for name in full.figures:

@@ -60,6 +60,7 @@ def train(folder: Path, base: Path, sums: Path, stored: Path, reward: str, **mor
     run_segment(whole_run(folder, base, given, **more), data, truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", ["sft", "dpo", "scpo"])
 def test_three_steps_by_the_script(tmp_path, tiny_base, sums, stored, reward):
     words = script(whole_run(tmp_path, tiny_base, spec(reward), stop=3), sums, preferences=stored[reward])
@@ -263,6 +264,7 @@ def test_the_files_of_the_workflow_are_the_plans(tmp_path):
     assert np.all([Path(job.outputs[0]).is_relative_to(f"{config.results}/preferences/base/tiny") for job in jobs])
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_tables_is_the_dry_run(tmp_path):
     """Rules and plan agree on the paper's comparison, in the full configuration."""
     from srt.config import load_config, read_yaml

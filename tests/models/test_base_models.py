@@ -46,10 +46,11 @@ def make_from_hub(url: str, home: Path, out: Path, revision: str) -> subprocess.
             sys.executable, str(ROOT / "scripts/make_base.py"), "--name", "m", "--spec", canonical_json(spec),
             "--out", str(out),
         ],
-        capture_output=True, text=True, env=environment, timeout=120,
+        capture_output=True, text=True, env=environment, timeout=400,
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_pinned_hub_revision_is_fetched_without_code_or_pickles(hub, tmp_path, tiny_base):
     done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", OLD)
     assert done.returncode == 0, done.stderr
@@ -60,6 +61,7 @@ def test_a_pinned_hub_revision_is_fetched_without_code_or_pickles(hub, tmp_path,
     assert fingerprint(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_a_revision_that_the_hub_lacks_is_one_sentence(hub, tmp_path):
     done = make_from_hub(hub, tmp_path / "home", tmp_path / "m", ABSENT)
     assert done.returncode == 2 and not (tmp_path / "m").exists()

@@ -73,6 +73,7 @@ def test_extensions_are_compared_after_equally_many_steps() -> None:
             assert (claim.options["against"], claim.options["against_at"]) == ("srt_mix", steps)
 
 
+@pytest.mark.slow
 def test_jobs_are_those_of_a_dry_run(tmp_path: Path) -> None:
     folder = copy_of_the_tree(tmp_path)
     planned = jobs(snakemake(folder, "--profile", "workflow/profiles/mini", "--cores", "2", "-n"))
@@ -190,6 +191,7 @@ def watch(folder: Path, *command: str, code: int = 0) -> str:
     return srt("watch", *options, "--", *command, code=code).stderr
 
 
+@pytest.mark.slow
 def test_watch_hands_on_what_the_command_says(tmp_path: Path) -> None:
     said = watch(tmp_path, "bash", "-c", "echo progress; sleep 2")
     assert "jobs done after" in said and "progress" not in said

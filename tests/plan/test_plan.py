@@ -37,6 +37,7 @@ def micro(tmp_path: Path) -> Config:
     return configuration("tests/micro/config.yaml", results=str(tmp_path / "results"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["tests/micro/config.yaml", "config/smoke.yaml"])
 def test_the_jobs_are_those_of_a_dry_run(file: str, tmp_path: Path) -> None:
     folder = copy_of_the_tree(tmp_path)
@@ -49,6 +50,7 @@ def test_the_jobs_are_those_of_a_dry_run(file: str, tmp_path: Path) -> None:
     assert counted == planned
 
 
+@pytest.mark.slow
 def test_the_jobs_of_one_figure_are_those_of_a_dry_run(tmp_path: Path) -> None:
     folder = copy_of_the_tree(tmp_path)
     args = ["--profile", "workflow/profiles/local", "--configfile", "config/smoke.yaml", "-n"]

@@ -87,6 +87,7 @@ def test_logprobs_are_those_of_a_full_forward(model, temperature, top_p):
             np.testing.assert_allclose(r.logprobs, expected.numpy(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_same_of_a_trained_model(tiny_base: Path, sums: Path):
     """With the tiny base's own tokenizer, prompts and end token."""
     model, tokenizer, eos = load_model(tiny_base, "float32")
@@ -140,6 +141,7 @@ def test_an_end_token_in_the_last_place_is_a_stop(model):
     assert ended_there
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch(model, drawn):
     """Alone, in another order, with another n or a smaller batch: the same tokens, and log-probs up to rounding."""
     engine = TransformersEngine(model, [EOS, OTHER_EOS])
@@ -239,6 +241,7 @@ class _Calls:
         (self.decodes if kwargs["past_key_values"].get_seq_length() else self.prefills).append(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_rows", [1, 5, 16, 33, 63, 64])
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
 def test_more_samples_than_slots(model, max_rows, top_p):
@@ -308,6 +311,7 @@ def test_masked_columns_hold_no_garbage(model, monkeypatch):
             assert same(a, b) and a.logprobs.tobytes() == b.logprobs.tobytes()
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7), n=st.integers(1, 6), limit=st.integers(1, 9),

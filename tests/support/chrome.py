@@ -101,7 +101,7 @@ class Chrome:
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
 
-    def wait(self, expression: str, seconds: float = 20) -> Any:
+    def wait(self, expression: str, seconds: float = 60) -> Any:
         """Until the expression is truthy; its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

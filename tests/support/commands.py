@@ -15,7 +15,7 @@ def srt(*args: str | Path, folder: Path = ROOT, code: int = 0) -> subprocess.Com
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
         [sys.executable, "-m", "srt.cli", *args], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=120,
+        timeout=400,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done

@@ -29,7 +29,7 @@ def copy_of_the_tree(target: Path) -> Path:
 def snakemake(folder: Path, *args: str, code: int = 0) -> str:
     """Run Snakemake in `folder` and return all that it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, text=True, timeout=1000
     )
     output = done.stdout + done.stderr
     assert done.returncode == code, output

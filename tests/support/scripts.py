@@ -24,4 +24,4 @@ def command(script: str, **options: Any) -> list[str]:
 
 
 def run(script: str, **options: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, **options), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(script, **options), env=ENVIRONMENT, capture_output=True, text=True, timeout=400)

@@ -76,7 +76,7 @@ class Run:
         lines = [json.loads(x) for x in file.read_text().splitlines() if x.endswith("}")] if file.exists() else []
         return [x for x in lines if event in (None, x["event"])]
 
-    def wait(self, condition: Callable[[], object], seconds: float = 120, alive: bool = True) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 400, alive: bool = True) -> None:
         """Wait until `condition` is true; the controller must stay alive until then."""
         end = time.monotonic() + seconds
         while not condition():

@@ -69,7 +69,7 @@ def command(folder: Path, base: Path, sums: Path, spec: dict, stop: int, **more:
 
 
 def wait_for_state(work: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not any((work / f"state-{n}").is_dir() for n in range(step, 9)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

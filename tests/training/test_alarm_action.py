@@ -219,14 +219,16 @@ def test_true_answers_reach_neither_the_votes_nor_the_switch(tmp_path, tiny_base
 # -- the command, and two processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_hands_the_labels_on(tmp_path, tiny_base, sums, labels, plain):
     args = command(tmp_path, tiny_base, sums, spec_of("offline_labels"), 6, labels=labels)
-    _, said = (process := start(args)).communicate(timeout=120)
+    _, said = (process := start(args)).communicate(timeout=400)
     assert process.returncode == 0 and "from there on the labels are the teacher's" in said, said
     frame = rows(tmp_path, 6)
     assert frame.iloc[:RINGS].equals(rows(plain, RINGS, 6).iloc[:RINGS]) and (frame["reward"].iloc[RINGS:] == 0).all()
 
 
+@pytest.mark.slow
 def test_two_processes_stop_alike(tmp_path, tiny_base, sums):
     """If ranks disagreed, they would wait for each other forever."""
     done = torchrun(*command(tmp_path, tiny_base, sums, spec_of("stop"), 6)[1:])
@@ -258,6 +260,7 @@ def micro(on_alarm: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_labels_are_an_input_of_such_a_run_only(tmp_path):
     """Both in the rules and in the plan."""
     from support.dag import copy_of_the_tree, jobs, snakemake

@@ -199,6 +199,7 @@ def test_interrupted_at_every_step(whole, tmp_path, tiny_base, sums):
     assert (tmp_path / "step-7/metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_sigkill_at_odd_steps_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):
     work = tmp_path / "work" / "step-7"
     killed_then_finished(command(tmp_path, tiny_base, sums, spec_of(), 7), work, ((1, 0.03), (3, 0.0)))
@@ -258,6 +259,7 @@ def both(tmp_path_factory, tiny_base, sums) -> tuple[Path, Path]:
     return alone, together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_two_processes_draw_and_keep_what_one_does(both, name):
     alone, together = (folder / name for folder in both)

@@ -51,6 +51,7 @@ def test_a_chain_of_segments_is_one_long_run_bit_for_bit(whole, tmp_path, tiny_b
     }
 
 
+@pytest.mark.slow
 def test_the_same_in_bfloat16_the_default_precision(tmp_path, tiny_base, sums):
     """Float32 master weights and moments go through the state; activations are recomputed, as by default."""
     spec = train_spec(dtype="bfloat16", gradient_checkpointing="full")
@@ -75,6 +76,7 @@ def test_another_seed_gives_another_run(whole, tmp_path, tiny_base, sums):
     assert not read_parquet(other / "metrics.parquet").to_pandas().equals(first)
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):
     work = tmp_path / "work" / "step-8"
     killed_then_finished(command(tmp_path, tiny_base, sums, train_spec(), 8), work, ((1, 0.0), (3, 0.05), (5, 0.11)))
@@ -104,6 +106,7 @@ def test_a_finished_segment_that_lost_its_outputs_is_not_trained_again(tmp_path,
     assert not list(work.glob("state-*")) and [p.name for p in work.with_name("step-3").glob("state-*")] == ["state-3"]
 
 
+@pytest.mark.slow
 def test_a_second_slurm_job_waits_for_the_first_and_takes_its_state(tmp_path, tiny_base, sums, capsys, monkeypatch):
     """SLURM restarts a job elsewhere while the lost node still trains: no step is trained twice."""
     spec, work = train_spec(), tmp_path / "work" / "step-2"
@@ -145,12 +148,13 @@ def test_a_state_of_other_data_is_not_gone_on_from(tmp_path, tiny_base, sums, ca
     assert journal(tmp_path / "work" / "step-2", "start") == [0, 0]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, tiny_base, sums, whole):
     args = command(tmp_path, tiny_base, sums, train_spec(), 8)
     process = start(args)
     wait_for_state(tmp_path / "work" / "step-8", 2, process)
     process.terminate()
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=400)
     assert process.returncode == 75, stderr
     assert "SIGTERM: state saved at step" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "step-8").exists()
@@ -201,11 +205,12 @@ def test_foreign_progress_is_left_out_of_account(tmp_path, tiny_base, sums, whol
     assert weights(tmp_path / "step-8") == weights(whole)
 
 
+@pytest.mark.slow
 def test_the_script_names_a_wrong_resume_state(tmp_path, tiny_base, sums, whole):
     for resume, text in ((whole / "state", "is the state of step 8, not of start 4"), (tmp_path, "does not exist")):
         given = segment(tmp_path, tiny_base, train_spec(), 4, 12, resume=resume)
         process = start([sys.executable, *script(given, sums)])
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=400)
         assert process.returncode == 2 and text in stderr and "Traceback" not in stderr
 
 

@@ -195,6 +195,7 @@ def test_a_difference_that_is_no_number_fails(value: float, what: str, fix: str)
         check_logprobs(value, 0.05, holding(weights), weights.items(), dtype="float32", where="run a, step 1")
 
 
+@pytest.mark.slow
 def test_an_engine_that_holds_other_weights_is_a_sentence_with_a_fix() -> None:
     weights = {"a": torch.ones(4), "b": torch.ones(4)}
     with pytest.raises(SrtError, match=r"1 tensors differ, first b: run the same command again.*to transformers"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,19 +15,19 @@ from srt.artefacts.evaluations import evaluations
 from srt.figures.resolve import resolve_figure
 from support import ROOT
 from support.config_files import full
-from support.dag import copy_of_the_tree, jobs, snakemake, trained
+from support.dag import MICRO, copy_of_the_tree, jobs, snakemake, trained
 
 # -- on the DAG -------------------------------------------------------------------------------------------------------
 
 
-def test_the_full_matrix_is_planned_with_no_job_twice() -> None:
+def test_the_full_matrix_is_planned_with_no_job_twice(full_plan: str) -> None:
     """`benchmarks/dryrun.py` measures how long this takes."""
-    output = snakemake(ROOT, "--profile", "slurm", "-n", "--forceall", "--nolock")
     # a job prints its message, which names its outputs
-    made = re.findall(r"^Job \d+: (.+)$", output, re.MULTILINE)
+    made = re.findall(r"^Job \d+: (.+)$", full_plan, re.MULTILINE)
     assert len(made) > 4000 and sorted(made) == sorted(set(made))
     matrix = full()
-    planned = jobs(output)
+    planned = jobs(full_plan)
+    assert planned["fig2"] == planned["results_table"] == 1
     assert planned["train"] + planned["train_last"] == sum(
         len(r.checkpoints) * len(r.seeds) for r in matrix.runs.values()
     )
@@ -39,6 +38,7 @@ def test_the_full_matrix_is_planned_with_no_job_twice() -> None:
     )  # the difference: samples for labels and curricula
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_full_matrix_needs_no_option_and_no_profile(tmp_path: Path) -> None:
     """As typed in a fresh clone; the job reads the resolved configuration."""
     clone = copy_of_the_tree(tmp_path / "clone")
@@ -88,16 +88,16 @@ def test_what_counts_as_up_to_date_is_the_same_under_every_profile(profile: str,
 
 
 @pytest.fixture(scope="module")
-def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which a small DAG has run: a warm-up, SRT from its end, and the same with a fixed teacher."""
+def climbed(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which a small DAG has run: a warm-up, SRT from its end, and the same with a fixed teacher.
+
+    Data and base model are those of the micro DAG, whose other results are removed.
+    """
     folder = tmp_path_factory.mktemp("climb") / "clone"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file() and not (ROOT / name).is_symlink():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    shutil.copytree(micro_run, folder, symlinks=True)
+    for part in (folder / "results/micro").iterdir():
+        if part.is_dir() and part.name not in ("data", "models"):
+            shutil.rmtree(part)
     micro = folder / "tests/micro"
     (micro / "experiments.yaml").write_text(
         "up: {label: Ground truth, method: ground_truth, model: micro, data: sums, reward: ground_truth, steps: 2, "
@@ -107,11 +107,10 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "taught: {extends: more, label: Fixed teacher, method: offline, reward: offline_labels, steps: 1}\n"
     )
     (micro / "figures.yaml").write_text("{}\n")
-    snakemake(folder, *CLIMB, *TARGETS)
+    snakemake(folder, *MICRO, *TARGETS)
     return folder
 
 
-CLIMB = ("--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2")
 TARGETS = ("early_stopping",)
 
 
@@ -133,12 +132,12 @@ def planned(climbed: Path, tmp_path: Path, old: str, new: str) -> tuple[dict[str
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new, 1))
-    output = snakemake(folder, *CLIMB, "-n", *TARGETS)
+    output = snakemake(folder, *MICRO, "-n", *TARGETS)
     return jobs(output), output
 
 
 def test_nothing_is_left_to_do(climbed: Path) -> None:
-    assert "Nothing to be done" in snakemake(climbed, *CLIMB, "-n", *TARGETS)
+    assert "Nothing to be done" in snakemake(climbed, *MICRO, "-n", *TARGETS)
 
 
 def test_a_hyperparameter_of_the_first_level_reruns_what_comes_from_it(climbed: Path, tmp_path: Path) -> None:

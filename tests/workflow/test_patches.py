@@ -35,7 +35,7 @@ def snakemake(folder: Path, rules: str, *args: str, code: int = 0, **environment
     (folder / "Snakefile").write_text(HEADER + rules, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", *args], cwd=folder, env=os.environ | environment, capture_output=True,
-        text=True, timeout=200,
+        text=True, timeout=400,
     )  # fmt: skip
     output = done.stdout + done.stderr
     assert done.returncode == code, output
@@ -54,6 +54,7 @@ def unpatched() -> Iterator[None]:
 # -- called ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_snakemake_asks_for_many_timers_and_one_runs(tmp_path):
     """Its timer of a minute is a daemon, so the end does not wait for it."""
     rules = """
@@ -89,6 +90,7 @@ rule one:
     assert found and int(found[1]) >= 4, output
 
 
+@pytest.mark.slow
 def test_the_slurm_plugin_calls_what_was_replaced(tmp_path):
     """A real run, with commands of a few lines for SLURM: job names, logs, a state unknown to the plugin, memory."""
     commands = {
@@ -128,6 +130,7 @@ rule one:
     assert "out of memory: rule one asked for 800 MB in attempt 1 of 1: give it more with --set-resources" in output
 
 
+@pytest.mark.slow
 def test_what_is_read_of_the_workflow_is_there(tmp_path):
     """In the Snakemake that plans, and in the one that it starts for the job (a rule with `run` has one)."""
     rules = """
@@ -162,9 +165,10 @@ def test_an_attribute_that_a_later_snakemake_lacks_is_named(capsys):
 NEEDED_BY_SNAKEMAKE = {"PersistenceBase.has_metadata", "Job.output_mintime"}
 
 
-PARTS = [(patch, part) for patch in PATCHES for part in patch.parts if part.attribute not in NEEDED_BY_SNAKEMAKE]
+PARTS = [(patch, next(part for part in patch.parts if part.attribute not in NEEDED_BY_SNAKEMAKE)) for patch in PATCHES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patch", "part"), PARTS, ids=[part.attribute for _, part in PARTS])
 def test_a_version_that_it_does_not_fit_still_plans(patch, part, tmp_path):
     """The attribute is renamed, as in a later version of Snakemake or of the plugin."""
@@ -183,7 +187,7 @@ def test_a_version_that_it_does_not_fit_still_plans(patch, part, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", script, "-n", "--profile", "workflow/profiles/local", "--configfile",
          "tests/micro/config.yaml", "--directory", str(ROOT), "all_data"],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
+        cwd=ROOT, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]

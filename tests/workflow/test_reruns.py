@@ -11,7 +11,7 @@ import pytest
 from srt.artefacts.specs import data_content
 from srt.common.io import sha256_file
 from srt.config import load_config, read_yaml
-from support.dag import MICRO, copy_of_the_tree, jobs, snakemake, trained
+from support.dag import MICRO, jobs, snakemake, trained
 
 MAIN = "tests/micro/config.yaml"
 TARGETS = ("taught_s1", "claims", "provenance")
@@ -27,9 +27,10 @@ def rows(first: int, count: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which a run has learned from labels of the base model, on local data files."""
-    folder = copy_of_the_tree(tmp_path_factory.mktemp("reruns") / "clone")
+    folder = tmp_path_factory.mktemp("reruns") / "clone"
+    shutil.copytree(micro_run, folder, symlinks=True)  # with a base model
     micro = folder / "tests/micro"
     (micro / "datasets.yaml").write_text(
         "sums: {source: local, path: sums.jsonl}\nsums_test: {source: local, path: sums_test.jsonl}\n"

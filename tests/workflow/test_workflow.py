@@ -25,15 +25,6 @@ def clone(micro_run, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("profile", ["slurm", "workflow/profiles/local", "workflow/profiles/smoke"])
-def test_every_profile_plans_in_a_fresh_clone(tmp_path, profile):
-    folder = copy_of_the_tree(tmp_path)
-    assert (folder / "slurm").is_symlink()
-    planned = jobs(snakemake(folder, "--profile", profile, "-n"))
-    assert planned["train"] + planned["train_last"] > 10 and planned["fig2"] == 1 and planned["results_table"] == 1
-    assert not (folder / "results").exists() or not any((folder / "results").glob("*/"))
-
-
 def test_the_dag_makes_every_declared_result(clone):
     made = results(clone)
     for name in ("figures/fig2.pdf", "figures/fig2.png", "figures/fig2.csv", "tables/results.csv",
@@ -119,6 +110,7 @@ def test_grading_changes_never_sample_again(clone, tmp_path):
     assert re.findall(r"Job \d+: Sample (\S+)", output) == ["offline_easy-s1/step-2"]
 
 
+@pytest.mark.slow
 def test_one_figure_plans_only_what_it_needs(tmp_path):
     folder = copy_of_the_tree(tmp_path)
     planned = jobs(snakemake(folder, *MICRO, "-n", "fig9"))
@@ -139,7 +131,7 @@ def test_two_workflows_in_one_folder_are_refused(clone):
 
 
 def wait_until(process: subprocess.Popen, condition) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 400
     while not condition():
         assert process.poll() is None, "the workflow ended before it could be killed"
         assert time.monotonic() < deadline
@@ -170,6 +162,7 @@ def test_sigkill_of_everything_then_the_same_command_gives_the_same_bytes(clone,
     assert "Nothing to be done" in snakemake(folder, *MICRO, "-n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(tmp_path):
     folder = copy_of_the_tree(tmp_path)
     root = folder / "results" / "micro"
@@ -179,7 +172,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(tmp_pat
     )  # fmt: skip
     wait_until(process, lambda: (root / "logs/models/micro.log").exists())
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=400) != 0
     assert not (root / "models/micro").exists()
     snakemake(folder, *MICRO, "all_models")
     assert (root / "models/micro/model.safetensors").is_file()
