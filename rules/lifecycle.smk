@@ -1,10 +1,10 @@
-# Start and end of a workflow: one at a time per results folder; at the end, where to look.
+# Start and end of a workflow: checks before the first job, one run at a time per results folder; where to look.
 import atexit
 
 from srt.cluster.slurm import wait_for_orphans
 from srt.common.io import write_text
-from srt.workflow import out_of_memory
-from srt.workflow.patches import submits_to_slurm
+from srt.workflow import out_of_memory, preflight
+from srt.workflow.patches import planned_jobs, submits_to_slurm
 from srt.workflow.result_records import UpToDate, records_of, report_at_the_end
 from srt.workflow.results_lock import ResultsLock
 
@@ -14,9 +14,54 @@ RECORDS = records_of(Path(CFG.results))
 config["up_to_date"] = UpToDate(RECORDS)  # for workflow/report/workflow.rst
 if is_controller(workflow):
     atexit.register(lambda: report_at_the_end(RECORDS, workflow.dryrun))
+    atexit.register(lambda: workflow.dryrun and name_missing_inputs())
+
+
+def planned_inputs():
+    """The data sets and the models that planned jobs make from files outside the results folder."""
+    jobs = planned_jobs(workflow)
+    datasets = {job.wildcards.dataset for job in jobs if job.rule.name == "data"}
+    return datasets, {job.wildcards.model for job in jobs if job.rule.name == "base_model"}
+
+
+def name_missing_inputs():
+    """At the end of a dry-run: a warning for each input of a planned job that is missing."""
+    datasets, models = planned_inputs()
+    preflight.warn([*preflight.data(CFG, datasets), *preflight.models(CFG, models), preflight.results(CFG)])
+
+
+def largest_request() -> int:
+    """GPUs of the largest planned job."""
+    requests = {"train": training_request, "train_last": training_request, "sample": sampling_request}
+    jobs = [job for job in planned_jobs(workflow) if job.rule.name in requests]
+    return max((requests[job.rule.name](job.wildcards).gpus for job in jobs), default=0)
+
+
+def check_before_start():
+    """Refuse to start if a planned job cannot succeed; warn of what may stop one."""
+    from srt.plan.needs import needs
+
+    datasets, models = planned_inputs()
+    gpus, by_slurm = largest_request(), submits_to_slurm(workflow)
+    preflight.refuse(
+        [
+            *preflight.data(CFG, datasets),
+            *preflight.models(CFG, models),
+            *preflight.hub(CFG, datasets, models),
+            preflight.results(CFG),
+            *(preflight.partitions(CLUSTER, gpus) if by_slurm else [preflight.gpus(gpus)]),
+        ]
+    )
+    try:
+        needed = needs(CFG).disk_bytes
+    except SrtError as error:  # a damaged table, which may belong to no planned job
+        print(f"warning: the space that is needed is unknown: {error}", file=sys.stderr)
+        needed = 0.0
+    preflight.warn([*preflight.versions(ROOT), preflight.space(CFG, needed)])
 
 
 onstart:
+    in_one_line(check_before_start)
     # unlike Snakemake's own lock, this one is released by the kernel when the process is killed
     in_one_line(LOCK.acquire)
     in_one_line(RECORDS.start)

@@ -103,7 +103,7 @@ def change(folder: Path, name: str, **entries: object) -> None:
 def test_check_finds_nothing_wrong(clone):
     lines = srt("check", *MICRO, folder=clone).stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
-        ["ok", topic] for topic in ("python", "packages", "data", "models", "results")
+        ["ok", topic] for topic in ("python", "packages", "data", "models", "results", "space", "gpus")
     ]
 
 
@@ -120,16 +120,15 @@ def test_check_names_everything_that_is_wrong(clone):
     assert errors[0] == "ERROR packages no-such-package is not installed: run make setup"
     assert re.fullmatch(r"ERROR packages pyarrow is \S+, constraints.txt pins 1.0.0: run make setup", errors[1])
     assert errors[2] == "ERROR data mine: mine.parquet does not exist: put it there, or set local_dir"
-    assert errors[3] == "ERROR models own: own/config.json does not exist"
+    assert errors[3] == "ERROR models own: own/config.json does not exist: correct its path"
     assert re.fullmatch(r"ERROR results /proc/x: /proc cannot be written \(.*\): change the key results", errors[4])
-    assert len(errors) == 5
+    assert errors[5].startswith("ERROR space about ") and len(errors) == 6  # /proc has no space
 
 
 def test_what_is_made_needs_no_source(clone):
     change(clone, "datasets.yaml", mine={"source": "local", "path": "mine.parquet"})
     change(clone, "models.yaml", own={"source": "local", "path": "own"})
-    (clone / "results/micro/data").mkdir(parents=True)
-    (clone / "results/micro/data/mine.parquet").touch()
+    write_parquet(clone / "results/micro/data/mine.parquet", pd.DataFrame({"id": ["a"]}))
     (clone / "results/micro/models/own").mkdir(parents=True)
     srt("check", *MICRO, folder=clone)
 

@@ -149,6 +149,15 @@ def submits_to_slurm(workflow: Any) -> bool:
     return executor is not None and executor.name == "slurm"
 
 
+def planned_jobs(workflow: Any) -> list[Any]:
+    """The jobs of this run, each with `rule.name` and `wildcards`; known once the DAG is built, until then empty.
+
+    A dry-run counts its jobs as finished at its end, so finished ones are included.
+    """
+    dag = _read(workflow, "dag", None, "missing inputs are found by the jobs that need them")
+    return [] if dag is None else list(dag.needrun_jobs(exclude_finished=False))
+
+
 def _read(workflow: Any, name: str, default: Any, symptom: str) -> Any:
     """An attribute of Snakemake's `workflow`; a sentence on stderr and the default if there is none."""
     try:
