@@ -224,8 +224,11 @@ def test_imported_rollouts(tmp_path):
         grade_imported(tmp_path / "r.parquet", parse_mapping([]), Grader())
     with pytest.raises(SrtError, match="our=theirs"):
         parse_mapping(["refrence=truth"])
-    write_parquet(tmp_path / "r.parquet", ROLLOUTS.assign(truth=["5", "", "5"]))
-    with pytest.raises(SrtError, match="row 1: empty reference"):
+    write_parquet(tmp_path / "r.parquet", ROLLOUTS.assign(truth=["5", "", None]))
+    result = grade_imported(tmp_path / "r.parquet", parse_mapping(["reference=truth"]), Grader())
+    assert result.left_out == 2 and list(result.table["row"]) == [0]
+    write_parquet(tmp_path / "r.parquet", ROLLOUTS.assign(truth=["", " ", None]))
+    with pytest.raises(SrtError, match="no row with a reference"):
         grade_imported(tmp_path / "r.parquet", parse_mapping(["reference=truth"]), Grader())
 
 

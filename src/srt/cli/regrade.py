@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
     percent = "{:.1%}"
     print(table(result.accuracies(), accuracy=percent, upstream=percent, points="{:+.1f}"))
     differences = result.differences()
+    if result.left_out:
+        print(f"\nrows left out because their reference is empty: {result.left_out}")
     print(f"\n{len(differences)} of {len(result.table)} verdicts differ:")
     for row in differences.head(args.differences).itertuples():
         print(

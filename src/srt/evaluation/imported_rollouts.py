@@ -26,10 +26,12 @@ _BATCH_ROWS = 256  # imported responses may have 100 kB each
 class ImportedVerdicts:
     """`table`: one row per response (row, set, by, problem, reference, prediction, answer, correct, upstream, reason).
 
-    `correct` is our verdict, `upstream` that of the imported table (None without one).
+    `correct` is our verdict, `upstream` that of the imported table (None without one). `left_out` counts the rows
+    without a reference, which have no verdict.
     """
 
     table: pd.DataFrame
+    left_out: int = 0
 
     def accuracies(self) -> pd.DataFrame:
         """Per (set, by): responses, our accuracy, that of upstream, `points` (ours - upstream) and differences."""
@@ -61,11 +63,19 @@ def parse_mapping(entries: list[str]) -> dict[str, str]:
 
 
 def grade_imported(path: str | Path, mapping: dict[str, str], grader: Grader) -> ImportedVerdicts:
-    """Grade each response of an imported table against its reference; `mapping` as from `parse_mapping`."""
-    return ImportedVerdicts(pd.DataFrame(list(_rows(path, mapping, grader))))
+    """Grade each response of an imported table against its reference; `mapping` as from `parse_mapping`.
+
+    Rows with an empty reference are left out and counted; SrtError if no row has a reference.
+    """
+    rows = list(_rows(path, mapping, grader))
+    graded = [row for row in rows if row is not None]
+    if not graded:
+        raise SrtError(f"{path} has no row with a reference answer in the column '{mapping['reference']}'")
+    return ImportedVerdicts(pd.DataFrame(graded), left_out=len(rows) - len(graded))
 
 
-def _rows(path: str | Path, mapping: dict[str, str], grader: Grader) -> Iterator[dict[str, Any]]:
+def _rows(path: str | Path, mapping: dict[str, str], grader: Grader) -> Iterator[dict[str, Any] | None]:
+    """The verdict on each row; None for a row without a reference."""
     with open_parquet(path) as file:
         names = file.schema_arrow.names
         for ours in REQUIRED:
@@ -78,14 +88,14 @@ def _rows(path: str | Path, mapping: dict[str, str], grader: Grader) -> Iterator
         row = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=sorted(set(present.values()))):
             columns = {ours: batch.column(theirs).to_pylist() for ours, theirs in present.items()}
-            for i, reference in enumerate(columns["reference"]):
-                if reference is None or not str(reference).strip():
-                    raise SrtError(f"{path}, row {row + i}: empty reference answer: drop the row or give it one")
             responses = [text or "" for text in columns["response"]]
-            references = [str(reference) for reference in columns["reference"]]
+            references = ["" if reference is None else str(reference) for reference in columns["reference"]]
             groups = [[text] for text in responses]
             votes = grader.vote(groups)
             for i, (vote, (verdict,)) in enumerate(zip(votes, grader.verify(groups, references), strict=True)):
+                if not references[i].strip():
+                    yield None
+                    continue
                 upstream = columns["verdict"][i] if "verdict" in columns else None
                 yield {
                     "row": row + i,
