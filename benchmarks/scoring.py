@@ -121,7 +121,7 @@ def part(name: str, groups: list[list[str]], labels: list[str], workers: int, vo
     total = sum(map(len, groups))
     with Grader(workers=workers) as grader:
         grader.equal(
-            [(f"\\sin(2x)+{i}", f"{i}+2\\sin(x)\\cos(x)") for i in range(1, 33)]
+            [(f"|x|+{i}", f"{i}+\\sqrt{{x^2}}") for i in range(1, 33)]
         )  # the comparison processes start warm as well
         before = grader.counters
         start = time.perf_counter()

@@ -293,3 +293,43 @@ def test_integers_need_no_process_and_no_sympy():
     )
     source = str(Path(__file__).resolve().parent.parent.parent / "src")
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})
+
+
+TINY = [
+    (r"\frac{1}{2006!}", r"\frac{1}{2004!}"),
+    (r"\frac{1}{2^{98}}", r"\frac{1}{2^{99}}"),
+    (r"\frac{1}{3\cdot2^{2006}}", r"\frac{2^{2005}+1}{3\cdot2^{2006}}"),
+    (r"\frac{1}{5000!}", r"\frac{1}{5001!}"),  # too long for this process: sympy
+    (r"\left|\frac{1}{2^{98}}\right|", r"\frac{1}{2^{99}}"),
+    (r"x^2+y^2=1+2^{-98}", "x^2+y^2=1"),
+    (r"\sqrt{2}", r"\frac{1414213562}{1000000000}"),
+    (r"10^{500}", r"10^{500}+1"),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), TINY)
+def test_a_tolerance_is_relative(clean, a, b):
+    assert clean.equal([(a, b), (b, a), (a, a)]) == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (r"\sqrt{1/n}", r"1/\sqrt{n}", True),
+        ("exp(16)", "e^{16}", True),
+        (r"\sqrt{x^2}", "x", False),
+        (r"\ln(x^2)", r"2\ln(x)", False),
+        (r"\sqrt{(x+5)^2}", "x+5", False),
+        (r"\sin(\pi)", "0", True),
+        ("1.414214", r"\sqrt{2}", True),
+    ],
+)
+def test_functions_are_the_same_where_they_are_real(clean, a, b, same):
+    assert clean.equal([(a, b), (b, a)]) == [same, same]
+
+
+def test_an_ordinal_is_its_number_beside_a_plain_number_only(clean):
+    response = [r"\boxed{12^{\mathrm{th}}\text{ grade}}"]
+    verdicts = clean.verify([response] * 3, ["12", "13", r"12\text{ cm}"])
+    assert [v.correct for (v,) in verdicts] == [True, False, False]
+    assert clean.equal([("12th grade", "12"), ("12 thousand", "12"), ("12", "12th grade")]) == [True, False, False]

@@ -212,7 +212,7 @@ def test_works_in_a_thread():
 
 def test_no_process_is_left_behind():
     grader = Grader(timeout_s=5)
-    assert grader.equal([("\\sin(2x)", "2\\sin(x)\\cos(x)")]) == [True]
+    assert grader.equal([("|x|", "\\sqrt{x^2}")]) == [True]
     pids = [process.pid for process in grader._pool.processes]
     grader.close()
     assert pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids)

@@ -41,7 +41,7 @@ def classify(pred: str, gold: str, expected: bool | None) -> str:
     if expected and {a.kind, b.kind} in ({"list", "number"}, {"words", "number"}, {"formula", "number"}):
         return THEIRS
     u, v = value_of(a), value_of(b)
-    if expected and u is not None and v is not None and formula_value.differ(u, v):
+    if expected and u is not None and v is not None and not formula_value.agree(u.number, v.number):
         return THEIRS  # two formulas with different values called equal
     if not expected and (a.text == b.text or a.kind in ("formula", "equation")):
         return THEIRS  # equal by canonical form, or proven by sympy

@@ -84,11 +84,14 @@ def equal(a: str, b: str) -> bool:
     from srt.answers.canonical import parse
     from srt.answers.equivalence import decide, latex_of
     from srt.answers.form import Form
+    from srt.answers.sympy_values import apart
 
     def leaf(x: Form, y: Form) -> bool:
         first, second = sorted((latex_of(x, y), latex_of(y, x)))
         left, right = list(_parsed(first)), list(_parsed(second))
-        return verify(left, right, timeout_seconds=None) or verify(right, left, timeout_seconds=None)
+        if not (verify(left, right, timeout_seconds=None) or verify(right, left, timeout_seconds=None)):
+            return False
+        return not (left and right and apart(left[0], right[0]))
 
     return bool(decide(parse(a), parse(b), leaf))
 

@@ -6,6 +6,7 @@ does on a model's text is unbounded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -14,39 +15,49 @@ from srt.answers.form import EQUATION, FORMULA, LIST, NUMBER, OPAQUE, PLACES, TU
 
 Leaf = Callable[[Form, Form], bool | None]
 
+_TOLERANCE = Fraction(1, 10**5)  # relative, of a value that is rounded
+_LONG_DECIMAL = re.compile(rf"\.\d{{{PLACES}}}", re.ASCII)
+
 
 def _unknown(a: Form, b: Form) -> bool | None:
     return None
 
 
+def _rounds_to(x: Fraction, y: Fraction) -> bool:
+    """Whether one value is an approximation of the other: to six decimals and to a relative error of 1e-5.
+
+    Six decimals alone are too coarse for values below 0.001.
+    """
+    return abs(x - y) <= _TOLERANCE * max(abs(x), abs(y)) and round(x, PLACES) == round(y, PLACES)
+
+
 def _same_number(a: Form, b: Form) -> bool:
-    """Exact values must be equal; an approximation must equal the other value rounded to six decimals."""
+    """Exact values must be equal; an approximation must equal the other value rounded."""
     x, y = a.value or Fraction(0), b.value or Fraction(0)
-    if not (a.approximate or b.approximate):
-        return x == y
-    # Six decimals are too coarse for values below 0.001, so the relative error must be small as well.
-    close = abs(x - y) <= Fraction(1, 10**5) * max(abs(x), abs(y))
-    return close and round(x, PLACES) == round(y, PLACES)
+    return _rounds_to(x, y) if a.approximate or b.approximate else x == y
 
 
-def value_of(form: Form) -> complex | None:
+def value_of(form: Form) -> formula_value.Value | None:
     """The value of a number or formula at the fixed generic point (`formula_value`); None if uncertain."""
     if form.kind == NUMBER:
-        try:
-            return complex(float(form.value or 0))
-        except OverflowError:
-            return None
+        return formula_value.Value(form.value or Fraction(0), frozenset())
     return formula_value.evaluate(form.text) if form.kind == FORMULA else None
 
 
 def _formulas(a: Form, b: Form, leaf: Leaf) -> bool | None:
+    """A formula and a number or formula: by their values if these suffice, else by `leaf`."""
     x, y = value_of(a), value_of(b)
-    if x is not None and y is not None:
-        if formula_value.differ(x, y):
-            return False
-        exact = all(not f.approximate and (f.kind == NUMBER or formula_value.is_decisive(f.text)) for f in (a, b))
-        if exact and formula_value.agree(x, y):
-            return True
+    if x is None or y is None:
+        return leaf(a, b)
+    if NUMBER in (a.kind, b.kind) and (a.approximate or b.approximate):
+        u, v = formula_value.rational(x.number), formula_value.rational(y.number)
+        return u is not None and v is not None and _rounds_to(u, v)
+    if _LONG_DECIMAL.search(a.text) or _LONG_DECIMAL.search(b.text):  # a rounding inside a formula
+        return leaf(a, b) if formula_value.agree(x.number, y.number, bits=15) else False
+    if not formula_value.agree(x.number, y.number):
+        return False
+    if (x.decisive and y.decisive) or formula_value.same_function(a.text, b.text):
+        return True
     return leaf(a, b)
 
 

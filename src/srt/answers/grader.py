@@ -60,6 +60,14 @@ _PLAIN_INTEGER = re.compile(r"-?\d{1,300}", re.ASCII)
 # An AIME key with two accepted answers ("080 or 081", 2022 II 8): three digits each, as only AIME writes them.
 _AIME_KEYS = re.compile(r"\d{3}(?: or \d{3})+", re.ASCII)
 
+# "12^{\mathrm{th}}\text{ grade}": a number with the mark of an ordinal, and perhaps what it counts.
+_ROMAN = r"\\(?:text(?:rm|bf|it)?|mathrm)\s*\{"
+_ORDINAL = re.compile(
+    rf"\$?\s*(\d{{1,300}})\s*\^?\s*\{{?\s*(?:{_ROMAN})?\s*(?:st|nd|rd|th)(?![A-Za-z])(?:\s*\}}){{0,2}}"
+    rf"(?:(?:\s|\\[,;: ]|~)*(?:{_ROMAN}[^{{}}\d]{{1,40}}\}}|[A-Za-z]{{1,20}}))?\s*\.?\s*\$?",
+    re.ASCII,
+)
+
 
 def alternatives(label: str) -> tuple[str, ...]:
     """The answers that a reference accepts: itself, and each key of an AIME answer such as "080 or 081"."""
@@ -203,7 +211,7 @@ class Grader:
         forms: dict[str, Form] = {}
         responses: dict[str, list[int]] = {}
         for r, item in enumerate(items):
-            if form := self._form(item.answer, kind):
+            if form := self._form(_beside(item.answer, label), kind):
                 forms[form.text] = form
                 responses.setdefault(form.text, []).append(r)
         return [_Question(group, responses[text], (forms[text], ref)) for text in forms for ref in references]
@@ -223,8 +231,8 @@ class Grader:
         return [v for group in self._verify(responses, [[i] for i in items], labels, kinds) for v in group]
 
     def equal(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
-        """Whether two answers (not responses) are equivalent in the grader's task; None equals nothing."""
-        forms = [(self._form(a, self.task), self._form(b, self.task)) for a, b in pairs]
+        """Whether each answer (not response) is equivalent to its reference in the grader's task; None never is."""
+        forms = [(self._form(_beside(a, b), self.task), self._form(b, self.task)) for a, b in pairs]
         outcomes = iter(self._equal([(a, b) for a, b in forms if a and b]))
         return [bool(a and b) and next(outcomes) is True for a, b in forms]
 
@@ -315,6 +323,14 @@ def _verdict(outcome: Outcome, item: Extraction, label: str | None) -> Verdict:
     if outcome == TIMEOUT:
         return Verdict(False, TIMEOUT)
     return Verdict(outcome is True, item.reason)
+
+
+def _beside(answer: str | None, reference: str | None) -> str | None:
+    """An answer as it is compared with a reference: beside a plain number, an ordinal ("12th grade") is its number."""
+    if not answer or answer[-1].isdigit() or not reference or not _PLAIN_INTEGER.fullmatch(reference.strip()):
+        return answer
+    ordinal = _ORDINAL.fullmatch(answer)
+    return ordinal[1] if ordinal else answer
 
 
 def _key(form: Form) -> str:

@@ -51,6 +51,7 @@ _RENAME = [
     (re.compile(r"\\implies(?![A-Za-z])|\\Rightarrow(?![A-Za-z])"), ";"),
     (re.compile(r"(?<![A-Za-z\\])(?:sqrt)\(([^()]{1,80})\)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), r"\\pi "),
+    (re.compile(r"(?<![A-Za-z\\])(exp|ln|log|sin|cos|tan|cot|sec|csc)(?=\s*\()"), r"\\\1"),
     (re.compile(r"\*\*"), "^"),
 ]
 _MARKUP = re.compile(r"^(?:\*\*|__)(.*?)(?:\*\*|__)$", re.DOTALL)
