@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from srt.common import atomic_files, io
 from srt.common.errors import EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USAGE, Interrupted, SrtError, nearest, run_cli
+from srt.common.plain_text import printable
+from srt.common.progress import log
 
 
 class Stop(BaseException):
@@ -313,3 +315,34 @@ def test_sha256_file_reads_all_blocks(tmp_path):
     data = os.urandom((1 << 20) + 17)
     (tmp_path / "x").write_bytes(data)
     assert io.sha256_file(tmp_path / "x") == io.sha256_bytes(data)
+
+
+def test_text_of_a_table_is_no_formula(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "text": ["=HYPERLINK(1)", "+1+2", "@SUM(1)", "-x", "-0.5", "-", "a\x1b[2J\u202eb", None],
+            "number": [-0.5, -1.0, 2.0, 1e-9, 3.0, 4.0, 5.0, None],
+            "mixed": pd.Series([1, None, True, -2, "x", 0.5, "=x", 2], dtype=object),
+            "nullable": pd.array([1, None, 3, 4, 5, 6, 7, 8], dtype="Int64"),
+        }
+    )
+    io.write_csv(tmp_path / "t.csv", frame)
+    lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == [
+        "text,number,mixed,nullable", "'=HYPERLINK(1),-0.5,1,1", "'+1+2,-1,,", "'@SUM(1),2,True,3", "'-x,1e-09,-2,4",
+        "-0.5,3,x,5", "-,4,0.5,6", "a\\x1b[2J\\u202eb,5,'=x,7", ",,2,8",
+    ]  # fmt: skip
+    io.write_parquet(tmp_path / "t.parquet", frame[["text"]].iloc[:7])
+    assert io.read_parquet(tmp_path / "t.parquet").to_pydict()["text"] == frame["text"].tolist()[:7]
+
+
+def test_no_message_commands_the_terminal(capsys):
+    hostile = "\x1b]0;title\x07\x9b2J\r\u202etxt\u2066"
+    log(f"row 1: {hostile}")
+    with pytest.raises(SystemExit):
+        run_cli(lambda: (_ for _ in ()).throw(SrtError(f"no problem '{hostile}'")))
+    with pytest.raises(SystemExit):
+        run_cli(lambda: len(Path(f"/absent/{hostile}").read_text()))
+    shown = capsys.readouterr().err
+    assert "title" in shown and shown == printable(shown) and shown.count("\n") == 3
+    assert printable("a\tb\nü 数 \\x") == "a\tb\nü 数 \\x"

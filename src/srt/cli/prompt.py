@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
     from srt.artefacts.paths import Paths
     from srt.common.errors import SrtError, nearest
+    from srt.common.plain_text import printable
     from srt.data import read_problems
     from srt.data.prompts import render
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise SrtError(f"{file} has no problem '{wanted}'{nearest(wanted, (row['id'] for row in rows))}")
 
     ids = render(tokenizer, problem, suffix)
-    print(f"model    {folder}\nproblem  {wanted} of {file}\n\n{tokenizer.decode(ids)}\n\n{len(ids)} tokens:")
+    print(f"model    {folder}\nproblem  {wanted} of {file}\n\n{printable(tokenizer.decode(ids))}\n\n{len(ids)} tokens:")
     print("\n".join(f"{token:>8}  {tokenizer.decode([token])!r}" for token in ids))
     first = tokenizer.bos_token_id
     if first is not None and ids[:2] == [first, first]:

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from srt.cli.shared import table
+from srt.common.plain_text import printable
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +50,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{len(differences)} of {len(result.table)} verdicts differ:")
     for row in differences.head(args.differences).itertuples():
         print(
-            f"  row {row.row} {row.set} {row.by} {row.problem}: reference {row.reference!r}, upstream read "
-            f"{shown(row.prediction)} ({row.upstream}), ours {shown(row.answer)} ({row.correct}, {row.reason})"
+            printable(
+                f"  row {row.row} {row.set} {row.by} {row.problem}: reference {row.reference!r}, upstream read "
+                f"{shown(row.prediction)} ({row.upstream}), ours {shown(row.answer)} ({row.correct}, {row.reason})"
+            )
         )
     if len(differences) > args.differences:
         print(f"  … {len(differences) - args.differences} more: --differences {len(differences)}")

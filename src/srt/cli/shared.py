@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srt.common.plain_text import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -37,4 +39,4 @@ def table(frame: pd.DataFrame, **formats: str) -> str:
         na_rep="",
         formatters={(f"{first:<{width}}" if key == first else key): value.format for key, value in shown.items()},
     )
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    return printable("\n".join(line.rstrip() for line in text.split("\n")))

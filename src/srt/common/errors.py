@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from srt.common.plain_text import printable
+
 EXIT_USAGE = 2
 EXIT_RESUME = 75  # EX_TEMPFAIL: the state is saved; run the same command again
 EXIT_INTERRUPTED = 130
@@ -23,7 +25,10 @@ ENVIRONMENT = (
 
 
 class SrtError(Exception):
-    """Wrong input or environment; the message is one sentence that says how to fix it."""
+    """Wrong input or environment; the message is one sentence that says how to fix it, and is safe to print."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Interrupted(Exception):
@@ -80,7 +85,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
         code = EXIT_INTERRUPTED
     except OSError as error:
         if error.errno in ENVIRONMENT:
-            print(f"error: {describe_os_error(error)}", file=sys.stderr)
+            print(f"error: {printable(describe_os_error(error))}", file=sys.stderr)
             code = EXIT_USAGE
         else:
             raise

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from srt.common.atomic_files import atomic_path
 from srt.common.errors import SrtError
+from srt.common.plain_text import spreadsheet_cell
 
 METADATA_KEY = b"srt"
 
@@ -66,8 +67,20 @@ def parse_spec(text: str, needs: Iterable[str] = (), kind: type = dict) -> Any:
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write a table atomically as CSV; floats have 10 significant digits, so that equal numbers give equal bytes."""
+    """Write a table atomically as CSV.
+
+    Floats have 10 significant digits, so that equal numbers give equal bytes. Text that a spreadsheet would take for a
+    formula, or a terminal for a command, is neutralised (`spreadsheet_cell`).
+    """
+    frame = frame.apply(_safe_column)
     write_text(path, frame.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+
+
+def _safe_column(column: pd.Series) -> pd.Series:
+    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)):
+        return column
+    cells = [spreadsheet_cell(value) if isinstance(value, str) else value for value in column]
+    return pd.Series(cells, index=column.index, dtype=object)  # else pandas would guess a type
 
 
 def write_parquet(path: str | Path, table: pa.Table | pd.DataFrame, metadata: dict[str, Any] | None = None) -> None:

@@ -6,6 +6,8 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from srt.common.plain_text import printable
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -40,5 +42,5 @@ def progress_bar(iterable: Any = None, **options: Any) -> tqdm:
 
 
 def log(message: str) -> None:
-    """Write one line to stderr, unbuffered."""
-    print(message, file=sys.stderr, flush=True)
+    """Write one line to stderr, unbuffered; control characters are spelled out."""
+    print(printable(message), file=sys.stderr, flush=True)
