@@ -13,7 +13,7 @@ import pytest
 
 from srt.common.errors import SrtError
 from srt.common.io import read_json, sha256_file, spec_hash, write_json
-from srt.distributed.state import check_state, clear_up, commit_state, states
+from srt.distributed.state import append_journal, check_state, clear_up, commit_state, states
 
 SPEC: dict[str, Any] = {"run": "toy"}
 CALLS = ("replace", "unlink", "rmdir", "fsync")  # functions of os, also called through shutil
@@ -93,3 +93,10 @@ def test_progress_of_something_else_is_no_state(tmp_path, key):
         missing = key if isinstance(progress, dict) and progress else "step"
         with pytest.raises(SrtError, match=rf"{state}/progress.json lacks '{missing}', so this is not a training"):
             check_state(state, SPEC, 1)
+
+
+def test_a_folder_in_place_of_the_journal_is_set_aside(tmp_path, capsys):
+    (tmp_path / "journal.jsonl").mkdir()
+    append_journal(tmp_path, event="start")
+    assert "start" in (tmp_path / "journal.jsonl").read_text() and (tmp_path / "journal.jsonl.damaged").is_dir()
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -9,9 +9,18 @@ import math
 import pytest
 import torch
 
-from srt.common.errors import SrtError
 from srt.training import tracking
-from srt.training.tracking import Eta, PhaseTimer, Tracker, duration, peak_memory, postfix, summary, timing_row
+from srt.training.tracking import (
+    Eta,
+    PhaseTimer,
+    Tracker,
+    duration,
+    logged_rows,
+    peak_memory,
+    postfix,
+    summary,
+    timing_row,
+)
 from support.work import Clock, calls_of
 
 
@@ -86,10 +95,37 @@ def test_lines_are_strict_json_and_not_finite_is_null(tmp_path):
     assert json.loads(text)["kl"] == 1 / 3, "every digit is kept"
 
 
-def test_a_broken_line_before_the_last_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
-    with pytest.raises(SrtError, match=r"metrics\.jsonl: line 2 is not a line of metrics"):
-        Tracker(tmp_path, [], 3, main=True)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"step": 1}\nnonsense\n{"step": 3}\n', b"[1]\n", b'{"a":1}\n', b'{"step": "x"}\n', b'{"step": NaN}\n', b"7\n",
+        b'{"step": 1, "kl": [2]}\n', '{"step": 1}\n'.encode("utf-16"), b"\xff\xfe\x00", b"[" * 100_000 + b"\n1\n",
+    ],
+)  # fmt: skip
+def test_a_damaged_log_is_set_aside(tmp_path, capsys, name, damage):
+    (tmp_path / name).write_bytes(damage)
+    take(tmp_path, [row(1), row(2)], 2, 3)
+    assert (tmp_path / f"{name}.damaged").read_bytes() == damage
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3] and steps(tmp_path / "timing.jsonl") == [3]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name} is damaged" in line and f"it is {name}.damaged now" in line
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()  # the second one is kept beside the first
+    take(tmp_path, [row(1)], 1, 2)
+    assert (tmp_path / f"{name}.damaged-2").is_dir() and steps(tmp_path / "metrics.jsonl") == [1, 2]
+
+
+def test_a_file_in_place_of_the_events_folder_is_set_aside(tmp_path):
+    (tmp_path / "tensorboard").write_text("x")
+    take(tmp_path, [], 0, 1)
+    assert (tmp_path / "tensorboard.damaged").read_text() == "x" and len(scalars(tmp_path, "metrics/reward")) == 1
+
+
+def test_rows_without_the_metrics_of_the_alarm_are_set_aside(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert logged_rows(tmp_path / "metrics.jsonl") == [{"step": 1}]
+    assert logged_rows(tmp_path / "metrics.jsonl", needs=["kl"]) == [] and not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_history_must_end_at_the_resumed_step(tmp_path):

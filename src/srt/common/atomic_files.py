@@ -40,6 +40,17 @@ def errors_named_after(path: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to the first free one of NAME.damaged, NAME.damaged-2, …; return its new path."""
+    number = 1
+    while True:
+        aside = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if not os.path.lexists(aside):
+            os.replace(path, aside)
+            return aside
+        number += 1
+
+
 # -- temporary names: a process killed while writing leaves its file behind, and the next writer of that path removes it
 
 STALE_SECONDS = 24 * 3600.0  # without a change, for a writer that cannot be looked up (another host, before a reboot)

@@ -22,9 +22,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srt.common.atomic_files import errors_named_after, fsync, remove_stale
+from srt.common.atomic_files import errors_named_after, fsync, remove_stale, set_aside
 from srt.common.errors import SrtError
 from srt.common.io import read_json, sha256_file, spec_hash, write_json
+from srt.common.progress import log
 
 STATE = re.compile(r"^state-(\d+)$")
 PROGRESS = ("step", "spec", "world_size", "metrics")  # keys that every progress.json has
@@ -55,7 +56,10 @@ def append_journal(folder: Path, **entry: Any) -> None:
     who = {"time": round(time.time(), 2), "host": socket.gethostname(), "process": os.getpid()}
     if job := os.environ.get("SLURM_JOB_ID"):
         who["job"] = int(job)
-    with open(folder / "journal.jsonl", "a", encoding="utf-8") as handle:
+    path = folder / "journal.jsonl"
+    if path.is_dir():  # a log is no input, so nothing that stands in its place stops a run
+        log(f"{path} is a folder: it is {set_aside(path).name} now, and the journal begins anew")
+    with open(path, "a", encoding="utf-8") as handle:
         handle.write(json.dumps({**who, **entry}) + "\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from srt.artefacts.paths import METRICS_FILE
 from srt.common.progress import is_terminal, log, progress_bar
-from srt.metrics.alarm import Alarm
+from srt.metrics.alarm import COLUMNS, Alarm
 from srt.training.alarm_action import action_of
 from srt.training.segment import Segment
-from srt.training.tracking import Eta, Tracker, postfix, summary
+from srt.training.tracking import Eta, Tracker, logged_rows, postfix, summary
 
 
 class StepLog:
@@ -65,11 +64,7 @@ class StepLog:
 
 
 def _earlier_rows(path: Path, last: int) -> Iterator[dict[str, float]]:
-    """The rows up to step `last` that earlier segments have logged; a torn line ends them."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return
+    """The rows up to step `last` that earlier segments have logged."""
+    for row in logged_rows(path, needs=COLUMNS):
         if row["step"] <= last:
             yield {k: math.nan if v is None else v for k, v in row.items()}

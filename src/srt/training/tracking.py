@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from srt.artefacts.paths import METRICS_FILE
-from srt.common.errors import SrtError
+from srt.common.atomic_files import set_aside
 from srt.common.io import write_text
 from srt.common.progress import log
 from srt.cost.hardware import mfu, synchronize
@@ -213,21 +213,46 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(values, allow_nan=False)
 
 
-def _rewrite(path: Path, last: int, then: Sequence[str]) -> None:
-    """Keep the lines of steps up to `last`, append `then`, remove the rest (a torn last line included)."""
-    kept = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def logged_rows(path: Path, needs: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a log of steps, each with the metrics `needs`, without a last line that a kill tore.
+
+    A log is no input: one that is damaged is renamed, with one line that says so, and has no rows.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (IsADirectoryError, UnicodeDecodeError):
+        return _set_aside(path, "it is not a text file in UTF-8")
+    rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            step = int(json.loads(line)["step"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             if number == len(lines):
                 break  # torn by a kill
-            raise SrtError(
-                f"{path}: line {number} is not a line of metrics: delete the file, it is only a log"
-            ) from None
-        if step <= last:
-            kept.append(line)
+            return _set_aside(path, f"line {number} is not JSON")
+        if not _is_row(row, needs):
+            return _set_aside(path, f"line {number} is not the row of a step")
+        rows.append(row)
+    return rows
+
+
+def _is_row(row: Any, needs: Sequence[str]) -> bool:
+    if not isinstance(row, dict) or not {"step", *needs} <= row.keys():
+        return False
+    whole = isinstance(row["step"], int | float) and row["step"] % 1 == 0
+    return whole and all(value is None or isinstance(value, int | float) for value in row.values())
+
+
+def _set_aside(path: Path, why: str) -> list[dict[str, Any]]:
+    log(f"{path} is damaged ({why}): it is {set_aside(path).name} now, and the log begins anew")
+    return []
+
+
+def _rewrite(path: Path, last: int, then: Sequence[str]) -> None:
+    """Keep the lines of steps up to `last`, append `then`, remove the rest (a torn last line included)."""
+    kept = [json.dumps(row) for row in logged_rows(path) if row["step"] <= last]
     text = "".join(f"{line}\n" for line in [*kept, *then])
     if not path.exists() or text != path.read_text(encoding="utf-8"):
         write_text(path, text)
@@ -240,4 +265,6 @@ def event_writer(folder: Path, step: int) -> Any:
     except ImportError:
         log("no TensorBoard files are written: the package 'tensorboard' is not installed (metrics.jsonl has it all)")
         return None
+    if folder.exists() and not folder.is_dir():
+        _set_aside(folder, "it is not a folder")
     return SummaryWriter(str(folder), purge_step=step + 1)
