@@ -13,6 +13,7 @@ from srt.common.lock import FolderInUse, folder_lock
 from srt.common.progress import log
 from srt.distributed.state import check_state, states
 from srt.distributed.world import World, gather
+from srt.models.checkpoint import check_model
 
 POLL_SECONDS = 0.5
 
@@ -76,3 +77,19 @@ def find_state(
         if world.main:
             log(f"not resuming: {refusals[0]}")
     return None
+
+
+def check_base(folder: Path, world: World) -> None:
+    """`check_model` by all ranks together: each hashes its share of the files, once per job.
+
+    Raises:
+        SrtError: on all ranks, what the first of them that refuses found.
+    """
+    refusal: SrtError | None = None
+    try:
+        check_model(folder, world.rank, world.size)
+    except SrtError as error:
+        refusal = error
+    for each in gather([refusal], world):
+        if each is not None:
+            raise each

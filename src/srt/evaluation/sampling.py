@@ -14,7 +14,7 @@ from srt.common.progress import log
 from srt.cost.memory import SAMPLING_VLLM_PERCENT
 from srt.data import read_problems
 from srt.data.prompts import render_all
-from srt.models.checkpoint import fingerprint, load_model
+from srt.models.checkpoint import check_model, fingerprint, load_model
 from srt.rollout import Rollout, RolloutEngine, Sampling, sample_key
 
 SPEC = (
@@ -65,6 +65,7 @@ def sample(spec: dict[str, Any], checkpoint: Path, problem_files: list[Path], ou
 
     torch.set_num_threads(spec["threads"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_model(checkpoint)
     model, tokenizer, eos = load_model(checkpoint, spec["dtype"], "cpu" if spec["engine"] == "vllm" else device)
     engine = make_engine(spec, checkpoint, model, eos)
     sampling = Sampling(spec["n"], spec["temperature"], spec["top_p"], spec["max_new_tokens"], spec["seed"])

@@ -17,7 +17,7 @@ from srt.common.errors import Interrupted
 from srt.common.progress import log
 from srt.config.preferences import OFFLINE
 from srt.config.runs import AlarmAction
-from srt.distributed.rank_agreement import find_state, segment_lock
+from srt.distributed.rank_agreement import check_base, find_state, segment_lock
 from srt.distributed.saving import Saver
 from srt.distributed.state import append_journal, clear_up
 from srt.distributed.world import World, barrier, gather, init_world
@@ -75,6 +75,7 @@ class Attempt:
         self, segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, signals: list[int], began: float
     ) -> None:
         self.segment, self.world, self.signals, self.began = segment, world, signals, began
+        check_base(segment.base, world)
         self.trainer: BaseTrainer = trainer_of(segment.spec["reward"])(segment, data, world, truth)
         self.alarm = ActingAlarm(segment.spec)
         self.inputs = input_fingerprint(segment, data, truth)
