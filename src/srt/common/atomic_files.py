@@ -1,4 +1,8 @@
-"""Atomic files and folders: a reader sees the old one or the new one, never a half-written one."""
+"""Atomic files and folders: a reader sees the old one or the new one, never a half-written one.
+
+Their permissions are those that the umask gives, also where a library creates its files for their owner alone
+(safetensors does).
+"""
 
 from __future__ import annotations
 
@@ -117,6 +121,13 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+def _permit(file: Path, mode: int) -> None:
+    """Give a file the permissions `mode`."""
+    if file.stat().st_mode & 0o777 != mode:
+        with contextlib.suppress(PermissionError):  # a hard link to a file of another user
+            file.chmod(mode)
+
+
 @contextlib.contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     """Yield the temporary path that a writer of `path` uses; its errors name `path`."""
@@ -132,7 +143,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`. On success it replaces `path`; on any error it is removed."""
     with _written_beside(Path(path)) as temporary:
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode & 0o777  # os.umask cannot be read without changing it for all threads
+            temporary.unlink()
             yield temporary
+            _permit(temporary, mode)
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
@@ -147,9 +162,11 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     with _written_beside(path) as temporary:
         try:
             temporary.mkdir()
+            mode = temporary.stat().st_mode & 0o666
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
+                    _permit(file, mode)
                     fsync(file)
             if path.exists():
                 shutil.rmtree(path)
