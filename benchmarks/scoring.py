@@ -121,8 +121,8 @@ def part(name: str, groups: list[list[str]], labels: list[str], workers: int, vo
     total = sum(map(len, groups))
     with Grader(workers=workers) as grader:
         grader.equal(
-            [(f"|x|+{i}", f"{i}+\\sqrt{{x^2}}") for i in range(1, 33)]
-        )  # the comparison processes start warm as well
+            [("\\sqrt{8}", "2\\sqrt{2}"), *((f"|x|+{i}", f"{i}+\\sqrt{{x^2}}") for i in range(1, 33))]
+        )  # mpmath and the comparison processes start warm as well
         before = grader.counters
         start = time.perf_counter()
         if votes:
