@@ -1,6 +1,6 @@
-"""The configuration's training and test sets, which the audit compares.
+"""The training and test sets of a configuration that the audit compares.
 
-Reads no files, because this code runs every time a job parses the rules.
+Reads no file, because every job parses the rules.
 """
 
 from __future__ import annotations

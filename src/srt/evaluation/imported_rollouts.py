@@ -34,10 +34,7 @@ class ImportedVerdicts:
     left_out: int = 0
 
     def accuracies(self) -> pd.DataFrame:
-        """One row per (set, by): `responses` (their number), `accuracy` (ours), `upstream`, `points`, `differences`.
-
-        `points` is our accuracy minus upstream's in percentage points; `differences` counts the differing verdicts.
-        """
+        """Per (set, by): responses, our accuracy, that of upstream, `points` (ours - upstream) and differences."""
         rows = []
         for (name, by), frame in self.table.groupby(["set", "by"], sort=True):
             ours, theirs = frame["correct"].mean(), frame["upstream"].astype(float).mean()

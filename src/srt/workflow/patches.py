@@ -36,6 +36,7 @@ from srt.workflow.result_records import (
     with_record,
     without_record,
 )
+from srt.workflow.submission import leaving_it_to_sbatch, waiting_for_slurm
 
 # A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime), then PENDING.
 PREEMPTED_SECONDS = float(os.environ.get("SRT_PREEMPTED_SECONDS", 180))
@@ -346,5 +347,14 @@ PATCHES = (
         *PLUGIN,
         "a job that was killed for its memory is reported only as FAILED",
         (Part(PLUGIN_MODULE, "Executor.report_job_error", "self job_info msg kwargs", naming_memory),),
+    ),
+    Patch(
+        *PLUGIN,
+        "a job that SLURM refuses for a moment (limit of submitted jobs, controller away) fails after retries within a "
+        "second, and with it all that depends on it",
+        (
+            Part(PLUGIN_MODULE, "Executor._report_job_error_threadsafe", "self job_info msg", waiting_for_slurm),
+            Part(PLUGIN_MODULE, "validate_account", "account logger", leaving_it_to_sbatch),
+        ),
     ),
 )
