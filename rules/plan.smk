@@ -1,4 +1,4 @@
-# What the configuration costs: `snakemake plan` before it runs, a table of costs after it (docs/cost.md).
+# Cost of the configuration: `snakemake plan` estimates it before the run, a table reports it afterwards (docs/cost.md).
 
 
 rule plan:

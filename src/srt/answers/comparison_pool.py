@@ -134,7 +134,7 @@ class ComparisonPool:
     def close(self) -> None:
         """End the processes; a later `run` starts new ones."""
         for process in self.processes:
-            process.kill()  # it has no state to save, and its child ends with it
+            process.kill()  # safe: the process has no state to save, and the system kills its child with it
             process.wait()
             _close_pipes(process)
         self.processes = []

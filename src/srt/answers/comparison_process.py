@@ -29,8 +29,8 @@ TIMEOUT, MEMORY, CRASH, ERROR = "timeout", "memory", "crash", "error"
 _SAMPLE_SECONDS = 0.02  # between two looks at the child's memory
 _HEADROOM = 512 << 20  # address space beyond the memory limit: a backstop, since the supervisor limits resident memory
 _PR_SET_PDEATHSIG = 1
-_REMEMBERED = 4096  # most answers remembered as too costly on their own
-_PROBE = "\\sqrt{2}+q"  # a harmless formula: an answer that cannot be compared even with it is too costly itself
+_REMEMBERED = 4096  # maximum number of answers remembered as too costly
+_PROBE = "\\sqrt{2}+q"  # a harmless formula; an answer whose comparison even with this one fails is too costly
 
 
 def confine_parsers() -> None:
@@ -220,7 +220,7 @@ class Supervisor:
         return answer
 
     def do(self, job: list[Any]) -> bool | str | None:
-        """Like `ask`, but an answer that is too costly on its own is tried only once."""
+        """Like `ask`, but an answer that is too costly whatever it is compared with is remembered, not tried again."""
         op, a, b = job[:3]
         if op == "equal" and (a in self.too_costly or b in self.too_costly):
             return TIMEOUT

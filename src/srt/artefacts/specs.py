@@ -23,7 +23,7 @@ from srt.config.train import Train
 REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
 # added to the revision of data for generators whose answers alone are read differently
 GENERATOR_REVISION = {"family_relationships": 1}
-# fields that only size jobs
+# fields of a model entry that do not change the model's files: resources of jobs, and how the model is sampled
 MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job", "context", "sampling"}
 
 
@@ -42,7 +42,7 @@ def data_revision(config: Config, dataset: str) -> int:
 def data_content(config: Config, dataset: str) -> str:
     """The SHA-256 of a local data set's file, wherever it is; "" for other sources, which their entries determine.
 
-    If the file is missing, the hash recorded when the table was made, since data may be removed afterwards.
+    If the file is missing, returns the hash recorded when the table was made, since data may be removed afterwards.
     """
     entry = config.datasets[dataset]
     if not isinstance(entry, LocalDataset):
@@ -77,7 +77,7 @@ def model_spec(config: Config, model: str) -> str:
 
 
 def sample_spec(config: Config, model: str, suite: str = "") -> str:
-    """How checkpoints of `model` are sampled on `suite`; None: on any suite without sampling keys of its own."""
+    """The sampling settings of `model` on `suite`; without `suite`, those on any suite that sets no sampling keys."""
     return canonical_json(
         {
             **config.sampling_settings(model, suite).model_dump(mode="json"),

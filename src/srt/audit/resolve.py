@@ -1,6 +1,6 @@
-"""The training and test sets of a configuration that the audit compares.
+"""The configuration's training and test sets, which the audit compares.
 
-Reads no file, because every job parses the rules.
+Reads no files, because this code runs every time a job parses the rules.
 """
 
 from __future__ import annotations

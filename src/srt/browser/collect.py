@@ -123,7 +123,7 @@ def choose(groups: Sequence[pd.DataFrame], max_rollouts: int) -> list[Key]:
         sets.setdefault(str(dataset), []).append((str(dataset), str(identity)))
     wanted: dict[str, int] = {}
     left = budget
-    # the smallest sets first, so that the others share what they do not need
+    # smallest sets first, so that whatever they leave unused is split among the rest
     for rank, name in enumerate(sorted(sets, key=lambda name: (len(sets[name]), name))):
         wanted[name] = min(len(sets[name]), -(-left // (len(sets) - rank)))
         left -= wanted[name]

@@ -30,7 +30,7 @@ _SEED_OF_STEPS = 20_011  # keeps the draws of steps apart from those of problems
 
 
 class Undecided(Exception):
-    """The tables cannot decide a claim; the message is the reason."""
+    """Raised when the tables cannot decide a claim; the message says why."""
 
 
 @dataclass(frozen=True)

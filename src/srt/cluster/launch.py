@@ -162,7 +162,8 @@ def main(gpus: int, nodes: int, script: list[str]) -> None:
     source = str(Path(srt.__file__).resolve().parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     argv = command(gpus, nodes, script)
-    if gpus == 0:  # with GPUs, host memory briefly holds whole states and must then go back to the system
+    # With GPUs, complete states briefly sit in host memory, which must be released to the system afterwards.
+    if gpus == 0:
         os.environ.update(KEEP_MEMORY | os.environ)
     if argv[0] == "srun":  # else srun would keep to Snakemake's job step of one node, which these describe
         for name in [n for n in os.environ if n.startswith("SLURM_") and n not in ("SLURM_JOB_ID", "SLURM_CONF")]:

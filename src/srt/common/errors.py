@@ -17,7 +17,7 @@ from srt.common.plain_text import printable
 EXIT_USAGE = 2
 EXIT_RESUME = 75  # EX_TEMPFAIL: the state is saved; run the same command again
 EXIT_INTERRUPTED = 130
-# errno values that a person can fix; an OSError with any other errno keeps its traceback
+# errno values of errors that a person can fix; an OSError with any other errno keeps its traceback
 ENVIRONMENT = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG,

@@ -46,7 +46,7 @@ class Strict(BaseModel):
     def _plain_values(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        # one validator per model, not per field: pydantic allows none on the field that selects a union's member
+        # one validator per model, not per field: pydantic allows no validator on a union's discriminator field
         values, errors = {}, []
         for key, value in data.items():
             known = cls.model_fields.get(key) if isinstance(key, str) else None
@@ -147,6 +147,6 @@ REVISION_SCHEMA: Any = {
 UNPINNED: Any = Field(
     None,
     min_length=1,
-    description="Reason why `revision` is a branch or tag. Each start then warns, and the provenance records the "
-    "commit that was fetched.",
+    description="Reason why `revision` is a branch or tag rather than a commit. While it is set, every start logs a "
+    "warning, and the provenance records the commit that was fetched.",
 )

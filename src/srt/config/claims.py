@@ -159,7 +159,7 @@ class SaturatesOptions(MetricOptions):
 
 
 class EarlyStoppingOptions(TestOptions):
-    """Estimator `early_stopping`: accuracy lost by stopping at the step where a held-out set is best."""
+    """Estimator `early_stopping`: accuracy lost by stopping at the step with the best accuracy on a held-out set."""
 
     validation_dataset: str = Field(description="The held-out set that chooses the step.")
     each: bool = Field(True, description="true: one number per test set, and all must hold; false: one for their mean.")

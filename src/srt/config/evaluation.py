@@ -22,12 +22,16 @@ class SamplingConfig(Strict):
     max_prompt_tokens: int = Field(
         1024, gt=0, description="Longest prompt in tokens; problems with longer ones are left out."
     )
-    max_new_tokens: int = Field(3072, gt=0, description="Longest response in tokens; longer ones are cut.")
+    max_new_tokens: int = Field(
+        3072, gt=0, description="Maximum response length in tokens; longer responses are truncated."
+    )
     engine: RolloutEngineName = Field("vllm", description="Engine that draws the samples.")
     dtype: Dtype = Field("bfloat16", description="Precision of weights and activations.")
     seed: Seed = Field(0, description="Seed of all samples.")
     threads: int = Field(
-        1, gt=0, description="CPU threads of a sampling process; the order of sums, and so rounding, depends on it."
+        1,
+        gt=0,
+        description="CPU threads of a sampling process; they affect the order of summation and so rounding.",
     )
 
 

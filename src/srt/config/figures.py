@@ -257,7 +257,7 @@ class Figure(Strict):
     @classmethod
     def _options_of_the_kind(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         kind = info.data.get("kind")
-        if kind is None:  # a missing kind is an error of its own
+        if kind is None:  # a missing or unknown kind is reported as a separate error
             return value
         return parse_options(kind, OPTIONS[kind], value).model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
@@ -279,7 +279,9 @@ class Figure(Strict):
                 raise ValueError("panels: kind gap shows a base model and no runs: remove panels")
             return self
         if self.model is not None:
-            raise ValueError(f"model: has no effect on kind {self.kind}, whose runs name their models: remove it")
+            raise ValueError(
+                f"model: has no effect on kind {self.kind}, because its runs name their own models; remove this key"
+            )
         if not self.panels:
             raise ValueError(f"kind {self.kind} needs panels: add at least one with its runs")
         if self.kind == "examples" and (len(self.panels) > 1 or len(self.panels[0].runs) > 1):

@@ -12,7 +12,7 @@ BOXED_SUFFIX = " Let's think step by step and output the final answer within \\b
 
 
 class ModelSampling(Strict):
-    """Keys of the section `sampling` that a model changes for its evaluations, labels and curricula."""
+    """Keys of the `sampling` section overridden for this model's evaluations, labels and curricula."""
 
     temperature: float | None = Field(None, ge=0, description="Sampling temperature; 0 is greedy.")
     top_p: float | None = Field(
@@ -24,7 +24,7 @@ class ModelSampling(Strict):
 
 
 class JobSize(Strict):
-    """Resources that a job requests on each of its nodes, instead of what follows from the model's size."""
+    """Resources that a job requests on each node, overriding the defaults derived from the model's size."""
 
     memory_mb: int | None = Field(None, gt=0, description="Host memory in MB; null: from the model's size.")
     minutes: int | None = Field(
@@ -150,7 +150,11 @@ class TinyModel(ModelBase):
         0.6, ge=0, le=1, description="Fraction of the training after which traces are corrupted."
     )
     seed: Seed = Field(0, description="Seed of the weights and of the traces.")
-    threads: int = Field(2, ge=1, description="CPU threads; the order of sums, and so the weights, depends on it.")
+    threads: int = Field(
+        2,
+        ge=1,
+        description="Number of CPU threads; it affects the order of summation and therefore the weights.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyModel:

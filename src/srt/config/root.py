@@ -118,7 +118,7 @@ class Config(Strict):
         return self._checkpoint(run.init, seed) if run.init else f"base/{run.model}"
 
     def teacher(self, instance: str) -> str:
-        """The checkpoint whose majorities are the run's labels, or whose stored responses it learns from."""
+        """The checkpoint whose majority answers are the run's labels, or whose stored responses the run learns from."""
         _, run, seed = self.entry(instance)
         start = f"base/{run.model}" if run.uses_stored_responses else self.start(instance)
         return self._checkpoint(run.teacher, seed) if run.teacher else start

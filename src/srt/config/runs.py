@@ -49,8 +49,8 @@ class Refill(Strict):
     rounds: int = Field(
         4,
         gt=0,
-        description="Largest number of rounds of `prompts_per_step` prompts in a step, which then trains on the "
-        "prompts kept so far.",
+        description="Maximum number of rounds in a step, each drawing `prompts_per_step` prompts; after the last, the "
+        "step trains on the prompts kept so far.",
     )
 
 
@@ -70,7 +70,9 @@ class Checkpoint(Strict):
 
     run: str = Field(description="Id of the other run, without the seed.")
     step: int | None = Field(
-        None, gt=0, description="Step of the checkpoint; null: that run's last, which moves when the run is extended."
+        None,
+        gt=0,
+        description="Step of the checkpoint; null means the last step of `run`, which moves if that run is extended.",
     )
 
 
@@ -232,7 +234,7 @@ class Run(Strict):
 
     @property
     def preferences(self) -> Preference:
-        """Which stored responses a reward without rollouts learns from, and its loss."""
+        """For a reward without rollouts: which stored responses the run learns from, and with which loss."""
         return self.preference or Preference()
 
     @property

@@ -97,12 +97,14 @@ class Train(Strict):
     max_prompt_tokens: int = Field(
         1024, gt=0, description="Longest prompt in tokens; longer ones are left out and counted."
     )
-    max_new_tokens: int = Field(3072, gt=0, description="Longest response in tokens; longer ones are cut.")
+    max_new_tokens: int = Field(
+        3072, gt=0, description="Maximum response length in tokens; longer responses are truncated."
+    )
     learning_rate: float = Field(1e-6, gt=0, description="Learning rate of AdamW, constant, without warm-up.")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay rates of AdamW's two moments.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW (verl's default in the authors' code).")
     grad_clip: float = Field(
-        1.0, gt=0, description="Largest norm of the gradient; a larger gradient is scaled down to it."
+        1.0, gt=0, description="Maximum gradient norm; larger gradients are scaled down to this norm."
     )
     kl_coefficient: float = Field(0.001, ge=0, description="Weight of the KL penalty to the base model.")
     kl_placement: Literal["reward", "loss"] | None = Field(
@@ -183,7 +185,9 @@ class Train(Strict):
     )
     rollout_engine: RolloutEngineName = Field("vllm", description="Engine that draws the rollouts.")
     threads: int = Field(
-        1, gt=0, description="CPU threads of a training process; the order of sums, and so rounding, depends on it."
+        1,
+        gt=0,
+        description="CPU threads of a training process; they affect the order of summation and so rounding.",
     )
 
     @model_validator(mode="after")

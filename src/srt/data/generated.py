@@ -44,7 +44,7 @@ UNSEEDED = frozenset({"codeio", "list_functions"})
 
 
 class _Stream:
-    """An endless stream, in a fixed order, of the questions of one set of parameters that are in the wanted split."""
+    """Yields, endlessly and in a fixed order, questions that one parameter set generates and that fall in the split."""
 
     def __init__(self, config: ReasoningGymDataset, part: MixPart | ReasoningGymDataset, label: str) -> None:
         self.config, self.params, self.level, self.label = config, dict(part.params), part.level, label

@@ -20,7 +20,8 @@ def render_all(
 ) -> tuple[list[list[int]], list[str]]:
     """One prompt per problem, and the ids of problems whose prompt is longer than `max_prompt_tokens`.
 
-    The prompt of such a problem is an empty list, so that positions match `problems`; the caller drops and counts them.
+    The prompt of an over-long problem is an empty list, so that positions match `problems`; the caller drops and counts
+    these problems.
     """
     prompts, too_long = [], []
     for problem_id, problem in zip(ids, problems, strict=True):

@@ -266,7 +266,7 @@ def _conflicts(
     """Apply `policy`; return the rows, and {id: answer} of the rows of each question that has several answers."""
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        # texts without letters, digits and operators would share the empty key: such a text is its own key
+        # texts without letters, digits or operators would all share the empty key, so each of them is its own key
         groups.setdefault(normalise(row["problem"]) or row["problem"], []).append(row)
     found = [same for same in groups.values() if len({row["answer"] for row in same}) > 1]
     if found and policy == "error":

@@ -54,7 +54,7 @@ def _tensors_only_checkpoints(engine: Any) -> None:
 
 @contextlib.contextmanager
 def _no_compiler() -> Iterator[None]:
-    """Disable torch.compile: DeepSpeed would load it, which takes a second, for an optimizer of its own."""
+    """Disable torch.compile: otherwise DeepSpeed loads it for one of its own optimizers, which takes a second."""
     before = os.environ.get("TORCHDYNAMO_DISABLE")
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     try:

@@ -34,7 +34,10 @@ class ImportedVerdicts:
     left_out: int = 0
 
     def accuracies(self) -> pd.DataFrame:
-        """Per (set, by): responses, our accuracy, that of upstream, `points` (ours - upstream) and differences."""
+        """One row per (set, by): `responses` (their number), `accuracy` (ours), `upstream`, `points`, `differences`.
+
+        `points` is our accuracy minus upstream's in percentage points; `differences` counts the differing verdicts.
+        """
         rows = []
         for (name, by), frame in self.table.groupby(["set", "by"], sort=True):
             ours, theirs = frame["correct"].mean(), frame["upstream"].astype(float).mean()

@@ -142,7 +142,7 @@ class AlarmResult:
 
     @property
     def false_alarm(self) -> bool:
-        """Whether it rang without a fall, or far too early."""
+        """Whether the alarm was false: it rang more than `horizon` steps before a fall, or without one."""
         return self.alarm is not None and (self.lead is None or self.lead > self.horizon)
 
     @property

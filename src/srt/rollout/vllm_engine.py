@@ -251,7 +251,7 @@ class VllmEngine:
 
     @contextmanager
     def _logits_divided_by(self, temperature: float) -> Iterator[None]:
-        """Divide the model's logits: vLLM computes log-probs of prompts at temperature 1 only."""
+        """Divide the logits by `temperature`, because vLLM computes log-probs of prompts only at temperature 1."""
         if temperature == 1.0:
             yield
             return

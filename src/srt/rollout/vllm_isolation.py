@@ -1,4 +1,4 @@
-"""Keeps vLLM from changing the trainer's process, in which it runs, and sets the environment that it needs.
+"""Keeps vLLM from altering the trainer's process, in which the engine runs, and sets the variables that vLLM needs.
 
 Variables set when the first engine is made. The first is always set; the others keep a value that they already have:
     VLLM_ENABLE_V1_MULTIPROCESSING=0  the engine runs in this process, so that it can take tensors (and starts in 3 s)
