@@ -15,7 +15,7 @@ OK = "ok"
 NO_BOX, UNCLOSED_BOX, EMPTY_BOX, TOO_LONG = "no_box", "unclosed_box", "empty_box", "too_long"
 NO_NUMBER, NO_TAG, EMPTY_TAG, NO_HASH, EMPTY_HASH = "no_number", "no_tag", "empty_tag", "no_hash", "empty_hash"
 
-# Longest answer that is graded, in characters; the longest reference in the paper's data sets has 159.
+# Maximum length of an answer that is graded, in characters; the longest reference in the paper's data sets has 159.
 MAX_ANSWER_CHARS = 2000
 
 

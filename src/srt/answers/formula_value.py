@@ -38,7 +38,7 @@ _EXACT = (int, Fraction)
 
 @cache
 def _mp() -> Any:
-    """mpmath's functions with 100 digits, in a context of their own."""
+    """mpmath's functions with 100 digits, in a separate context."""
     import mpmath  # 70 ms, and integers never need it
 
     context = mpmath.mp.clone()
@@ -265,14 +265,14 @@ def _magnitude(value: Number) -> float:
 
 
 def _sized(value: Number) -> Number:
-    """The value, unless it is a fraction too long for the next operation."""
+    """The value; `_Unknown` if the value is a fraction too long for the next operation."""
     if isinstance(value, _EXACT) and value.numerator.bit_length() + value.denominator.bit_length() > _MAX_BITS:
         raise _Unknown
     return value
 
 
 def _ranged(value: Number) -> Number:
-    """The value, unless it is too large or small for the next power."""
+    """The value; `_Unknown` if the value is too large or too small for the next power."""
     if value and abs(_magnitude(value)) > _MAX_BITS:
         raise _Unknown
     return _sized(value)
@@ -369,7 +369,7 @@ _CIRCULAR: dict[str, Callable[[Number, Number], Number]] = {
 
 @lru_cache(maxsize=1 << 15)
 def evaluate(text: str, point: int = 0) -> Value | None:
-    """The value of a canonical formula at a fixed point, or None if it is uncertain."""
+    """The value of a canonical formula at a fixed point, or None if the value is uncertain."""
     if len(text) > _MAX_CHARS or "inf" in text:
         return None
     try:

@@ -326,7 +326,7 @@ def _verdict(outcome: Outcome, item: Extraction, label: str | None) -> Verdict:
 
 
 def _beside(answer: str | None, reference: str | None) -> str | None:
-    """An answer as it is compared with a reference: beside a plain number, an ordinal ("12th grade") is its number."""
+    """An answer as compared with a reference; an ordinal ("12th grade") is a number if the reference is one."""
     if not answer or answer[-1].isdigit() or not reference or not _PLAIN_INTEGER.fullmatch(reference.strip()):
         return answer
     ordinal = _ORDINAL.fullmatch(answer)

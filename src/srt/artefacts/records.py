@@ -1,8 +1,8 @@
 """What a result was made from, in a small file beside it: parameters, inputs and outputs by content.
 
-Snakemake keeps such records in `.snakemake`, which a copy of the results lacks and a clean-up removes. With a record of
-its own a result says for itself whether it is what the configuration asks for, wherever it lies and whatever the times
-of its files are. The record of the job whose first output is `P` is `P.made.json` (`model/` -> `model.made.json`):
+Snakemake keeps such records in `.snakemake`, which a copy of the results lacks and a clean-up removes. With its
+own record, a result can be compared with the configuration wherever the result lies and whatever the times of its files
+are. The record of the job whose first output is `P` is `P.made.json` (`model/` -> `model.made.json`):
 
     rule      name of the rule
     params    what the rule compares, by name; paths of the results folder as `{results}/...`
@@ -59,7 +59,7 @@ class Records:
         return record_path(Path(made.outputs[0]))
 
     def get(self, made: Made) -> dict[str, Any] | None:
-        """A job's record; None if there is none, or if it is damaged."""
+        """A job's record; None if the record is missing or damaged."""
         path = self.path(made)
         if str(path) not in self._read:
             record = _read(path)
@@ -82,7 +82,7 @@ class Records:
         self._remember(record, self.path(made))
 
     def drop(self, made: Made) -> None:
-        """Forget a job that begins: until it ends well its outputs are nobody's."""
+        """Remove the record of a job that begins: until the job ends well, its outputs have no known origin."""
         path = self.path(made)
         path.unlink(missing_ok=True)
         self._read[str(path)] = None
@@ -91,10 +91,10 @@ class Records:
             self._hashed.pop(self._relative(output), None)
 
     def differences(self, made: Made) -> list[str] | None:
-        """What of the record is not what the job would be made from now, each in a phrase; None without a record.
+        """Phrases for differences between the record and what the job would be made from now; None without a record.
 
-        An input counts by what its own record says it holds, and is read only if it has changed since. One without a
-        record counts as unchanged.
+        An input's content id comes from its own record, and the input is read only if it has changed since. An input
+        without a record counts as unchanged.
         """
         record = self.get(made)
         if record is None:
@@ -113,7 +113,7 @@ class Records:
         return said
 
     def _id(self, path: str) -> str | None:
-        """An input's content id: what its record says, else what is in it; None if it is gone (a removed state)."""
+        """An input's content id, from its record or else its content; None if the input is gone (a removed state)."""
         known = self._present(self._relative(path))
         return known if known is not None else content_id(Path(path))
 
@@ -122,7 +122,7 @@ class Records:
         self._ids.update({output: (known, time) for output, known in record["outputs"].items()})
 
     def _present(self, path: str) -> str | None:
-        """What a result holds by its record, or by a look at it if it was written later; None without a record."""
+        """A result's content id, from its record or, if written later, from its content; None without a record."""
         if path not in self._ids:
             return None
         known, time = self._ids[path]
@@ -134,7 +134,7 @@ class Records:
         return self._hashed[path]
 
     def _relative(self, path: str) -> str:
-        """A path below the results folder without that folder, any other as it is."""
+        """A path relative to the results folder if it is below it, otherwise unchanged."""
         try:
             return Path(path).relative_to(self.results).as_posix()
         except ValueError:
@@ -147,7 +147,7 @@ class Records:
 
 
 def record_path(output: Path) -> Path:
-    """Where the record is of the job whose first output is `output`."""
+    """The path of the record of the job whose first output is `output`."""
     return output.with_name(f"{output.name.removesuffix('.parquet')}{SUFFIX}")
 
 
@@ -162,7 +162,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _written(path: Path) -> float:
-    """When a file, or the list in a folder, was written; 0 if it is gone, as are states that were not kept."""
+    """When a file, or the list in a folder, was written; 0 if the file is gone, as are states that were not kept."""
     for file in (path / "srt.json", path / "manifest.json", path):
         with contextlib.suppress(OSError):
             return file.stat().st_mtime
@@ -170,7 +170,7 @@ def _written(path: Path) -> float:
 
 
 def content_id(path: Path) -> str | None:
-    """What is in a file or folder; None if it is not there. Folders of models and states list their own hashes."""
+    """The content id of a file or folder; None if it is missing. Folders of models and states list their own hashes."""
     if path.is_file():
         return f"sha256:{sha256_file(path)}"
     for kind, name in (("model", "srt.json"), ("state", "manifest.json")):

@@ -39,7 +39,7 @@ def segment_inputs(config: Config, run: str, step: int) -> dict[str, str]:
 
 
 def method_inputs(config: Config, run: str) -> dict[str, str]:
-    """Those that only some methods have: labels, stored responses, a subset of the problems."""
+    """Inputs that only some methods have: labels, stored responses, a subset of the problems."""
     paths, entry = Paths(config.results), config.entry(run).run
     inputs = {}
     if entry.uses_labels:

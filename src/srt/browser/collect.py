@@ -110,7 +110,7 @@ def _groups(stems: Sequence[str]) -> pd.DataFrame:
 
 
 def choose(groups: Sequence[pd.DataFrame], max_rollouts: int) -> list[Key]:
-    """The problems to show, at least one: those that every step has, in the order of the first step."""
+    """The problems to show, at least one, from those that every step has, in the order of the first step."""
     common = groups[0].index
     for table in groups[1:]:
         common = common[common.isin(table.index)]
@@ -170,7 +170,7 @@ def _problems(paths: Sequence[Path], shown: Sequence[Key]) -> dict[Key, dict[str
 
 
 def shortened(text: str, most: int = MAX_CHARS) -> str:
-    """The text, or its beginning and end with a note of how many characters are left out."""
+    """A short text unchanged; of a long one the beginning and end, with a note of how many characters are left out."""
     if len(text) <= most:
         return text
     head = most * 2 // 3

@@ -12,7 +12,7 @@ MAX_STEPS = 12
 
 
 def shown_steps(checkpoints: list[int], most: int = MAX_STEPS) -> list[int]:
-    """The start of the run (0) and its checkpoints; if they are many, `most` evenly spaced ones with both ends.
+    """The start of the run (0) and its checkpoints; if there are many, `most` evenly spaced ones with both ends.
 
     >>> shown_steps([10, 20, 30, 40], most=3)
     [0, 20, 40]

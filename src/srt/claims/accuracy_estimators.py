@@ -95,7 +95,7 @@ def peak_then_fall(view: View, options: Options) -> list[Number]:
 
 
 def _fall_after(curve: Curve, step: int, of: str) -> Number:
-    """The fall after a step minus that up to it."""
+    """The fall after a step minus the fall up to that step."""
     (there, there_reps), (last, last_reps) = at(curve, step), at(curve, "last")
     if curve.steps[-1] == step:
         raise Undecided(f"run {curve.run} stops at step {step}: nothing comes after it")
@@ -204,7 +204,7 @@ def falls_sooner(view: View, options: Options) -> list[Number]:
 
 
 def fall_index(values: np.ndarray, drop: float) -> np.ndarray:
-    """Index of the first point after the peak that is lower than it by more than `drop`; -1 without one.
+    """Index of the first point after the peak that is lower than the peak by more than `drop`; -1 without one.
 
     `values` [..., T]; returns [...]. Ties of the peak go to the earliest.
 

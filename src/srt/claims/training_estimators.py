@@ -92,7 +92,7 @@ def rise_index(values: np.ndarray, window: int) -> int:
 
 
 def alarm_leads(view: View, options: Options) -> list[Number]:
-    """Steps from the label-free alarm (`srt.metrics.alarm`) to the fall of the accuracy; negative if it was late.
+    """Steps from the label-free alarm (`srt.metrics.alarm`) to the fall of the accuracy; negative for a late alarm.
 
     The fall lies between two evaluated steps and counts from the first step at which it can have happened. The number
     is the mean over the seeds that fall; a seed that falls without an alarm has a lead of minus infinity.
@@ -123,7 +123,7 @@ def alarm_rate(view: View, options: Options) -> list[Number]:
 
 
 def alarms(view: View, run: str) -> list[int | None]:
-    """The step at which the alarm rings in each seed, None where it does not."""
+    """The step at which the alarm rings in each seed, None where it does not ring."""
     for column in COLUMNS[1:]:
         view.evidence.training(run, column)  # undecided where a metric is missing
     rule = AlarmRule.model_validate(view.evidence.spec.get("alarm") or {})

@@ -73,7 +73,7 @@ def compare_specs(first: dict[str, Any], second: dict[str, Any], names: list[str
 
 
 def metrics(config: Config, name: str) -> pd.DataFrame:
-    """The training metrics of a run by step: its joined table, or what it has written so far."""
+    """The training metrics of a run by step: its joined table, or what the run has written so far."""
     import pandas as pd
 
     from srt.artefacts.paths import Paths
@@ -111,7 +111,7 @@ def compare_metrics(first: pd.DataFrame, second: pd.DataFrame, names: list[str])
 
 
 def evaluations(config: Config, name: str) -> pd.DataFrame:
-    """The scored problems of a run's last checkpoint, by data set and problem; empty before they are made."""
+    """The scored problems of a run's last checkpoint, by data set and problem; empty before the scores are made."""
     import pandas as pd
 
     from srt.artefacts.paths import Paths

@@ -76,7 +76,7 @@ def _too_large(work: SamplingWork, need: float, gpu_bytes: float, on: str, way_o
 
 
 def needs_offload(work: TrainingWork, gpus: int, gpu_bytes: float) -> bool:
-    """Whether the reference's weights stay in host memory: as the work says, else where nothing else makes it fit."""
+    """Whether the reference's weights stay in host memory: as `work` says, else only if nothing else fits."""
     if work.reference_offload is not None or gpus == 0:
         return bool(work.reference_offload)
     return training_bytes(replace(work, reference_offload=False), gpus) > USABLE * gpu_bytes
@@ -182,7 +182,7 @@ def first_given(*values: Any) -> Any:
 
 
 def _with_given_sizes(request: JobRequest, *sizes: JobSize) -> JobRequest:
-    """The request with what the configuration gives by hand; earlier sizes win, and no partition limits them."""
+    """The request with the configuration's sizes; earlier ones take precedence, and no partition limits them."""
     fields = ("memory_mb", "minutes", "cores")
     given = {name: first_given(*(getattr(size, name) for size in sizes)) for name in fields}
     return replace(request, **{name: value for name, value in given.items() if value is not None})

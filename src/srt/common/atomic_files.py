@@ -27,7 +27,7 @@ def errors_named_after(path: Path, temporary: Path) -> Iterator[None]:
     """Make write errors name `path` instead of its temporary name, the source of a copy, or no file.
 
     A full disk becomes an OSError with its errno, also if safetensors, tokenizers, torch or shutil report it in
-    exceptions of their own.
+    their own exceptions.
     """
     try:
         yield

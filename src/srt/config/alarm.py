@@ -36,17 +36,17 @@ class AlarmRule(Strict):
     `docs/monitors.md` describes the runs on which these values were chosen, with lead times and false alarms.
     """
 
-    agreement_rise: float = Field(0.2, description="Least rise of the majority ratio above its baseline.")
+    agreement_rise: float = Field(0.2, description="Minimum rise of the majority ratio above its baseline.")
     agreement_high: float = Field(
         0.95, description="A majority ratio from which agreement counts as risen, whatever its baseline."
     )
-    one_answer: float = Field(0.5, description="Least share of prompts that have the most common majority answer.")
+    one_answer: float = Field(0.5, description="Minimum share of prompts that have the most common majority answer.")
     one_answer_growth: float = Field(2.0, description="That share must also be at least this many times its baseline.")
     drift: float = Field(
         1.0,
-        description="Least KL to the reference in nats per token, estimated by `kl_estimator`; 1 was chosen with k3.",
+        description="Minimum KL to the reference in nats per token, estimated by `kl_estimator`; 1 was chosen with k3.",
     )
-    shortcut: float = Field(0.5, description="Largest ratio of the response length to its baseline.")
+    shortcut: float = Field(0.5, description="Maximum ratio of the response length to its baseline.")
     patience: int = Field(2, ge=1, description="Steps in a row for which one sign must hold.")
     baseline: int = Field(3, ge=1, description="Number of first steps; their means are the baselines.")
 

@@ -14,7 +14,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from srt.common.errors import SrtError
 
-# Sections of entries by id; each may be in files of its own.
+# Sections of entries by id; each may be in separate files.
 SECTIONS = ("models", "datasets", "suites", "runs", "figures", "claims")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 # Values that several sections allow.

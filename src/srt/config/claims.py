@@ -35,10 +35,10 @@ class Expect(Strict):
     """Where an interval must lie: wholly inside is `supported`, wholly outside `not supported`, else `undecided`."""
 
     above: float | None = Field(
-        None, description="Supported if the whole interval is above this, not supported if none of it is."
+        None, description="Supported if the whole interval is above this value, not supported if no part of it is."
     )
     below: float | None = Field(
-        None, description="Supported if the whole interval is below this, not supported if none of it is."
+        None, description="Supported if the whole interval is below this value, not supported if no part of it is."
     )
     within: tuple[float, float] | None = Field(
         None, description="Supported if the interval is within these bounds (an equivalence margin), ends included."
@@ -64,10 +64,10 @@ class TestOptions(RunOptions):
     """Keys of all estimators but `training` and `alarm_rate`. All test sets have the same weight."""
 
     datasets: list[str] = Field(
-        min_length=1, description="Test sets; each is read from the first suite of the run that has it."
+        min_length=1, description="Test sets; each is read from the run's first suite that contains the set."
     )
     each: bool = Field(
-        False, description="true: one number per test set, and all must hold; false: one for their mean."
+        False, description="true gives one number per test set, and all must hold; false one for their mean."
     )
 
 
@@ -102,12 +102,12 @@ class DifferenceOptions(MetricOptions):
         None, min_length=1, description="Further runs to subtract: one number for each, and all must hold."
     )
     at: Moment = Field("last", description="Moment of the run; each run has its own `peak`.")
-    against_at: Moment | None = Field(None, description="Moment of the other run; null: `at`.")
+    against_at: Moment | None = Field(None, description="Moment of the other run; null means that of `at`.")
     until: int | None = Field(
         None,
         gt=0,
-        description="`peak` is the best of the steps up to this one at which both runs are evaluated; null: of all "
-        "steps of each run.",
+        description="`peak` is the best of the steps up to this one at which both runs are evaluated; null means "
+        "the best of all steps of each run.",
     )
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class RatioOptions(MetricOptions):
     """Estimator `ratio`: the metric at one moment over that of another moment or run."""
 
     at: Moment = Field("peak", description="Moment of the run.")
-    against: str | None = Field(None, description="Id of the other run; null: the run itself.")
+    against: str | None = Field(None, description="Id of the other run; null means the run itself.")
     against_at: Moment = Field("base", description="Moment of the denominator.")
 
 
@@ -131,8 +131,8 @@ class PeakThenFallOptions(MetricOptions):
     after: int | None = Field(
         None,
         gt=0,
-        description="Adds a third number: how much more the metric falls after this step than before it; null: "
-        "two numbers.",
+        description="Adds a third number: how much more the metric falls after this step than before it; null "
+        "adds none.",
     )
 
 
@@ -145,7 +145,7 @@ class FallsSoonerOptions(MetricOptions):
 
     against: str = Field(description="Id of the other run.")
     against_datasets: list[str] | None = Field(
-        None, min_length=1, description="Test sets of the other run; null: `datasets`."
+        None, min_length=1, description="Test sets of the other run; null means those of `datasets`."
     )
     drop: float = Field(
         0.05, gt=0, description="A fall is the first step after the peak at which the metric is lower by this."
@@ -162,7 +162,9 @@ class EarlyStoppingOptions(TestOptions):
     """Estimator `early_stopping`: accuracy lost by stopping at the step with the best accuracy on a held-out set."""
 
     validation_dataset: str = Field(description="The held-out set that chooses the step.")
-    each: bool = Field(True, description="true: one number per test set, and all must hold; false: one for their mean.")
+    each: bool = Field(
+        True, description="true gives one number per test set, and all must hold; false one for their mean."
+    )
 
 
 class GainDifferenceOptions(MetricOptions):
@@ -178,7 +180,7 @@ class SuiteGainOptions(TestOptions):
 
     metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n, with the suite's n.")
     suites: list[str] = Field(min_length=1, description="Suites of the run or of its `probe`: one number for each.")
-    at: int | None = Field(None, gt=0, description="Step of the run; null: the last.")
+    at: int | None = Field(None, gt=0, description="Step of the run; null means the last step.")
 
 
 class OneAnswerOptions(TestOptions):
@@ -219,9 +221,9 @@ class TrainingOptions(RunOptions):
     )
     window: int = Field(10, gt=0, description="Steps of the mean.")
     since: int | None = Field(
-        None, gt=0, description="Subtract the mean over the window that ends at this step; null: no."
+        None, gt=0, description="Subtract the mean over the window that ends at this step; null subtracts nothing."
     )
-    against: str | None = Field(None, description="Id of a run whose number is subtracted; null: none.")
+    against: str | None = Field(None, description="Id of a run whose number is subtracted; null subtracts nothing.")
 
 
 class JumpsTogetherOptions(TestOptions):
@@ -239,7 +241,7 @@ class JumpsTogetherOptions(TestOptions):
 
 
 class AlarmLeadsOptions(TestOptions):
-    """Estimator `alarm_leads`: steps from the label-free alarm to the fall of the accuracy; negative if it is late."""
+    """Estimator `alarm_leads`: steps from the label-free alarm to the accuracy's fall; negative for a late alarm."""
 
     drop: float = Field(
         0.05, gt=0, description="A fall is the first step after the peak at which the metric is lower by this."
@@ -291,7 +293,7 @@ class Claim(Strict):
         "early_stopping", "gain_difference", "suite_gain", "one_answer", "gap", "gap_trend", "training",
         "jumps_together", "alarm_leads", "alarm_rate",
     ] | None = Field(None,
-        description="What is measured; null: nothing, for a reason given under `untested`.")  # fmt: skip
+        description="What is measured; null means nothing, for a reason given under `untested`.")  # fmt: skip
     options: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="Options of the estimator, below."
     )

@@ -59,7 +59,7 @@ class ReasoningGymDataset(Strict):
     level: str = Field("", description="Level of every row (with `mix`, set it in the parts).")
     mix: list[MixPart] = Field(
         default_factory=list,
-        description="Parts with parameters and levels of their own, interleaved by weight; replaces `params` and "
+        description="Parts, each with its own parameters and level, interleaved by weight; replaces `params` and "
         "`level`.",
     )
     task: str | None = Field(None, min_length=1, description="Value of the `task` column; default: `name`.")
@@ -122,7 +122,7 @@ class _TableDataset(Strict):
         None, description="Which part this entry is; the two parts of one `holdout_fraction` are disjoint."
     )
     shuffle_seed: int | None = Field(
-        None, ge=0, description="Order the rows by a hash of this seed and their id; null: the order of the file."
+        None, ge=0, description="Order the rows by a hash of this seed and their id; null keeps the order of the file."
     )
     take: int | None = Field(
         None, ge=1, description="Keep the first n rows after all other selections; fewer rows are an error."

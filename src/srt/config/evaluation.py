@@ -20,7 +20,7 @@ class SamplingConfig(Strict):
         1.0, gt=0, le=1, description="Nucleus sampling: probability mass that is kept; 1 turns it off."
     )
     max_prompt_tokens: int = Field(
-        1024, gt=0, description="Longest prompt in tokens; problems with longer ones are left out."
+        1024, gt=0, description="Maximum prompt length in tokens; problems with longer prompts are left out."
     )
     max_new_tokens: int = Field(
         3072, gt=0, description="Maximum response length in tokens; longer responses are truncated."
@@ -56,13 +56,15 @@ class Suite(Strict):
 
     datasets: list[str] = Field(description="Data sets that one job samples together.")
     temperature: float | None = Field(
-        None, ge=0, description="Sampling temperature of this suite; null: that of the model, or else of `sampling`."
+        None,
+        ge=0,
+        description="Sampling temperature of this suite; null means that of the model, or else that of `sampling`.",
     )
     n: int | None = Field(
         None,
         gt=0,
-        description="Responses per problem; null: 1 at `temperature: 0`, where all would be the same, otherwise that "
-        "of the model or of `sampling`.",
+        description="Responses per problem; null means 1 at `temperature: 0`, where all responses would be the same, "
+        "otherwise the `n` of the model or of `sampling`.",
     )
 
     @model_validator(mode="before")
@@ -93,4 +95,4 @@ class Probe(Strict):
     """
 
     suites: list[str] = Field(min_length=1, description="Suites (or data sets) that are not in the run's `suites`.")
-    step: int | None = Field(None, gt=0, description="Step of the checkpoint; null: the run's last.")
+    step: int | None = Field(None, gt=0, description="Step of the checkpoint; null means the run's last step.")

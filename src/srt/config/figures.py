@@ -49,7 +49,7 @@ class Mark(Strict):
     """A statement of the paper in a figure: a line at a step, a span of steps, or a line at a height."""
 
     step: int | None = Field(None, ge=0, description="Step of a vertical line, or the first of a span.")
-    to: int | None = Field(None, gt=0, description="Last step of the span; null: a line.")
+    to: int | None = Field(None, gt=0, description="Last step of the span; null draws a line.")
     value: float | None = Field(None, description="Height of a horizontal line.")
     times: float | None = Field(
         None,
@@ -59,15 +59,21 @@ class Mark(Strict):
     of: Literal["start", "end"] = Field(
         "start", description="The value of the series that `times` multiplies: the first or the last."
     )
-    series: str | None = Field(None, description="Label of that series; null: the panel's first.")
+    series: str | None = Field(
+        None, description="Label of the series that `times` refers to; null means the panel's first series."
+    )
     label: str = Field(min_length=1, description="Text in the legend.")
-    source: str | None = Field(None, min_length=1, description="Where the paper says it; shown after the label.")
-    panel: str | None = Field(None, description="Title of the panel; null: all panels.")
-    dataset: str | None = Field(None, description="Data set in whose panels it is drawn; null: all.")
+    source: str | None = Field(
+        None, min_length=1, description="Where the paper makes the statement; shown after the label."
+    )
+    panel: str | None = Field(None, description="Title of the panel; null means all panels.")
+    dataset: str | None = Field(
+        None, description="Data set in whose panels the mark is drawn; null means all data sets."
+    )
     quantity: str | None = Field(
         None,
-        description="Metric (kinds `curves`, `climb`) or quantity (`dynamics`) in whose panels it is drawn; null: "
-        "all, or for a line at a height those of the first.",
+        description="Metric (kinds `curves`, `climb`) or quantity (`dynamics`) in whose panels the mark is drawn; "
+        "null means all, or for a line at a height only the first.",
     )
 
     @model_validator(mode="after")
@@ -91,8 +97,8 @@ class CurvesOptions(Options):
     metrics: Metrics = Field(
         default_factory=list,
         max_length=MAX_METRICS,
-        description="Rows of panels, one per metric; empty: the figure's `metric`. `parsed`: share of responses with "
-        "an answer; `correct_parsed`: share of correct ones among those.",
+        description="Rows of panels, one per metric; an empty list means the figure's `metric`. `parsed`: share of "
+        "responses with an answer; `correct_parsed`: share of correct responses among those with an answer.",
     )
     marks: list[Mark] = Field(default_factory=list, description="Statements of the paper, drawn as lines and spans.")
 
@@ -105,7 +111,7 @@ class ClimbOptions(Options):
     metrics: Metrics = Field(
         default_factory=list,
         max_length=MAX_METRICS,
-        description="Rows of panels, one per metric; empty: the figure's `metric`.",
+        description="Rows of panels, one per metric; an empty list means the figure's `metric`.",
     )
     marks: list[Mark] = Field(
         default_factory=list, description="Statements of the paper; steps are counted from the base model."
@@ -125,8 +131,8 @@ class DynamicsOptions(Options):
     smooth: int | None = Field(
         None,
         ge=1,
-        description="Odd window of the running mean in steps; null: 1 for up to 100 steps, then about a fiftieth of "
-        "them.",
+        description="Odd window of the running mean in steps; null means 1 for up to 100 steps, then about a fiftieth "
+        "of the steps.",
     )
     marks: list[Mark] = Field(default_factory=list, description="Statements of the paper, drawn as lines and spans.")
 
@@ -144,10 +150,10 @@ class BarsOptions(Options):
 
     base_label: str = Field("Base model", min_length=1, description="Label of the base model's bar.")
     step: int | None = Field(
-        None, gt=0, description="Step of the checkpoints that are shown; null: the last of each run."
+        None, gt=0, description="Step of the checkpoints that are shown; null means the last step of each run."
     )
     from_base: bool = Field(
-        False, description="true: gains are over the base model even if a run starts from another run's checkpoint."
+        False, description="true measures gains from the base model even if a run starts from another run's checkpoint."
     )
 
 
@@ -213,11 +219,13 @@ class Panel(Strict):
         description="Ids of runs, without the seed; for kind `climb` the id of a chain's last run, from which `init` "
         "leads to the others.",
     )
-    datasets: list[str] | None = Field(None, min_length=1, description="Test sets of this panel; null: the figure's.")
+    datasets: list[str] | None = Field(
+        None, min_length=1, description="Test sets of this panel; null means those of the figure."
+    )
     suite: str | None = Field(
         None,
         description="Suite of this panel, such as one at another temperature; for kind `bars` only, where it may be a "
-        "suite of the runs' `probe`; null: the figure's.",
+        "suite of the runs' `probe`; null means the suite of the figure.",
     )
 
 
@@ -225,31 +233,31 @@ class Figure(Strict):
     """One figure; its id is a target (`snakemake fig2`)."""
 
     kind: Literal["curves", "dynamics", "climb", "bars", "gap", "examples", "scheme"] = Field(
-        description="How it is drawn: `curves`: accuracy by step; `dynamics`: training metrics by step; `climb`: "
-        "chains of runs from level to level; `bars`: base against trained model; `gap`: generation-verification gap; "
-        "`examples`: table of responses; `scheme`: diagram of the method.",
+        description="How the figure is drawn: `curves`: accuracy by step; `dynamics`: training metrics by "
+        "step; `climb`: chains of runs from level to level; `bars`: base against trained model; `gap`: "
+        "generation-verification gap; `examples`: table of responses; `scheme`: diagram of the method.",
     )
     title: str = Field(
         min_length=1, description="Short title; the caption in the report is `workflow/report/{id}.rst`."
     )
     aliases: list[str] = Field(
         default_factory=list,
-        description="Further targets that make it, such as its number in the other version of the paper.",
+        description="Further targets that make this figure, such as its number in the other version of the paper.",
     )
     metric: Literal["avg", "maj"] = Field("avg", description="avg@n or maj@n.")
     datasets: list[str] = Field(
         default_factory=list,
         description="Test sets that are drawn; for kind `climb` each run shows those that it is evaluated on.",
     )
-    average: bool = Field(True, description="true: the mean over the data sets; false: one panel for each.")
+    average: bool = Field(True, description="true draws the mean over the data sets, false one panel for each.")
     panels: list[Panel] = Field(
         default_factory=list, description="Panels and their runs; not for kinds `gap` and `scheme`."
     )
     model: str | None = Field(None, description="Id of the base model, for kind `gap` only.")
     suite: str | None = Field(
         None,
-        description="Suite (or data set) whose samples are read; null: for each run, those of its suites that have the "
-        "data sets.",
+        description="Suite (or data set) whose samples are read; null means, for each run, those of its suites that "
+        "have the data sets.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the kind, below.")
 

@@ -26,11 +26,15 @@ class ModelSampling(Strict):
 class JobSize(Strict):
     """Resources that a job requests on each node, overriding the defaults derived from the model's size."""
 
-    memory_mb: int | None = Field(None, gt=0, description="Host memory in MB; null: from the model's size.")
-    minutes: int | None = Field(
-        None, gt=0, description="Time limit in minutes; null: from the model's size, within the partition's limit."
+    memory_mb: int | None = Field(
+        None, gt=0, description="Host memory in MB; null means derived from the model's size."
     )
-    cores: int | None = Field(None, gt=0, description="CPU cores; null: from the number of GPUs.")
+    minutes: int | None = Field(
+        None,
+        gt=0,
+        description="Time limit in minutes; null means derived from the model's size, within the partition's limit.",
+    )
+    cores: int | None = Field(None, gt=0, description="CPU cores; null means derived from the number of GPUs.")
 
 
 class ModelBase(Strict):
@@ -50,16 +54,17 @@ class ModelBase(Strict):
     gpus_train: int | None = Field(
         None,
         ge=0,
-        description="GPUs of a training job; 0: one process on the CPU; null: the fewest whose memory suffices.",
+        description="GPUs of a training job; 0 means one process on the CPU, null the fewest whose memory suffices.",
     )
-    gpus_sample: int | None = Field(None, ge=0, description="GPUs of a sampling job; 0: on the CPU; null: 1.")
+    gpus_sample: int | None = Field(None, ge=0, description="GPUs of a sampling job; 0 means the CPU, null means 1.")
     train_job: JobSize = Field(
         default_factory=JobSize, description="Resources that training jobs request (docs/cluster.md)."
     )
     sample_job: JobSize = Field(default_factory=JobSize, description="Resources that sampling jobs request.")
-    context: int = Field(4096, gt=0, description="Longest prompt and response together, in tokens.")
+    context: int = Field(4096, gt=0, description="Maximum length of prompt and response together, in tokens.")
     sampling: ModelSampling | None = Field(
-        None, description="Keys of `sampling` that differ for this model and the runs on it; null: none."
+        None,
+        description="Keys of `sampling` that differ for this model and the runs on it; null means that none differ.",
     )
 
 
@@ -128,14 +133,14 @@ class TinyModel(ModelBase):
 
     source: Literal["tiny"] = Field(description="Trained from scratch by the workflow.")
     context: int = Field(
-        160, gt=0, description="Longest prompt and response together, in tokens; part of the architecture."
+        160, gt=0, description="Maximum length of prompt and response together, in tokens; part of the architecture."
     )
     gpus_train: int | None = Field(
         0,
         ge=0,
-        description="GPUs of a training job; 0: one process on the CPU; null: the fewest whose memory suffices.",
+        description="GPUs of a training job; 0 means one process on the CPU, null the fewest whose memory suffices.",
     )
-    gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling job; 0: on the CPU; null: 1.")
+    gpus_sample: int | None = Field(0, ge=0, description="GPUs of a sampling job; 0 means the CPU, null means 1.")
     hidden_size: int = Field(96, gt=0, description="Width of the residual stream; a multiple of `heads`.")
     layers: int = Field(3, gt=0, description="Transformer layers.")
     heads: int = Field(4, gt=0, description="Attention heads; a multiple of `kv_heads`.")

@@ -65,8 +65,8 @@ class PlanConfig(Strict):
     )
     rows: dict[str, int] = Field(
         default_factory=dict,
-        description="Number of problems by data set, where the entry does not give it; once the table is made, its "
-        "own number is used.",
+        description="Number of problems by data set, where the entry does not give it; ignored once the "
+        "data set's table is made.",
     )
     unknown_rows: int = Field(1000, gt=0, description="Number of problems of a data set where nothing else gives it.")
     paper_gpu_hours: dict[str, float] = Field(
@@ -74,5 +74,7 @@ class PlanConfig(Strict):
         description="GPU-hours that the paper states for its final results, by version; shown beside ours.",
     )
     target_gpu_hours: float | None = Field(
-        None, gt=0, description="Target for the total with one seed, which the plan compares with it; null: no target."
+        None,
+        gt=0,
+        description="Target for the total with one seed, which the plan compares with it; null means no target.",
     )

@@ -21,7 +21,7 @@ class Preference(Strict):
     responses: int | None = Field(
         None,
         gt=0,
-        description="`sft`: responses per prompt, drawn from those with the majority answer; null: all of them.",
+        description="`sft`: responses per prompt, drawn from those with the majority answer; null means all of them.",
     )
     margin: int = Field(
         2,

@@ -137,7 +137,7 @@ class Config(Strict):
         return (run.curriculum.model if run.curriculum else None) or run.model
 
     def sampling_settings(self, model: str, suite: str = "") -> SamplingConfig:
-        """How checkpoints of a model are sampled: `sampling`, with the model's own keys, then those of the suite."""
+        """Sampling settings of a model: `sampling`, overridden by the model's own keys, then by those of the suite."""
         own = self.models[model].sampling
         changes = own.model_dump(exclude_none=True) if own else {}
         changes |= self.suites[suite].own_sampling if suite in self.suites else {}

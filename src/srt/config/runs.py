@@ -36,7 +36,8 @@ class Curriculum(Strict):
     )
     model: str | None = Field(
         None,
-        description="Id of the base model whose samples rank the prompts; null: the run's own (Fig. 17: the 7B model).",
+        description="Id of the base model whose samples rank the prompts (Fig. 17: the 7B model); null means the run's "
+        "own base model.",
     )
 
 
@@ -66,7 +67,7 @@ def run_and_step(checkpoint: str) -> tuple[str, int]:
 
 
 class Checkpoint(Strict):
-    """A checkpoint of another run, of the same seed: seed 2 takes it from seed 2 of that run."""
+    """A checkpoint of another run with the same seed: seed 2 takes the checkpoint of seed 2 of that run."""
 
     run: str = Field(description="Id of the other run, without the seed.")
     step: int | None = Field(
@@ -106,31 +107,31 @@ class Run(Strict):
         "teacher's stored responses; of `train` they use only prompts, optimizer, precision and (`sft`) `aggregation`.",
     )
     preference: Preference | None = Field(
-        None, description="Responses and loss of the rewards `sft`, `dpo` and `scpo`; null: the defaults below."
+        None, description="Responses and loss of the rewards `sft`, `dpo` and `scpo`; null means the defaults below."
     )
     init: Checkpoint | None = Field(
         None,
-        description="Start from a checkpoint of another run; null: from the base model. The start is also the "
+        description="Checkpoint of another run to start from; null means the base model. The start is also the "
         "reference of the KL, as in verl (our choice: the paper does not say).",
     )
     teacher: Checkpoint | None = Field(
         None,
-        description="Checkpoint whose majorities are the labels of reward (or `on_alarm`) `offline_labels`; null: the "
-        "one that the run starts from. For `sft`, `dpo` and `scpo`: the checkpoint whose responses they learn from; "
-        "null: the base model.",
+        description="Checkpoint whose majority answers are the labels of reward (or `on_alarm`) `offline_labels`; null "
+        "means the one that the run starts from. For `sft`, `dpo` and `scpo`: the checkpoint whose responses the run "
+        "learns from; null means the base model.",
     )
     on_alarm: AlarmAction | None = Field(
         None,
         description="What happens when the label-free collapse alarm rings (docs/monitors.md). `stop`: training ends, "
         "and later checkpoints have the weights of that step; `offline_labels`: training continues with this reward; "
-        "null: nothing. For rewards `majority` and `soft_majority`.",
+        "null: nothing happens. For rewards `majority` and `soft_majority`.",
     )
     curriculum: Curriculum | None = Field(
-        None, description="Train on the easiest part of the data only; null: on all of it."
+        None, description="Train only on the easiest part of the data; null means all of the data."
     )
     refill: Refill | None = Field(
         None,
-        description="Online curriculum, for rewards `majority` and `soft_majority`; null: every prompt is trained on.",
+        description="Online curriculum, for rewards `majority` and `soft_majority`; null trains on every prompt.",
     )
     validation: Validation | None = Field(
         None,
@@ -148,14 +149,14 @@ class Run(Strict):
     )
     suites: list[str] = Field(min_length=1, description="Suites (or data sets) that the checkpoints are evaluated on.")
     probe: Probe | None = Field(None, description="Further suites, for the start and one checkpoint only.")
-    gpus: int | None = Field(None, ge=0, description="GPUs of this run's jobs; null: the model's `gpus_train`.")
+    gpus: int | None = Field(None, ge=0, description="GPUs of this run's jobs; null means the model's `gpus_train`.")
     job: JobSize = Field(
         default_factory=JobSize, description="Resources that this run's jobs request; take precedence over the model's."
     )
     reference_offload: bool | None = Field(
         None,
-        description="Keep the weights of the KL reference in host memory while they are not used; null: only if the "
-        "run would otherwise not fit its GPUs or need more. Has no effect on results.",
+        description="Keep the weights of the KL reference in host memory while they are not used; null does so only "
+        "if the run would otherwise not fit its GPUs or need more of them. Has no effect on results.",
     )
     engine_sleep: bool = Field(
         False,
@@ -224,12 +225,12 @@ class Run(Strict):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether it is trained on a teacher's labels, from the start or after its alarm."""
+        """Whether the run is trained on a teacher's labels, from the start or after its alarm."""
         return "offline_labels" in (self.reward, self.on_alarm)
 
     @property
     def uses_stored_responses(self) -> bool:
-        """Whether it learns from a teacher's stored responses and draws no rollouts."""
+        """Whether the run learns from a teacher's stored responses and draws no rollouts."""
         return self.reward in OFFLINE
 
     @property

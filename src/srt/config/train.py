@@ -91,11 +91,11 @@ class Train(Strict):
     rollouts_trained: int | None = Field(
         None,
         ge=2,
-        description="Train on the first of each prompt's responses, this many; null, also in the presets: on all.",
+        description="Number of responses per prompt to train on, the first ones; null, also in the presets, means all.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of rollouts.")
     max_prompt_tokens: int = Field(
-        1024, gt=0, description="Longest prompt in tokens; longer ones are left out and counted."
+        1024, gt=0, description="Maximum prompt length in tokens; longer prompts are left out and counted."
     )
     max_new_tokens: int = Field(
         3072, gt=0, description="Maximum response length in tokens; longer responses are truncated."
@@ -161,17 +161,17 @@ class Train(Strict):
         None,
         ge=1,
         description="Truncated importance sampling: a token's weight is its probability in the trainer over that in "
-        "the rollout engine, at most this; null: off.",
+        "the rollout engine, at most this value; null turns it off.",
     )
     sync_tolerance: float | None = Field(
         None,
         gt=0,
         description="The run stops if the mean difference of log-probabilities between rollout engine and trainer "
-        "exceeds this, in nats per token; null: a value that depends on `dtype`.",
+        "exceeds this value, in nats per token; null means a limit that depends on `dtype`.",
     )
     micro_batch_sequences: int = Field(32, gt=0, description="Sequences per micro-batch, for `token_mean_micro`.")
     micro_batch_tokens: int = Field(
-        16384, gt=0, description="Most tokens of one forward pass; only rounding depends on it."
+        16384, gt=0, description="Maximum number of tokens in one forward pass; affects nothing but rounding."
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1,

@@ -62,7 +62,7 @@ def update_flops(
     shape: Shape, tokens: Tokens, *, reference: bool = True, recompute: bool = False, old_policy: bool = False
 ) -> float:
     """FLOPs of one update, counted in forward passes: 3 for gradients (forward, backward), and 1 for each of the
-    reference policy, activations computed again, and the old policy's log-probs in a pass of their own.
+    reference policy, activations computed again, and the old policy's log-probs in a separate pass.
 
     So about 8N per token, 10N with recomputation; TRL and verl pay 12N. The MFU leaves recomputation out, because it
     measures useful work and not how busy the device is (PaLM, arXiv 2204.02311, appendix B).

@@ -47,9 +47,9 @@ class TrainingWork(SamplingWork):
         trained: responses per prompt that the update runs over.
         rollout_rounds: rounds of rollouts that a step draws at most (`refill`); 0: the responses are stored ones.
         reference: a reference policy is loaded, and its log-probs are computed.
-        reference_offload: the reference's weights stay in host memory between its passes; None: only where training
-            fits its GPUs in no other way.
-        old_policy_pass: the old policy's log-probs come from a pass of their own, so that no graph outlives a pack.
+        reference_offload: the reference's weights stay in host memory between its passes; None means only where
+            training fits its GPUs in no other way.
+        old_policy_pass: the old policy's log-probs come from a separate pass, so that no graph outlives a pack.
         checkpointing: activations computed again in the backward pass: none, all but the matrix products', or all.
         share_prompts: a forward pass holds a prompt once for all its responses; else once per response.
         pack_tokens: of one forward pass.

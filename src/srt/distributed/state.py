@@ -1,6 +1,6 @@
 """The training state on disk: atomic, checksummed, locked, tied to its spec.
 
-A segment keeps its progress in a folder of its own (`{results}/progress/{run}/step-{n}`), beside Snakemake's declared
+A segment keeps its progress in a separate folder (`{results}/progress/{run}/step-{n}`), beside Snakemake's declared
 outputs (Snakemake deletes those when a job fails):
 
     lock              held while a process trains; names the holder (srt.common.lock)

@@ -1,4 +1,4 @@
-"""Norms and rotary embeddings with a backward pass of their own, in fewer passes over memory.
+"""Norms and rotary embeddings with custom backward passes, in fewer passes over memory.
 
 transformers writes both as chains of elementwise operations, and autograd keeps a tensor for nearly each of them: for a
 norm its input and its result, in float32. Here a norm keeps its input and one number per token, a rotation only the
@@ -80,7 +80,7 @@ def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int =
 
 @contextmanager
 def fused(*models: Any) -> Iterator[None]:
-    """Let models of FAMILIES use the functions above; keep it open until the last backward pass is done."""
+    """Let models of FAMILIES use the functions above; keep the context open until the last backward pass is done."""
     norms, modules = [], {}
     for model in models:
         if model.config.model_type not in FAMILIES:

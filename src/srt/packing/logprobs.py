@@ -108,7 +108,7 @@ def head_logprobs(head: Any, hidden: Tensor, token: Tensor, temperature: float) 
 
 @contextmanager
 def packed(*models: Any) -> Iterator[None]:
-    """Let models read packs and their heads return log-probs; keep it open until the last backward pass is done.
+    """Let models read packs and their heads return log-probs; keep the context open until the last backward pass.
 
     The head's own `forward` is replaced, as ZeRO 3 gathers the head's weight when that module is called.
     """

@@ -108,7 +108,7 @@ class _Builder:
         self.makers = self.rules()
 
     def build(self) -> Dag:
-        """Every leaf, and all jobs that it needs."""
+        """Every leaf, with all jobs that the leaf needs."""
         for job in self.leaves():
             if job.rule in self.config.figures:
                 self.dag.figures[job.rule] = job.key

@@ -79,7 +79,7 @@ class Pricing:
         return Price(self.assumed.cpu_seconds, 0)
 
     def price(self, key: str) -> Price:
-        """The price with what was measured: its own time if it has run, else corrected by its rule and model."""
+        """A job's price: with its measured time if the job has run, else corrected by what its rule and model took."""
         job, found = self.dag.jobs[key], self.predicted(self.dag.jobs[key])
         if key in self.measured.seconds:
             return replace(found, seconds=self.measured.seconds[key])

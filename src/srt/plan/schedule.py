@@ -100,7 +100,7 @@ class _Simulation:
                     self._enter(child)
 
     def _enter(self, key: str) -> None:
-        """A job has its inputs: it starts if it needs no GPU, else it waits for its turn."""
+        """A job has all inputs: a job without GPUs starts, any other waits for its turn."""
         if self.prices[key].gpus:
             heapq.heappush(self._ready, (-self.tail[key], next(self._number), key))
         else:
@@ -192,7 +192,7 @@ class _Disk:
         self.peak = max(self.peak, self.now)
 
     def end(self, key: str) -> None:
-        """A job's outputs stay; what it worked with goes, and so do temporary files that it was the last to read."""
+        """A job ends: its outputs stay, its working files go, and so do temporary files that no other job will read."""
         price = self.prices[key]
         self.now += price.final + price.temp - max(price.work, price.final + price.temp)
         for parent in self.dag.temporary(key):

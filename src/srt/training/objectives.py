@@ -2,7 +2,7 @@
 
 A loss that is a function of the log-probs S_i of whole responses has the gradient sum_i (dL/dS_i) grad S_i. That is the
 policy gradient of a batch with advantages -dL/dS_i, which are known once a pair's own passes are done. So preferences
-need no update of their own: a pair is a group.
+need no separate update, because a pair is a group.
 """
 
 from __future__ import annotations

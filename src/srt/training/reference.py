@@ -29,7 +29,7 @@ class Reference:
         self._ahead: dict[tuple[int, ...], Tensor] = {}  # by the rows of a pack
 
     def score_ahead(self, packs: Iterable[Pack], temperature: float) -> None:
-        """Compute and keep the log-probs of all packs of a batch; needed before `logprobs` if it is offloaded."""
+        """Compute and keep the log-probs of a batch's packs; call it first if the reference is offloaded."""
         assert self.offloaded is not None
         with torch.no_grad(), self.offloaded.on_device():
             self._ahead = {tuple(p.rows): response_logprobs(self.model, p, temperature)[0] for p in packs}

@@ -120,7 +120,7 @@ class RLTrainer(BaseTrainer):
             return self.grader.vote(self._texts(groups), tasks=[self.data.tasks[i] for i in positions])
 
     def check_logprobs(self, difference: float) -> None:
-        """Stop if the engine sampled from other weights than these; called before they change."""
+        """Stop if the engine did not sample from the policy's weights; called before the weights change."""
         dtype = self.train["dtype"]
         tolerance = self.train["sync_tolerance"] or TOLERANCE[dtype]
         if difference > tolerance or math.isnan(difference):
@@ -132,7 +132,7 @@ class RLTrainer(BaseTrainer):
     # -- states -----------------------------------------------------------------------------------------------------
 
     def restore(self, state: Path) -> None:
-        """Continue from a saved state (all ranks), from its place in the data too."""
+        """Continue from a saved state, also from its place in the data (all ranks call it)."""
         super().restore(state)
         self.batches.restore(state)
 

@@ -146,7 +146,7 @@ class Attempt:
                 log(f"{self.alarm.sentence()}: {consequence}")
 
     def _save_or_stop(self) -> None:
-        """Between two steps: save every `save_every` steps; save and raise `Interrupted` if it is time to stop."""
+        """Between two steps: save every `save_every` steps; save and raise `Interrupted` if training has to stop."""
         reason = self._stop_reason()
         if self.step == self.segment.stop:
             return

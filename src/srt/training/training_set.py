@@ -49,7 +49,7 @@ class TrainingSet:
         return replace(self, labels=self.later, later=None)
 
     def has_label(self, position: int) -> bool:
-        """Whether a problem can be trained on: it has a label, or stored responses, if the run uses them."""
+        """Whether a problem can be trained on, because it has the label or the stored responses that the run uses."""
         needed = self.labels if self.stored is None else self.stored.rows
         return needed is None or self.ids[position] in needed
 

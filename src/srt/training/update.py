@@ -3,7 +3,7 @@
 Strictly on-policy (one step per batch) there is no separate pass for the old policy. Its log-probs are those of the
 gradient pass, so that pass comes first and keeps its graph. A group's baseline needs only its own group, so as soon as
 a group is complete its advantages are known and its graph is differentiated and freed. Several steps on one batch, and
-ZeRO 3 (which cannot hold several graphs), take the log-probs in a pass of their own.
+ZeRO 3 (which cannot hold several graphs), take the log-probs in a separate pass.
 
 The loss is a sum over tokens with weights that are fixed beforehand over the global batch (`TokenWeights`), so the
 gradient depends neither on packs nor on their order nor on the number of processes. An `Objective` defines the loss
@@ -91,7 +91,7 @@ class Policy(Protocol):
         ...
 
     def step(self) -> tuple[float, bool]:
-        """Clip and update; the gradient's norm and whether the update was made (not if it was not finite)."""
+        """Clip and update; return the gradient's norm and whether the update was made (not for a non-finite norm)."""
         ...
 
 

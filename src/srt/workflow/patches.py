@@ -221,7 +221,7 @@ def with_default_settings(original: Callable[..., None], results: Path) -> Calla
 
 
 def naming_memory(original: Callable[..., None], results: Path) -> Callable[..., None]:
-    """`Executor.report_job_error` that says how much memory a job had if it was killed for that."""
+    """`Executor.report_job_error` that says how much memory a job had if it was killed for using too much."""
 
     def report_job_error(executor: Any, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
         if out_of_memory.was_the_cause(kwargs.get("aux_logs") or ()):

@@ -33,7 +33,7 @@ TOOL_SECONDS = 10.0  # after which nvidia-smi or sinfo counts as not answering
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the result: what was looked at, whether it is as it should be, and what was found."""
+    """One line of the result: what was checked, whether the check passed, and what was found."""
 
     topic: str
     good: bool
@@ -175,7 +175,7 @@ def partitions(limits: ClusterLimits, asked: int) -> Iterator[Finding]:
 
 
 def slurm_partitions() -> set[str] | None:
-    """The names of SLURM's partitions; None if there is no SLURM, or it does not answer."""
+    """The names of SLURM's partitions; None if SLURM is missing or does not answer."""
     answer = _output("sinfo", "--noheader", "--format=%R")
     return None if answer is None else set(answer.split())
 
@@ -231,7 +231,7 @@ def _place(config: Config) -> Path:
 
 
 def _output(*command: str) -> str | None:
-    """What a program prints; None if it is not there, fails or does not answer."""
+    """What a program prints; None if the program is missing, fails or does not answer."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_SECONDS)
     except (OSError, subprocess.TimeoutExpired):

@@ -36,7 +36,7 @@ def made_of(job: Any) -> Made:
 
 
 def are_there(job: Any) -> bool:
-    """Whether a job's outputs exist, those apart that go when they are no longer needed."""
+    """Whether a job's outputs exist, apart from temporary ones."""
     return all(Path(output).exists() for output in job.output if output not in job.temp_output)
 
 
@@ -215,7 +215,7 @@ def inputs_by_record(original: Callable[..., Any], results: Path) -> Callable[..
 
 
 def without_record(original: Callable[..., None], results: Path) -> Callable[..., None]:
-    """`PersistenceBase.started` that removes the record: until the job ends well its outputs are nobody's."""
+    """`PersistenceBase.started` that removes the record: until the job ends well, its outputs have no known origin."""
     known = records_of(results)
 
     def started(persistence: Any, job: Any, external_jobid: str | None = None) -> None:

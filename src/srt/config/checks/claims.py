@@ -54,7 +54,7 @@ def _sides(options: dict[str, Any]) -> list[_Side]:
 
 
 def _check_datasets(config: Config, claim: Claim, side: _Side, path: list[str]) -> None:
-    """The run is evaluated on each test set that the claim reads of it."""
+    """The run is evaluated on each test set that the claim reads."""
     options = claim.options
     if claim.estimator == "suite_gain":
         evaluated = _members_of_all(config, side.run, options["suites"], options["at"], [*path, "suites"])
@@ -98,7 +98,7 @@ def _check_steps(config: Config, claim: Claim, side: _Side, path: list[str]) -> 
 
 
 def _check_options(claim: Claim, path: list[str]) -> None:
-    """Options that the schema of an estimator allows and that contradict it."""
+    """Options that an estimator's schema allows although they contradict the estimator."""
     options, estimator = claim.options, claim.estimator
     if estimator in ("one_answer", "gap", "gap_trend") and options["at"] == "peak":
         raise ConfigError([*path, "at"], f"estimator {estimator} has no peak: write a step, base or last")

@@ -29,7 +29,7 @@ def check_lineage(config: Config) -> None:
 
 
 def _parents(run: Run) -> Iterator[tuple[str, Checkpoint]]:
-    """The keys of an entry that name another run's checkpoint, with it."""
+    """The keys of an entry that name another run's checkpoint, each with that checkpoint."""
     for key in ("init", "teacher"):
         checkpoint = getattr(run, key)
         if checkpoint is not None:

@@ -42,7 +42,7 @@ def check_targets(config: Config) -> None:
 
 
 def check_aliases(config: Config) -> None:
-    """Each alias of a figure is a target of its own: an id that no figure, run, rule or other alias has."""
+    """Each alias of a figure is a distinct target: an id that no figure, run, rule or other alias has."""
     taken = {*config.figures, *_run_targets(config), *RULES}
     for name, figure in config.figures.items():
         for alias in figure.aliases:

@@ -9,7 +9,7 @@ from srt.config.runs import Run
 
 
 def check_suites(config: Config) -> None:
-    """A suite names known data sets, each once, and has an id of its own."""
+    """A suite names known data sets, each once, and does not share its id with a data set."""
     for name, suite in config.suites.items():
         path = ["suites", name]
         if name in config.datasets:
@@ -83,7 +83,7 @@ def _check_gpus(config: Config, run: Run, path: list[str]) -> None:
 
 
 def _check_context(config: Config, run: Run, path: list[str]) -> None:
-    """Longest prompt and longest response fit the model's context, in training and in evaluation."""
+    """The maximum prompt and response lengths fit the model's context, in training and in evaluation."""
     context = config.models[run.model].context
     for keys, lengths in (([*path, "train"], run.train), (["sampling"], config.sampling)):
         prompt, response = lengths.max_prompt_tokens, lengths.max_new_tokens

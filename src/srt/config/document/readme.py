@@ -157,7 +157,7 @@ def _table(model: type[BaseModel]) -> str:
                 "| `files` | mapping of text or lists | `{}` | Files of sections, as `{section: FILE}` or "
                 "`{section: [FILE, …]}`. |"
             )
-    return "\n".join(rows) if len(rows) > 2 else "No keys of its own."
+    return "\n".join(rows) if len(rows) > 2 else "No keys beyond the shared ones."
 
 
 def _default(info: FieldInfo) -> str:

@@ -19,7 +19,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     """By name: the schema of the main file, and one for files of each section, which refers to it."""
     made = {"config": main_schema()}
     for section in SECTIONS:
-        if section != "suites":  # a section too small for a file of its own
+        if section != "suites":  # a section too small for a separate file
             made[section] = {"$schema": _DRAFT, "$ref": f"config.schema.json{_REF}{section}"}
     return made
 
@@ -47,7 +47,7 @@ def main_schema() -> dict[str, Any]:
     }
     properties["files"] = {
         "type": "object",
-        "description": "Sections in files of their own.",
+        "description": "Sections in separate files.",
         "properties": {section: file for section in SECTIONS},
         "additionalProperties": False,
     }

@@ -53,7 +53,7 @@ class _Loader:
 
     def __init__(self, raw: dict[str, Any], root: Path, origin: str, configfiles: Sequence[str | Path]) -> None:
         self.raw, self.root, self.origin = raw, root, origin
-        self.files: dict[str, str] = {}  # section -> its first file, for sections with files of their own
+        self.files: dict[str, str] = {}  # section -> its first file, for sections in separate files
         self.file_of: dict[tuple[str, str], str] = {}  # (section, id) -> the file that has it
         self.contents: list[tuple[str, Any]] = []  # main files: name, content
         for file in configfiles:
@@ -118,7 +118,7 @@ class _Loader:
         return holders[-1] if holders else "--config"
 
     def section(self, section: str, paths: Any) -> Any:
-        """The entries of a section with files of its own."""
+        """The entries of a section that is in separate files."""
         where = self.location(["files"])
         if section not in SECTIONS:
             raise SrtError(f"{where}: unknown section '{section}'{nearest(str(section), SECTIONS)}")
