@@ -118,6 +118,7 @@ class DeepSpeedEngine:
         self.world = world
         self.plain = zero_stage == 0
         self.sharded = zero_stage == 3
+        barrier(world)  # each rank has loaded the model at its own pace, and DeepSpeed broadcasts the weights
         with _no_compiler():
             self.engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config, dist_init_required=False
@@ -197,7 +198,7 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """Write weights, masters and optimizer state under `folder` (all ranks)."""
         self.snapshot(folder)()
-        barrier()
+        barrier(self.world)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, with the same number of ranks (all ranks)."""

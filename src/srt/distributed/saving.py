@@ -1,4 +1,5 @@
 """States are saved in the background: each is copied to host memory and written to disk while training continues.
+`copy_state` copies a state that is on the disk.
 
     start   every rank copies its part of the state (`DeepSpeedEngine.snapshot`) and hands the copy to its thread
     thread  writes the rank's files into `.state-{step}.tmp`, flushes them to the disk, hashes them
@@ -11,7 +12,9 @@ most one save is in flight. `settle` raises a thread's error, on all ranks.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt.common.atomic_files import errors_named_after, fsync
+from srt.common.atomic_files import atomic_dir, errors_named_after, fsync
 from srt.common.io import sha256_file
 from srt.distributed.state import commit_state, state_spec
 from srt.distributed.world import World, barrier, gather
@@ -70,7 +73,7 @@ class Saver:
         if self.world.main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        barrier()
+        barrier(self.world)
         try:
             with errors_named_after(final, temporary):
                 write = self.snapshot(temporary)
@@ -104,7 +107,7 @@ class Saver:
         if self.world.main:
             sums = {path: digest for part in parts for path, digest in part.items()}
             commit_state(save.final, save.temporary, save.progress, sums)
-        barrier()
+        barrier(self.world)
 
     def _drop(self, temporary: Path) -> None:
         if self.world.main:
@@ -128,3 +131,36 @@ def _report(written: Future[dict[Path, str]]) -> dict[Path, str] | BaseException
     if error is None:
         return written.result()
     return error if isinstance(error, OSError) else RuntimeError(f"a rank could not save its state: {error!r}")
+
+
+def copy_state(state: Path, target: Path, world: World) -> None:
+    """Copy a state to the folder `target`, each rank its share of the files (all ranks).
+
+    Files are hard links; on a file system without them all ranks copy at once.
+
+    Raises:
+        OSError: a rank could not write. All ranks raise it, and `target` stays as it was.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(atomic_dir(target)) if world.main else None
+        files = sorted(p.relative_to(state) for p in state.rglob("*") if p.is_file()) if world.main else []
+        folder, files = gather([(folder, files)], world)[0]
+        failure: OSError | None = None
+        try:
+            with errors_named_after(target, folder):
+                for name in files[world.rank :: world.size]:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    _link_or_copy(state / name, folder / name)
+        except OSError as error:
+            failure = error
+        failures = [each for each in gather([failure], world) if each is not None]
+        if failures:
+            raise failure or failures[0]
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+        fsync(target)

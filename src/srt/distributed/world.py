@@ -1,24 +1,38 @@
-"""The processes of a training job: start the group, gather values over all ranks, wait for one another."""
+"""The processes of a training job: start the groups, gather values over all ranks, wait for one another.
+
+There are two kinds of traffic. Collectives of tensors (DeepSpeed, in the default group) meet within milliseconds, so
+that one which does not end in 10 minutes is a fault. `gather` and `barrier` control the job: one rank may write, copy
+or load for long while the others wait there. They have a gloo group of their own, whose limit is CONTROL_LIMIT, also
+where tensors go through NCCL: its watchdog counts only its own collectives.
+
+So before a collective of tensors that follows unequal work, the ranks meet at a `barrier`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 
 from srt.cluster.launch import free_port
 
+# To copy a state of 200 GB at 10 MB/s takes 6 hours. The limit does not delay the end of a job that lost a rank: its
+# connections break and torchrun ends the others, within seconds.
+CONTROL_LIMIT = timedelta(hours=24)
+
 
 @dataclass(frozen=True)
 class World:
-    """One process of a training job, and the device that it computes on."""
+    """One process of a training job, the device that it computes on, and the group of `gather` and `barrier`."""
 
     rank: int
     size: int
     device: torch.device
+    control: torch.distributed.ProcessGroup | None = None
 
     @property
     def main(self) -> bool:
@@ -29,7 +43,7 @@ class World:
 def init_world() -> World:
     """Start torch.distributed under DeepSpeed: from torchrun's variables, or as one process without them.
 
-    A second call in one process uses the existing group: DeepSpeed cannot start another one.
+    A second call in one process uses the existing default group: DeepSpeed cannot start another one.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -52,13 +66,14 @@ def init_world() -> World:
         torch.cuda.set_device(local)
     if not torch.distributed.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
-    return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
+    control = torch.distributed.new_group(backend="gloo", timeout=CONTROL_LIMIT) if size > 1 else None
+    return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"), control)
 
 
-def barrier() -> None:
+def barrier(world: World) -> None:
     """Wait until all ranks are here."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    if world.size > 1:
+        torch.distributed.barrier(group=world.control)
 
 
 def gather(values: list[Any], world: World) -> list[Any]:
@@ -66,7 +81,7 @@ def gather(values: list[Any], world: World) -> list[Any]:
     if world.size == 1:
         return values
     parts: list[Any] = [None] * world.size
-    torch.distributed.all_gather_object(parts, values)
+    torch.distributed.all_gather_object(parts, values, group=world.control)
     return [v for part in parts for v in part]
 
 

@@ -101,6 +101,7 @@ class Attempt:
                 log(f"resuming at step {self.step} from an interrupted attempt")
         elif segment.resume is not None:
             self.trainer.restore(segment.resume)
+        barrier(self.world)  # each rank has read its part at its own pace
         if self.world.main:
             append_journal(segment.work, event="start", step=self.step, stop=segment.stop)
         self._act(self.alarm.restore(segment.resume, self.metrics))
@@ -133,9 +134,7 @@ class Attempt:
         final = self.final or self._save(wait=True)
         policy = self.trainer.policy
         with policy.whole():
-            if self.world.main:
-                write_outputs(self.segment, policy.save_model, self.trainer.tokenizer, self.metrics, final)
-        barrier()
+            write_outputs(self.segment, self.world, policy.save_model, self.trainer.tokenizer, self.metrics, final)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

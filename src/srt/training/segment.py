@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,9 @@ from srt.common.io import canonical_json, read_json, sha256_bytes, sha256_file, 
 from srt.config.alarm import AlarmRule
 from srt.config.base import Strict
 from srt.config.explain import first_problem
+from srt.distributed.saving import copy_state
 from srt.distributed.state import drop_others, states
+from srt.distributed.world import World, barrier
 from srt.models.checkpoint import fingerprint, write_provenance
 from srt.training.training_set import TrainingSet, training_frame
 
@@ -106,31 +107,29 @@ def input_fingerprint(segment: Segment, data: TrainingSet, truth: dict[str, str]
     return sha256_bytes(canonical_json([fingerprint(segment.base), resume, rows]).encode())
 
 
-def _link_or_copy(source: str, target: str) -> str:
-    """Hard-link a file, or copy it on a file system without hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
-
-
 def write_outputs(
-    segment: Segment, save_model: Callable[[Path], None], tokenizer: Any, metrics: list[dict[str, Any]], final: Path
+    segment: Segment,
+    world: World,
+    save_model: Callable[[Path], None],
+    tokenizer: Any,
+    metrics: list[dict[str, Any]],
+    final: Path,
 ) -> None:
-    """Write the segment's outputs (rank 0); after a kill this is repeated from the saved state `final`.
+    """Write the segment's outputs (all ranks); after a kill this is repeated from the saved state `final`.
 
     That state stays, as links to the same files, because Snakemake deletes the outputs of a job that is cancelled or
     loses its node after this point. The next segment of the run removes it.
     """
-    drop_others(final)  # left by a kill just after `final` was saved
-    with atomic_dir(segment.model_out) as folder:
-        save_model(folder)
-        tokenizer.save_pretrained(folder)
-        write_provenance(folder, run=segment.spec["run"], step=segment.stop, spec=spec_hash(segment.spec))
-    with atomic_dir(segment.state_out) as folder:
-        shutil.copytree(final, folder, dirs_exist_ok=True, copy_function=_link_or_copy)
-    write_parquet(segment.metrics_out, training_frame(metrics), {"run": segment.spec["run"], "spec": segment.spec})
-    before = segment.work.with_name(f"step-{segment.start}")
-    for path in states(before) if segment.resume and before != segment.work else ():
-        shutil.rmtree(path)
+    if world.main:
+        drop_others(final)  # left by a kill just after `final` was saved
+        with atomic_dir(segment.model_out) as folder:
+            save_model(folder)
+            tokenizer.save_pretrained(folder)
+            write_provenance(folder, run=segment.spec["run"], step=segment.stop, spec=spec_hash(segment.spec))
+    copy_state(final, segment.state_out, world)
+    if world.main:
+        write_parquet(segment.metrics_out, training_frame(metrics), {"run": segment.spec["run"], "spec": segment.spec})
+        before = segment.work.with_name(f"step-{segment.start}")
+        for path in states(before) if segment.resume and before != segment.work else ():
+            shutil.rmtree(path)
+    barrier(world)
