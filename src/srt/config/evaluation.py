@@ -36,7 +36,7 @@ class SamplingConfig(Strict):
 
 
 class ScoringConfig(Strict):
-    """How responses are graded. A change here never repeats the sampling."""
+    """How responses are graded. A change here never leads to new samples."""
 
     preset: VotePreset = Field(
         "clean", description="`clean`: votes are counted by equivalence class; `authors`: by raw string."
