@@ -4,10 +4,13 @@ import atexit
 from srt.cluster.slurm import wait_for_orphans
 from srt.common.io import write_text
 from srt.workflow import out_of_memory, preflight
+from srt.workflow.interrupts import interrupt_without_traceback
+from srt.workflow.orphans import mark_jobs, wait_for_processes
 from srt.workflow.patches import planned_jobs, submits_to_slurm
 from srt.workflow.result_records import UpToDate, records_of, report_at_the_end
 from srt.workflow.results_lock import ResultsLock
 
+interrupt_without_traceback()
 LOCK = ResultsLock(Path(CFG.results))
 # whether a result is up to date is asked of the record beside it (srt.workflow.patches)
 RECORDS = records_of(Path(CFG.results))
@@ -66,6 +69,8 @@ onstart:
     in_one_line(LOCK.acquire)
     in_one_line(RECORDS.start)
     wait_for_orphans(Path(CFG.results), submits_to_slurm(workflow))
+    wait_for_processes(Path(CFG.results))
+    mark_jobs(Path(CFG.results))
     write_text(PATHS.config(), CFG.model_dump_json(indent=1) + "\n")
 
 

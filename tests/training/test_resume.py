@@ -121,10 +121,9 @@ def test_a_second_slurm_job_waits_for_the_first_and_takes_its_state(tmp_path, ti
     assert lines[3]["job"] == 7 and f"waiting for process {first.pid} on" in capsys.readouterr().err
 
 
-def test_sigterm_ends_the_wait_for_the_first_job(tmp_path, tiny_base, sums, monkeypatch):
+def test_sigterm_ends_the_wait_for_the_first_job(tmp_path, tiny_base, sums):
     spec, work = train_spec(), tmp_path / "work" / "step-2"
     data, truth = read_training_set(sums, spec["reward"])
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
 
     def terminate() -> None:
         while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:

@@ -16,6 +16,7 @@ from srt.distributed.world import World, gather
 from srt.models.checkpoint import check_model
 
 POLL_SECONDS = 0.5
+TELL_SECONDS = 60.0  # between two lines in the log while a process waits
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def segment_lock(folder: Path, world: World, patience: float, stopping: Sequence
         FolderInUse: another process still holds the lock.
         Interrupted: a rank received a signal while waiting.
     """
-    deadline, announced = time.monotonic() + patience, False
+    began, told = time.monotonic(), float("-inf")  # `told`: seconds after `began` of the last line in the log
     with contextlib.ExitStack() as stack:
         while True:
             refusal: FolderInUse | None = None
@@ -39,7 +40,8 @@ def segment_lock(folder: Path, world: World, patience: float, stopping: Sequence
                     stack.enter_context(folder_lock(folder))
                 except FolderInUse as error:
                     refusal = error
-            late = time.monotonic() >= deadline
+            waited = time.monotonic() - began
+            late = waited >= patience
             replies = gather([(refusal, late, bool(stopping))], world)
             refusal, late, _ = replies[0]
             if refusal is None:
@@ -48,9 +50,9 @@ def segment_lock(folder: Path, world: World, patience: float, stopping: Sequence
                 raise refusal
             if any(asked for *_, asked in replies):
                 raise Interrupted(f"SIGTERM while waiting for {refusal.holder}: run the same command to wait again")
-            if world.main and not announced:
-                log(f"waiting for {refusal.holder}, which works on {folder}")
-            announced = True
+            if world.main and waited - told >= TELL_SECONDS:
+                log(f"waiting for {refusal.holder}, which works on {folder}: {waited / 60:.0f} min so far")
+                told = waited
             time.sleep(POLL_SECONDS)
         yield
 

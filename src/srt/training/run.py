@@ -5,7 +5,6 @@ A call that is interrupted, at any moment, continues from its last saved state w
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -48,9 +47,9 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
     signals: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
-        # SLURM may restart a job elsewhere while its first node, out of reach, still trains: wait for that one
-        patience = 60 * (segment.minutes or 0) if "SLURM_JOB_ID" in os.environ else 0.0
-        with segment_lock(segment.work, world, patience, signals):
+        # SLURM may restart a job elsewhere while its first node, out of reach, still trains, and a killed Snakemake
+        # leaves its trainer: wait for that one
+        with segment_lock(segment.work, world, 60 * (segment.minutes or 0), signals):
             if world.main:
                 clear_up(segment.work, segment.model_out, segment.state_out, segment.metrics_out)
             attempt = Attempt(segment, data, truth, world, signals, began)
