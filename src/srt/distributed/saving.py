@@ -1,5 +1,4 @@
 """States are saved in the background: each is copied to host memory and written to disk while training continues.
-`copy_state` copies a state that is on the disk.
 
     start   every rank copies its part of the state (`DeepSpeedEngine.snapshot`) and hands the copy to its thread
     thread  writes the rank's files into `.state-{step}.tmp`, flushes them to the disk, hashes them
@@ -7,7 +6,8 @@
 
 Until the rename the previous state is the newest one, so a kill at any moment leaves a complete state. For a model with
 fewer than SMALL parameters training waits for the rename: that takes little time, and a kill then repeats no step. At
-most one save is in flight. `settle` raises a thread's error, on all ranks.
+most one save is in flight. `settle` raises a thread's error, on all ranks. `copy_state` copies a state that is
+on the disk.
 """
 
 from __future__ import annotations
