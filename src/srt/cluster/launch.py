@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 import srt
+from srt.cluster.network import cluster_address
 from srt.common.errors import SrtError
 from srt.common.progress import log
 
@@ -151,7 +152,7 @@ def command(gpus: int, nodes: int, script: list[str]) -> list[str]:
     step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     cores = _ask_slurm(job, "%C")
     step += [f"--cpus-per-task={int(cores) // nodes}"] if cores.isdigit() else []
-    return [*step, *torchrun(nodes, per_node, f"{host}:{free_port()}", job, script)]
+    return [*step, *torchrun(nodes, per_node, f"{cluster_address()}:{free_port()}", job, script)]
 
 
 def main(gpus: int, nodes: int, script: list[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from srt.cluster.launch import free_port
+from srt.cluster.network import LOOPBACK, use_interface_of
 
 # To copy a state of 200 GB at 10 MB/s takes 6 hours. The limit does not delay the end of a job that lost a rank: its
 # connections break and torchrun ends the others, within seconds.
@@ -47,11 +47,8 @@ def init_world() -> World:
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
-    defaults = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local, "MASTER_ADDR": "127.0.0.1"}
-    for key, value in defaults.items():
+    for key, value in {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local}.items():
         os.environ.setdefault(key, str(value))
-    if size == 1:  # any free port, so that two runs on one machine do not collide
-        os.environ["MASTER_PORT"] = str(free_port())
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -64,8 +61,12 @@ def init_world() -> World:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if cuda:
         torch.cuda.set_device(local)
-    if not torch.distributed.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+    backend = "nccl" if cuda else "gloo"
+    if size == 1:
+        use_interface_of(LOOPBACK)
+        if not torch.distributed.is_initialized():  # a store without a port
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     control = torch.distributed.new_group(backend="gloo", timeout=CONTROL_LIMIT) if size > 1 else None
     return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"), control)
 
