@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -234,6 +235,25 @@ def test_other_jobs_go_on_while_some_wait(slurm):
     output = slurm.run(rules)
     assert all(slurm.calls(name) >= 2 for name in waiting) and slurm.calls("first") == 1
     assert output.count("SLURM accepts no job for now") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_workflow_that_is_told_to_end_does_not_wait_for_slurm(slurm, number):
+    slurm.refuse("one", always=next(iter(PASSING)))
+    calls = slurm.folder / "calls" / "one"
+    rules = f"""
+import os, threading, time
+
+def end():
+    while not os.path.exists({str(calls)!r}):
+        time.sleep(0.1)
+    os.kill(os.getpid(), {int(number)})
+
+threading.Thread(target=end, daemon=True).start()
+"""
+    output = slurm.run(rules + rule("one"), code=1)
+    assert "Traceback" not in output and not (slurm.folder / "one").exists()
 
 
 @pytest.mark.slurm

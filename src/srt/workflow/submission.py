@@ -37,6 +37,9 @@ def waiting_for_slurm(original: Callable[..., None], results: Path) -> Callable[
         timer.start()
 
     def submit(executor: Any, job_info: Any, call: str) -> None:
+        if getattr(executor.workflow.scheduler, "_user_kill", None):  # SIGTERM: nothing more is submitted
+            original(executor, job_info, "Snakemake was asked to end while SLURM accepted no job.")
+            return
         jobs = live_jobs(results) if (job_info.job.jobid, job_info.job.attempt) in unclear else {}
         if jobs is None:  # SLURM is still away
             wait(executor, job_info, call)
