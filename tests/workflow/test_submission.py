@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -292,3 +294,42 @@ rule one:
         assert (tmp_path / "refused").exists()
         assert output.count("SLURM accepts no job for now (AssocMaxSubmitJobLimit)") == 1
         assert "Trying to restart" not in output and "Error in rule" not in output
+
+
+@pytest.mark.slurm
+def test_slurmctld_away_when_a_job_is_submitted(tmp_path):
+    """SLURM's own words, of the version that is installed here."""
+    rules = """
+localrules: gone
+
+rule one:
+    input: "gone"
+    output: "one"
+    resources: mem_mb=50, runtime=5
+    shell: "echo $SLURM_JOB_ID > {output}"
+
+rule gone:
+    output: "gone"
+    shell: "touch asked; while [ ! -e stopped ]; do sleep 0.1; done; touch {output}"
+"""
+    with Cluster() as cluster:
+
+        def stop_and_start() -> None:
+            while not (tmp_path / "asked").exists():
+                time.sleep(0.1)
+            cluster.stop_slurmctld()
+            (tmp_path / "stopped").touch()
+            time.sleep(25)  # sbatch itself tries for some 9 s
+            cluster.start_slurmctld()
+
+        admin = threading.Thread(target=stop_and_start)
+        admin.start()
+        output = snakemake(
+            tmp_path, rules, "--jobs", "1", "--default-resources", "slurm_partition=cpu", "mem_mb=50",
+            "--latency-wait", "5", env=cluster.env,
+        )  # fmt: skip
+        admin.join()
+        assert [str(number) for number in cluster.jobs("COMPLETED")] == [(tmp_path / "one").read_text().strip()]
+    told = re.findall(r"SLURM accepts no job for now \((.*)\): jobs wait", output)
+    assert told == ["Unable to contact slurm controller (connect failure)"]
+    assert "Error in rule" not in output
