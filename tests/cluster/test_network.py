@@ -16,7 +16,8 @@ import psutil
 import pytest
 import torch
 
-from srt.cluster import launch, network
+from srt.cluster import launch
+from srt.common import network
 from srt.common.errors import SrtError
 from srt.distributed.world import gather, init_world, shutdown
 from support import ROOT

@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from srt.common.errors import SrtError
+from srt.common.network import GLOO, NCCL
 from srt.rollout import vllm_isolation
 from srt.rollout.vllm_engine import VllmEngine
 from support.rollout_cases import (
@@ -124,6 +126,13 @@ def test_host_process_is_left_as_it_was(fresh: tuple) -> None:
     assert np.array_equal(before[1], np.random.get_state()[1])
     assert before[2] == dict(os.environ)
     assert torch.set_num_threads is before[3] and "vllm" not in torch.set_num_threads.__module__
+
+
+def test_an_engine_opens_no_port_to_the_network(fresh: tuple) -> None:
+    """gloo, which vLLM starts, would listen on the interface of the host name."""
+    assert os.environ[GLOO] == os.environ[NCCL] and os.environ[GLOO].startswith("lo")
+    sockets = psutil.Process().net_connections(kind="tcp")
+    assert {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
 def test_a_probe_that_fills_the_model_is_refused(fresh: tuple) -> None:

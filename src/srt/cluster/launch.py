@@ -27,8 +27,8 @@ import time
 from pathlib import Path
 
 import srt
-from srt.cluster.network import cluster_address
 from srt.common.errors import SrtError
+from srt.common.network import cluster_address
 from srt.common.progress import log
 
 TORCHRUN = "srt.cluster.torchrun"

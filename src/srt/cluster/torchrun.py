@@ -5,7 +5,7 @@ the workers that are still running. But a trainer reacts to the signal only at t
 on to the workers, which then save and end by themselves, however long that takes.
 
 torch's store, over which the processes find each other, listens on all interfaces of a machine and asks for no
-password. Here it listens on one address alone (srt.cluster.network, docs/security.md).
+password. Here it listens on one address alone (srt.common.network, docs/security.md).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 import psutil
 
-from srt.cluster.network import LOOPBACK, address_towards, is_own, use_interface_of
 from srt.common.errors import EXIT_INTERRUPTED, EXIT_RESUME, EXIT_USAGE
+from srt.common.network import LOOPBACK, address_towards, is_own, use_interface_of
 
 EXPLAINED = (EXIT_USAGE, EXIT_RESUME, EXIT_INTERRUPTED)  # the worker has printed a sentence about it
 LINGER_SECONDS = 3.0  # other nodes' agents use this node's store until they see their own workers end

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from srt.cluster.network import LOOPBACK, use_interface_of
+from srt.common.network import LOOPBACK, use_interface_of
 
 # To copy a state of 200 GB at 10 MB/s takes 6 hours. The limit does not delay the end of a job that lost a rank: its
 # connections break and torchrun ends the others, within seconds.

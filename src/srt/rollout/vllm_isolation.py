@@ -4,6 +4,7 @@ Variables set when the first engine is made. The first is always set; the others
     VLLM_ENABLE_V1_MULTIPROCESSING=0  the engine runs in this process, so that it can take tensors (and starts in 3 s)
     VLLM_LOGGING_LEVEL=ERROR          otherwise vLLM logs every step of its start
     VLLM_NO_USAGE_STATS=1             no telemetry
+    GLOO_SOCKET_IFNAME=lo             the engine talks to this process alone, unless init_world has chosen an interface
     TORCHDYNAMO_DISABLE=1             CPU only: otherwise vLLM compiles a small function (13 s, needs a C++ compiler)
 vLLM seeds the global random generators and draws from them, replaces `torch.set_num_threads` on a CPU, and writes to
 os.environ (LD_PRELOAD, for example). `preserve_process_state` undoes all of that.
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from srt.common.errors import SrtError
+from srt.common.network import LOOPBACK, use_interface_of
 
 
 @contextmanager
@@ -56,3 +58,4 @@ def set_vllm_environment() -> None:
         defaults["TORCHDYNAMO_DISABLE"] = "1"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    use_interface_of(LOOPBACK)

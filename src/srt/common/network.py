@@ -1,4 +1,4 @@
-"""Which network interface the processes of a training job talk over: one of this machine, or the cluster's network.
+"""Which network interface the processes of a job talk over: one of this machine, or the cluster's network.
 
 One node needs no network: everything listens on the loopback interface. Over several nodes it is the interface of the
 first node's address (`cluster_address`), and on every other node the interface that reaches this address.
