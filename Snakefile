@@ -1,5 +1,7 @@
 """The workflow, from data to figures: one file of rules per stage, in the order of the DAG; targets in collect.smk."""
 
+from os.path import exists
+
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -8,7 +10,7 @@ min_version("9.27")
 # a --configfile replaces the full configuration instead of being merged into it
 if not workflow.overwrite_configfiles:
 
-    configfile: "config/config.yaml"
+    configfile: next(filter(exists, ["config/config.yaml", f"{workflow.basedir}/config/config.yaml"]), "config/config.yaml")
 
 
 report: "workflow/report/workflow.rst"

@@ -56,7 +56,8 @@ rule audit:
     message:
         "Contamination audit"
     shell:
-        "python scripts/audit.py overlap"
+        f"python {SCRIPTS}/audit.py"
+        " overlap"
         " --problems {input.problems}"
         " --train {params.train}"
         " --test {params.test}"
@@ -92,7 +93,8 @@ rule decontaminated:
     message:
         "Table of all evaluations, decontaminated"
     shell:
-        "python scripts/audit.py results"
+        f"python {SCRIPTS}/audit.py"
+        " results"
         " --spec {params.spec:q}"
         " --clean {input.clean}"
         " --out {output.csv}"

@@ -23,7 +23,8 @@ rule browser:
     message:
         "Rollouts of {wildcards.run}"
     shell:
-        "python scripts/browser.py page"
+        f"python {SCRIPTS}/browser.py"
+        " page"
         " --spec {params.spec:q}"
         " --problems {input.problems}"
         " --out {output}"
@@ -46,4 +47,4 @@ rule browser_list:
     message:
         "List of rollout pages"
     shell:
-        "python scripts/browser.py list --spec {params.spec:q} --out {output} > {log} 2>&1"
+        f"python {SCRIPTS}/browser.py" " list --spec {params.spec:q} --out {output} > {log} 2>&1"

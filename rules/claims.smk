@@ -42,4 +42,4 @@ rule claims:
     message:
         f"Verdicts on {len(CFG.claims)} claims"
     shell:
-        "python scripts/claims.py --spec {params.spec:q} --out-prefix {params.prefix} > {log} 2>&1"
+        f"python {SCRIPTS}/claims.py" " --spec {params.spec:q} --out-prefix {params.prefix} > {log} 2>&1"

@@ -21,7 +21,8 @@ rule slurm_check_partition:
     message:
         "Look at partition {wildcards.partition}"
     shell:
-        "python scripts/slurm_check.py look"
+        f"python {SCRIPTS}/slurm_check.py"
+        " look"
         " --partition {wildcards.partition}"
         " --gpus {resources.gpu}"
         " --scratch {resources.tmpdir:q}"
@@ -45,4 +46,4 @@ rule slurm_check:
     message:
         "What each partition has"
     shell:
-        "python scripts/slurm_check.py show {input} 2> {log} | tee {output.report}"
+        f"python {SCRIPTS}/slurm_check.py" " show {input} 2> {log} | tee {output.report}"

@@ -1,11 +1,14 @@
 # The configuration and the wildcards that all rules share; what only one stage needs is in that stage's file.
+import shlex
 import sys
 from functools import cache, partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-ROOT = Path(workflow.basedir)
+# the folder of this workflow; the one in which it runs may be another, and another workflow may include it as a module
+ROOT = Path(workflow.current_basedir).parent
+SCRIPTS = "scripts" if ROOT == Path.cwd() else shlex.quote(f"{ROOT}/scripts")
 sys.path.insert(0, str(ROOT / "src"))
 from srt.artefacts.evaluations import evaluation_spec, expand_evaluations
 from srt.artefacts.paths import Paths
@@ -14,7 +17,7 @@ from srt.common.errors import SrtError
 from srt.common.io import canonical_json
 from srt.config import load_config
 from srt.workflow.environment import collect_garbage_rarely, prepare_environment
-from srt.workflow.patches import apply_patches, is_controller
+from srt.workflow.patches import apply_patches, is_controller, results_of_module
 from srt.workflow.wildcards import checkpoints_pattern, runs_pattern
 
 prepare_environment()
@@ -30,7 +33,7 @@ def in_one_line(function, *args):
 
 
 try:
-    CFG = load_config(config, Path.cwd(), configfiles=workflow.configfiles)
+    CFG = load_config(results_of_module(workflow, config), Path.cwd(), configfiles=workflow.configfiles, home=ROOT)
 except SrtError as error:
     # in one line: a WorkflowError would add the place in this file where it was raised
     print(f"error: {error}", file=sys.stderr)

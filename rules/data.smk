@@ -27,7 +27,7 @@ rule data:
     message:
         "Data set {wildcards.dataset}"
     shell:
-        "python scripts/make_data.py"
+        f"python {SCRIPTS}/make_data.py"
         " --name {wildcards.dataset}"
         " --spec {params.spec:q}"
         f"{LOCAL_DIR}"

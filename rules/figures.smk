@@ -45,7 +45,7 @@ for _name in CFG.figures:
         message:
             f"Figure {_name}: {CFG.figures[_name].title}"
         shell:
-            "python scripts/figure.py --spec {params.spec:q} --out-prefix {params.prefix} > {log} 2>&1"
+            f"python {SCRIPTS}/figure.py" " --spec {params.spec:q} --out-prefix {params.prefix} > {log} 2>&1"
 
     for _alias in CFG.figures[_name].aliases:
 
@@ -83,4 +83,4 @@ rule results_table:
     message:
         "Table of all evaluations"
     shell:
-        "python scripts/results_table.py --spec {params.spec:q} --out {output.csv} > {log} 2>&1"
+        f"python {SCRIPTS}/results_table.py" " --spec {params.spec:q} --out {output.csv} > {log} 2>&1"

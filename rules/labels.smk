@@ -31,7 +31,7 @@ rule labels:
     message:
         "Offline labels of {wildcards.checkpoint} for {wildcards.dataset}"
     shell:
-        "python scripts/labels.py --groups {input.groups} --out {output.labels} > {log} 2>&1"
+        f"python {SCRIPTS}/labels.py" " --groups {input.groups} --out {output.labels} > {log} 2>&1"
 
 
 rule preferences:
@@ -57,7 +57,7 @@ rule preferences:
     message:
         "Stored responses of {wildcards.checkpoint} to {wildcards.dataset}: {wildcards.part}"
     shell:
-        "python scripts/preferences.py"
+        f"python {SCRIPTS}/preferences.py"
         " --samples {input.samples}"
         " --scores {input.scores}"
         " --spec {params.spec:q}"
@@ -87,7 +87,7 @@ rule curriculum:
     message:
         "Easiest {wildcards.fraction} of {wildcards.dataset} by {wildcards.metric} of {wildcards.model}"
     shell:
-        "python scripts/curriculum.py"
+        f"python {SCRIPTS}/curriculum.py"
         " --groups {input.groups}"
         " --by {wildcards.metric}"
         " --fraction {params.fraction}"

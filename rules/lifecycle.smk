@@ -1,12 +1,13 @@
 # Start and end of a workflow: checks before the first job, one run at a time per results folder; where to look.
 import atexit
 
+from srt.artefacts.records import RECORDED
 from srt.cluster.slurm import wait_for_orphans
 from srt.common.io import write_text
 from srt.workflow import out_of_memory, preflight
 from srt.workflow.interrupts import interrupt_without_traceback
 from srt.workflow.orphans import mark_jobs, wait_for_processes
-from srt.workflow.patches import planned_jobs, submits_to_slurm
+from srt.workflow.patches import names_here, planned_jobs, submits_to_slurm
 from srt.workflow.result_records import UpToDate, records_of, report_at_the_end
 from srt.workflow.results_lock import ResultsLock
 
@@ -14,6 +15,7 @@ interrupt_without_traceback()
 LOCK = ResultsLock(Path(CFG.results))
 # whether a result is up to date is asked of the record beside it (srt.workflow.patches)
 RECORDS = records_of(Path(CFG.results))
+RECORDS.rules = names_here(workflow, RECORDED)
 config["up_to_date"] = UpToDate(RECORDS)  # for workflow/report/workflow.rst
 if is_controller(workflow):
     atexit.register(lambda: report_at_the_end(RECORDS, workflow.dryrun))
@@ -22,9 +24,9 @@ if is_controller(workflow):
 
 def planned_inputs():
     """The data sets and the models that planned jobs make from files outside the results folder."""
-    jobs = planned_jobs(workflow)
-    datasets = {job.wildcards.dataset for job in jobs if job.rule.name == "data"}
-    return datasets, {job.wildcards.model for job in jobs if job.rule.name == "base_model"}
+    jobs = [(RECORDS.rules.get(job.rule.name), job.wildcards) for job in planned_jobs(workflow)]
+    datasets = {wildcards.dataset for rule, wildcards in jobs if rule == "data"}
+    return datasets, {wildcards.model for rule, wildcards in jobs if rule == "base_model"}
 
 
 def name_missing_inputs():
@@ -36,8 +38,8 @@ def name_missing_inputs():
 def largest_request() -> int:
     """GPUs of the largest planned job."""
     requests = {"train": training_request, "train_last": training_request, "sample": sampling_request}
-    jobs = [job for job in planned_jobs(workflow) if job.rule.name in requests]
-    return max((requests[job.rule.name](job.wildcards).gpus for job in jobs), default=0)
+    jobs = [(RECORDS.rules.get(job.rule.name), job.wildcards) for job in planned_jobs(workflow)]
+    return max((requests[rule](wildcards).gpus for rule, wildcards in jobs if rule in requests), default=0)
 
 
 def check_before_start():

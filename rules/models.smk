@@ -21,7 +21,7 @@ rule base_model:
     message:
         "Base model {wildcards.model}"
     shell:
-        "python scripts/make_base.py"
+        f"python {SCRIPTS}/make_base.py"
         " --name {wildcards.model}"
         " --spec {params.spec:q}"
         " --out {output.model}"

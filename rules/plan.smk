@@ -44,4 +44,4 @@ rule costs:
     message:
         "Costs"
     shell:
-        "python scripts/costs.py --resolved {params.config} --out {output.csv} > {log} 2>&1"
+        f"python {SCRIPTS}/costs.py" " --resolved {params.config} --out {output.csv} > {log} 2>&1"

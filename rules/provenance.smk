@@ -41,4 +41,4 @@ rule provenance:
     message:
         "Provenance"
     shell:
-        "python scripts/provenance.py --spec {params.spec:q} --out {output.csv} > {log} 2>&1"
+        f"python {SCRIPTS}/provenance.py" " --spec {params.spec:q} --out {output.csv} > {log} 2>&1"

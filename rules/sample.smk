@@ -32,7 +32,7 @@ rule sample:
     message:
         "Sample {wildcards.checkpoint} on {wildcards.suite}"
     shell:
-        "exec python scripts/sample.py"
+        f"exec python {SCRIPTS}/sample.py"
         " --spec {params.spec:q}"
         " --checkpoint {input.checkpoint}"
         " --problems {input.problems}"
@@ -64,7 +64,7 @@ rule score:
     message:
         "Score {wildcards.checkpoint} on {wildcards.suite}"
     shell:
-        "python scripts/score.py"
+        f"python {SCRIPTS}/score.py"
         " --samples {input.samples}"
         " --problems {input.problems}"
         " {params.options}"

@@ -50,10 +50,10 @@ rule train:
         "Train {wildcards.checkpoint}"
     shell:
         "mkdir -p {params.folder} && printf %s {params.segment:q} > {params.folder}/segment.json &&"
-        " exec python scripts/launch.py"
+        f" exec python {SCRIPTS}/launch.py"
         " --gpus {resources.gpu_total}"
         " --nodes {resources.nodes}"
-        " -- scripts/train.py"
+        f" -- {SCRIPTS}/train.py"
         " --segment {params.folder}/segment.json"
         " >> {log} 2>&1"
 
@@ -89,4 +89,4 @@ rule run_metrics:
     message:
         "Metrics of {wildcards.run}"
     shell:
-        "python scripts/join_metrics.py --segments {input.segments} --out {output.metrics} > {log} 2>&1"
+        f"python {SCRIPTS}/join_metrics.py" " --segments {input.segments} --out {output.metrics} > {log} 2>&1"

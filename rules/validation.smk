@@ -29,4 +29,4 @@ rule early_stopping:
     message:
         "Table of early stopping"
     shell:
-        "python scripts/early_stopping.py --spec {params.spec:q} --out {output.csv} > {log} 2>&1"
+        f"python {SCRIPTS}/early_stopping.py" " --spec {params.spec:q} --out {output.csv} > {log} 2>&1"

@@ -17,11 +17,14 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from snakemake.exceptions import WorkflowError
 
 from srt.cluster.slurm import job_prefix, squeue
 from srt.common.errors import EXIT_USAGE, SrtError
@@ -36,6 +39,7 @@ from srt.workflow.result_records import (
     with_record,
     without_record,
 )
+from srt.workflow.results_lock import ResultsLock
 from srt.workflow.submission import leaving_it_to_sbatch, waiting_for_slurm
 
 # A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime), then PENDING.
@@ -159,6 +163,27 @@ def planned_jobs(workflow: Any) -> list[Any]:
     return [] if dag is None else list(dag.needrun_jobs(exclude_finished=False))
 
 
+def results_of_module(workflow: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the results folder that a `prefix` or `replace_prefix` of a Snakemake module asks for.
+
+    Snakemake would put the prefix before the paths of inputs and outputs only, not before those in specs, logs' texts
+    and tables. So it is taken away from Snakemake's path modifier, and stands before the results folder.
+    """
+    modifier = getattr(getattr(workflow, "modifier", None), "path_modifier", None)
+    if modifier is None or not isinstance(config.get("results"), str):
+        return config
+    if not hasattr(modifier, "srt_taken"):
+        modifier.srt_taken = copy(modifier)
+        modifier.prefix = modifier._prefix_replacements = None
+    return {**config, "results": modifier.srt_taken.replace_prefix(config["results"] + "/").removesuffix("/")}
+
+
+def names_here(workflow: Any, rules: Iterable[str]) -> dict[str, str]:
+    """The names that rules have in the workflow that includes this one as a module, and their own."""
+    modifier = getattr(workflow, "modifier", None)
+    return {modifier.modify_rulename(name) if modifier else name: name for name in rules}
+
+
 def _read(workflow: Any, name: str, default: Any, symptom: str) -> Any:
     """An attribute of Snakemake's `workflow`; a sentence on stderr and the default if there is none."""
     try:
@@ -202,6 +227,21 @@ def one_timer_at_a_time(original: Callable[..., None], results: Path) -> Callabl
         timer.start()
 
     return schedule
+
+
+def locking_the_results(original: Callable[..., None], results: Path) -> Callable[..., None]:
+    """`DAGApi.delete_output` that holds the lock of the results folder."""
+    lock = ResultsLock(results)
+
+    def delete_output(api: Any, only_temp: bool = False, dryrun: bool = False) -> None:
+        if not dryrun:
+            try:
+                lock.acquire()
+            except SrtError as error:
+                raise WorkflowError(str(error)) from None
+        original(api, only_temp, dryrun)
+
+    return delete_output
 
 
 # -- its SLURM plugin ---------------------------------------------------------------------------------------------
@@ -293,6 +333,11 @@ READER_PATCH = Patch(
     ),
 )
 PATCHES = (
+    Patch(
+        *SNAKEMAKE,
+        "--delete-all-output and --delete-temp-output delete what a running workflow of the same results folder reads",
+        (Part("snakemake.api", "DAGApi.delete_output", "self only_temp dryrun", locking_the_results),),
+    ),
     Patch(
         *SNAKEMAKE,
         "every job that ends leaves one more timer that looks at all ready jobs once per second: 30 looks per second "

@@ -28,13 +28,6 @@ from srt.common.errors import SrtError
 ADOPT = "SRT_ADOPT"  # set by `srt adopt`: the person who calls it vouches for results of unknown origin
 
 
-def made_of(job: Any) -> Made:
-    """What a job of Snakemake makes, and from what; parameters that follow from inputs or outputs are left out."""
-    own = [repr(value) for value in job.non_derived_params]
-    params = {name: value for name, value in job.params.items() if repr(value) in own}
-    return Made(job.rule.name, params, tuple(map(str, job.input)), tuple(map(str, job.output)))
-
-
 def are_there(job: Any) -> bool:
     """Whether a job's outputs exist, apart from temporary ones."""
     return all(Path(output).exists() for output in job.output if output not in job.temp_output)
@@ -45,19 +38,25 @@ class ResultRecords:
 
     def __init__(self, results: Path) -> None:
         self.records = Records(results)
+        self.rules = {name: name for name in RECORDED}  # name here: name in `rules/`; a module's rules have a prefix
         self.stale: dict[str, list[str]] = {}  # first output: phrases
         self.unknown: dict[str, Made] = {}
         self.adoptable: dict[str, Made] = {}
         self.jobs_started = False
 
-    @staticmethod
-    def concern(job: Any) -> bool:
+    def concern(self, job: Any) -> bool:
         """Whether the results of a job's rule have records."""
-        return job.rule.name in RECORDED
+        return job.rule.name in self.rules
+
+    def made_of(self, job: Any) -> Made:
+        """What a job of Snakemake makes, and from what; parameters made from inputs or outputs are left out."""
+        own = [repr(value) for value in job.non_derived_params]
+        params = {name: value for name, value in job.params.items() if repr(value) in own}
+        return Made(self.rules[job.rule.name], params, tuple(map(str, job.input)), tuple(map(str, job.output)))
 
     def differences(self, job: Any) -> list[str] | None:
         """As `Records.differences`, remembered."""
-        made = made_of(job)
+        made = self.made_of(job)
         said = self.records.differences(made)
         if said:
             self.stale[made.outputs[0]] = said
@@ -65,7 +64,7 @@ class ResultRecords:
 
     def knows(self, job: Any) -> bool:
         """Whether a job has a record."""
-        return self.records.get(made_of(job)) is not None
+        return self.records.get(self.made_of(job)) is not None
 
     def adopt(self, which: dict[str, Made]) -> int:
         """Write records of results that are taken as they are; return how many."""
@@ -162,7 +161,7 @@ def knowing_records(original: Callable[..., bool], results: Path) -> Callable[..
             return True
         has = original(persistence, job)
         if known.concern(job) and not has and are_there(job):
-            made = made_of(job)
+            made = known.made_of(job)
             known.unknown[made.outputs[0]] = made
         return has
 
@@ -195,7 +194,7 @@ def differing_from_record(original: Callable[..., Any], results: Path) -> Callab
             and not change
             and not any(persistence.input_changed(job))
         ):
-            made = made_of(job)
+            made = known.made_of(job)
             known.adoptable[made.outputs[0]] = made
         return change
 
@@ -220,7 +219,7 @@ def without_record(original: Callable[..., None], results: Path) -> Callable[...
 
     def started(persistence: Any, job: Any, external_jobid: str | None = None) -> None:
         if known.concern(job):
-            known.records.drop(made_of(job))
+            known.records.drop(known.made_of(job))
         original(persistence, job, external_jobid)
 
     return started
@@ -233,7 +232,7 @@ def with_record(original: Callable[..., Any], results: Path) -> Callable[..., An
     async def postprocess(job: Any, *args: Any, **options: Any) -> None:
         await original(job, *args, **options)
         if known.concern(job) and job.dag.workflow.is_main_process and not options.get("error"):
-            known.records.write(made_of(job))
+            known.records.write(known.made_of(job))
 
     return postprocess
 

@@ -22,7 +22,11 @@ DEFAULT = "config/config.yaml"
 
 
 def load_config(
-    raw: dict[str, Any], root: Path, origin: str = DEFAULT, configfiles: Sequence[str | Path] = ()
+    raw: dict[str, Any],
+    root: Path,
+    origin: str = DEFAULT,
+    configfiles: Sequence[str | Path] = (),
+    home: Path | None = None,
 ) -> Config:
     """Read all sections of the configuration, and check it; the first mistake is a `SrtError` of one line.
 
@@ -32,9 +36,10 @@ def load_config(
         origin: the main file's name, for messages.
         configfiles: the files that Snakemake merged into `raw`. They are read again to find repeated keys, which
             Snakemake accepts, and to tell them from keys that came from `--config`.
+        home: the folder of the workflow, where a file of `files` is looked up that is not below `root`.
     """
     try:
-        return _Loader(raw, root, origin, configfiles).load()
+        return _Loader(raw, root, origin, configfiles, home or root).load()
     except SrtError as error:
         raise SrtError(" ".join(str(error).split())) from None
 
@@ -51,8 +56,10 @@ def read_resolved(path: Path) -> Config:
 class _Loader:
     """One load: the merged mapping, and the file that each key came from."""
 
-    def __init__(self, raw: dict[str, Any], root: Path, origin: str, configfiles: Sequence[str | Path]) -> None:
-        self.raw, self.root, self.origin = raw, root, origin
+    def __init__(
+        self, raw: dict[str, Any], root: Path, origin: str, configfiles: Sequence[str | Path], home: Path
+    ) -> None:
+        self.raw, self.root, self.origin, self.home = raw, root, origin, home
         self.files: dict[str, str] = {}  # section -> its first file, for sections in separate files
         self.file_of: dict[tuple[str, str], str] = {}  # (section, id) -> the file that has it
         self.contents: list[tuple[str, Any]] = []  # main files: name, content
@@ -142,14 +149,15 @@ class _Loader:
             raise SrtError(
                 f"{self.location([section])}: is given here and in {path} (files: {section}): keep one of them"
             )
-        if not (self.root / path).exists():
+        place = next((folder / path for folder in (self.root, self.home) if (folder / path).exists()), None)
+        if place is None:
             folder = (self.root / path).parent
             near = nearest(Path(path).name, [p.name for p in folder.glob("[!.]*.y*ml")]) if folder.is_dir() else ""
             raise SrtError(
                 f"{where}: {section}: {path} does not exist: correct the path, which starts from the folder in which "
                 f"snakemake runs{near}"
             )
-        data = read_yaml(self.root / path, path)
+        data = read_yaml(place, path)
         self.files.setdefault(section, path)
         if list(data) == [section] and isinstance(data[section], dict):
             raise SrtError(f"{path}: {section}: the file is this section: remove the line '{section}:' and the indent")
