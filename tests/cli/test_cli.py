@@ -178,7 +178,10 @@ def test_wrong_checkpoints_for_sample_and_train(tmp_path, tiny_base, sums, capsy
             load_model(folder, "float32")
         assert "\n" not in str(caught.value)
     torn = tmp_path / "torn"
-    refused(run("sample.py", spec=SAMPLE, checkpoint=torn, problems=sums, out=tmp_path / "x"), "torn cannot be read")
+    refused(
+        run("sample.py", spec=SAMPLE, checkpoint=torn, problems=sums, out=tmp_path / "x"),
+        "torn/model.safetensors is damaged",
+    )
     assert not (tmp_path / "x").exists()
 
 

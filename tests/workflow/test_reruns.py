@@ -88,7 +88,8 @@ def test_data_that_were_put_away_rerun_nothing_and_a_new_clone_is_planned_withou
     shutil.rmtree(again / "results")
     assert jobs(snakemake(again, *MICRO, "-n", *TARGETS))["data"] == 2
     output = snakemake(again, *MICRO, "all_data", code=1)
-    assert "here/sums.jsonl does not exist: correct the path, or set the folder of local data" in output
+    assert "here/sums.jsonl does not exist: put it there, or set local_dir" in output and "Job stats" in output
+    assert "Data set sums" not in output  # no job has started
 
 
 def test_limits_of_grading_rerun_nothing_and_its_preset_all_scores(again: Path) -> None:
