@@ -67,13 +67,13 @@ lint: setup ## ruff, snakefmt, snakemake --lint and generated documents, changin
 	@$(BIN)/srt docs --check
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
-	@$(BIN)/python -m snakefmt --check Snakefile rules
+	@$(BIN)/python -m snakefmt --check Snakefile workflow/Snakefile rules
 	@$(BIN)/python -m snakemake --lint --configfile config/smoke.yaml
 
 format: setup ## let ruff and snakefmt rewrite the sources
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
-	@$(BIN)/python -m snakefmt Snakefile rules
+	@$(BIN)/python -m snakefmt Snakefile workflow/Snakefile rules
 
 dag: setup ## the rule graph as docs/rulegraph.svg (needs graphviz' dot)
 	@command -v dot >/dev/null || { echo "dag: error: dot not found: install graphviz" >&2; exit 1; }
