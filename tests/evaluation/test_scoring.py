@@ -14,7 +14,7 @@ from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet, write_parquet
 from srt.evaluation import scoring
-from srt.evaluation.imported_rollouts import grade_imported, parse_mapping
+from srt.evaluation.imported_rollouts import ImportedVerdicts, grade_imported, parse_mapping
 from support.imported_rollouts import ROLLOUTS
 
 
@@ -230,6 +230,13 @@ def test_imported_rollouts(tmp_path):
     write_parquet(tmp_path / "r.parquet", ROLLOUTS.assign(truth=["", " ", None]))
     with pytest.raises(SrtError, match="no row with a reference"):
         grade_imported(tmp_path / "r.parquet", parse_mapping(["reference=truth"]), Grader())
+
+
+def test_verdicts_differ_only_where_upstream_has_one():
+    table = pd.DataFrame({"set": "a", "by": ["m", "m", "n"], "correct": [True, False, True]}, index=[0, 1, 0])
+    judged = ImportedVerdicts(table.assign(upstream=[False, None, True]))
+    assert judged.accuracies()["differences"].tolist() == [1, 0] and len(judged.differences()) == 1
+    assert ImportedVerdicts(table.assign(upstream=None)).accuracies()["differences"].tolist() == [0, 0]
 
 
 def test_real_rollouts_agree_with_upstream(shared_data):

@@ -39,19 +39,22 @@ class ImportedVerdicts:
         `points` is our accuracy minus upstream's in percentage points; `differences` counts the differing verdicts.
         """
         rows = []
-        for (name, by), frame in self.table.groupby(["set", "by"], sort=True):
+        for (name, by), frame in self.table.assign(differs=self._differs()).groupby(["set", "by"], sort=True):
             ours, theirs = frame["correct"].mean(), frame["upstream"].astype(float).mean()
             rows.append(
                 {
                     "set": name, "by": by, "responses": len(frame), "accuracy": ours, "upstream": theirs,
-                    "points": 100 * (ours - theirs), "differences": int((frame["correct"] != frame["upstream"]).sum()),
+                    "points": 100 * (ours - theirs), "differences": int(frame["differs"].sum()),
                 }
             )  # fmt: skip
         return pd.DataFrame(rows)
 
     def differences(self) -> pd.DataFrame:
         """The responses on which the verdicts differ; none without upstream verdicts."""
-        return self.table[self.table["upstream"].notna() & (self.table["correct"] != self.table["upstream"])]
+        return self.table[self._differs()]
+
+    def _differs(self) -> pd.Series[bool]:
+        return self.table["upstream"].notna() & (self.table["correct"] != self.table["upstream"])
 
 
 def parse_mapping(entries: list[str]) -> dict[str, str]:
