@@ -165,7 +165,7 @@ def test_an_attribute_that_a_later_snakemake_lacks_is_named(capsys):
 NEEDED_BY_SNAKEMAKE = {"PersistenceBase.has_metadata", "Job.output_mintime"}
 
 
-PARTS = [(patch, next(part for part in patch.parts if part.attribute not in NEEDED_BY_SNAKEMAKE)) for patch in PATCHES]
+PARTS = [(patch, part) for patch in PATCHES for part in patch.parts if part.attribute not in NEEDED_BY_SNAKEMAKE]
 
 
 @pytest.mark.slow
