@@ -63,8 +63,19 @@ class ResultRecords:
         return said
 
     def knows(self, job: Any) -> bool:
-        """Whether a job has a record."""
-        return self.records.get(self.made_of(job)) is not None
+        """Whether the result of a job is one of those that have records, and has one."""
+        return self.concern(job) and self.records.get(self.made_of(job)) is not None
+
+    def note(self, job: Any, where: dict[str, Made]) -> None:
+        """Add a job to `unknown` or `adoptable`."""
+        made = self.made_of(job)
+        where[made.outputs[0]] = made
+
+    def made(self, job: Any) -> None:
+        """Write the record of a job that ended well."""
+        made = self.made_of(job)
+        self.records.write(made)
+        self.stale.pop(made.outputs[0], None)
 
     def adopt(self, which: dict[str, Made]) -> int:
         """Write records of results that are taken as they are; return how many."""
@@ -121,7 +132,7 @@ class UpToDate:
     def __str__(self) -> str:
         sentences = self._known.sentences()
         if not sentences:
-            return "All results were made with the configuration of this report."
+            return "All data, models, samples, scores, labels and runs were made with the configuration of this report."
         first = "**Not all results below were made with the configuration of this report.**"
         return " ".join([first, *(f"{sentence}." for sentence in sentences)])
 
@@ -157,12 +168,11 @@ def knowing_records(original: Callable[..., bool], results: Path) -> Callable[..
     known = records_of(results)
 
     def has_metadata(persistence: Any, job: Any) -> bool:
-        if known.concern(job) and known.knows(job):
+        if known.knows(job):
             return True
         has = original(persistence, job)
         if known.concern(job) and not has and are_there(job):
-            made = known.made_of(job)
-            known.unknown[made.outputs[0]] = made
+            known.note(job, known.unknown)
         return has
 
     return has_metadata
@@ -173,7 +183,7 @@ def never_outdated(original: Callable[..., bool], results: Path) -> Callable[...
     known = records_of(results)
 
     def has_outdated_metadata(persistence: Any, job: Any) -> bool:
-        return not (known.concern(job) and known.knows(job)) and original(persistence, job)
+        return not known.knows(job) and original(persistence, job)
 
     return has_outdated_metadata
 
@@ -194,8 +204,7 @@ def differing_from_record(original: Callable[..., Any], results: Path) -> Callab
             and not change
             and not any(persistence.input_changed(job))
         ):
-            made = known.made_of(job)
-            known.adoptable[made.outputs[0]] = made
+            known.note(job, known.adoptable)
         return change
 
     return params_changed
@@ -206,7 +215,7 @@ def inputs_by_record(original: Callable[..., Any], results: Path) -> Callable[..
     known = records_of(results)
 
     def input_changed(persistence: Any, job: Any, file: Any = None) -> Any:
-        if known.concern(job) and known.knows(job):
+        if known.knows(job):
             return iter(()) if file is None else False
         return original(persistence, job, file)
 
@@ -232,7 +241,7 @@ def with_record(original: Callable[..., Any], results: Path) -> Callable[..., An
     async def postprocess(job: Any, *args: Any, **options: Any) -> None:
         await original(job, *args, **options)
         if known.concern(job) and job.dag.workflow.is_main_process and not options.get("error"):
-            known.records.write(known.made_of(job))
+            known.made(job)
 
     return postprocess
 
