@@ -57,7 +57,7 @@ def append_journal(folder: Path, **entry: Any) -> None:
     if job := os.environ.get("SLURM_JOB_ID"):
         who["job"] = int(job)
     path = folder / "journal.jsonl"
-    if path.is_dir():  # a log is no input, so nothing that stands in its place stops a run
+    if path.is_dir():  # a run needs no log, so whatever has the log's name is moved away
         log(f"{path} is a folder: it is {set_aside(path).name} now, and the journal begins anew")
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(json.dumps({**who, **entry}) + "\n")

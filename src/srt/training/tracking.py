@@ -216,7 +216,7 @@ def _line(row: Mapping[str, Any]) -> str:
 def logged_rows(path: Path, needs: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of a log of steps, each with the metrics `needs`, without a last line that a kill tore.
 
-    A log is no input: one that is damaged is renamed, with one line that says so, and has no rows.
+    Training does not depend on logs: a damaged log is renamed, one line says so, and it counts as empty.
     """
     try:
         lines = path.read_bytes().decode("utf-8").splitlines()
