@@ -220,7 +220,7 @@ class Supervisor:
         return answer
 
     def do(self, job: list[Any]) -> bool | str | None:
-        """Like `ask`, but an answer that is too costly whatever it is compared with is remembered, not tried again."""
+        """Like `ask`, but remembers answers that are too costly in every comparison, and does not try them again."""
         op, a, b = job[:3]
         if op == "equal" and (a in self.too_costly or b in self.too_costly):
             return TIMEOUT

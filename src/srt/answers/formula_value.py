@@ -3,8 +3,8 @@ r"""The value of a formula, by a small recursive-descent parser: no sympy, no ev
 Decides most pairs of formulas without sympy: two closed forms with different values are different answers. Rational
 numbers are exact fractions; roots, \pi and functions have 100 digits. A variable gets a fixed rational value that
 depends on its name, so formulas in variables are compared at one generic point (Schwartz-Zippel: different polynomials
-agree there with probability near 0). The value is None for anything outside this grammar, beyond its limits of size,
-and where conventions differ (a bare `\log`, real or principal roots).
+agree there with probability near 0). The value is None for anything outside this grammar or its size limits, and
+where conventions differ (a bare `\log`, real or principal roots).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Value(NamedTuple):
 
 
 class _Unknown(Exception):
-    """The text is outside the grammar, or its value is beyond the limits of size."""
+    """The text is outside the grammar, or its value exceeds the size limits."""
 
 
 def _variable(name: str, point: int) -> Fraction:

@@ -27,7 +27,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, so that equal values give equal text. Specs are compared and hashed so."""
+    """JSON with sorted keys and no spaces: equal values give equal text, by which specs are compared and hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -148,5 +148,5 @@ UNPINNED: Any = Field(
     None,
     min_length=1,
     description="Reason why `revision` is a branch or tag rather than a commit. While it is set, every start logs a "
-    "warning, and the provenance records the commit that was fetched.",
+    "warning. The fetched commit is recorded in a model's provenance or a data set's manifest.",
 )

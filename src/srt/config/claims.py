@@ -159,7 +159,7 @@ class SaturatesOptions(MetricOptions):
 
 
 class EarlyStoppingOptions(TestOptions):
-    """Estimator `early_stopping`: accuracy lost by stopping at the step with the best accuracy on a held-out set."""
+    """Estimator `early_stopping`: accuracy at the best step minus accuracy at the step that a held-out set selects."""
 
     validation_dataset: str = Field(description="The held-out set that chooses the step.")
     each: bool = Field(

@@ -1,4 +1,4 @@
-"""States are saved in the background: each is copied to host memory and written to disk while training continues.
+"""States are saved in the background: each is copied to host memory, then written to disk while training continues.
 
     start   every rank copies its part of the state (`DeepSpeedEngine.snapshot`) and hands the copy to its thread
     thread  writes the rank's files into `.state-{step}.tmp`, flushes them to the disk, hashes them
