@@ -94,7 +94,7 @@ def test_segments_join_and_gaps_do_not(tmp_path):
     frame, metadata = join_metrics([tmp_path / "a", tmp_path / "b"])
     assert frame["step"].tolist() == [1, 2, 3, 4] and metadata == {"run": "r"}
     for wrong in (["a", "c"], ["b"], ["b", "a"], ["a", "a"]):
-        with pytest.raises(SrtError, match="do not join"):
+        with pytest.raises(SrtError, match="a gap or overlap"):
             join_metrics([tmp_path / name for name in wrong])
     write_parquet(tmp_path / "d", pd.DataFrame({"reward": [0.5]}))
     with pytest.raises(SrtError, match="d lacks the column 'step'"):

@@ -241,7 +241,9 @@ def test_two_processes_stop_alike(tmp_path, tiny_base, sums):
 
 
 def test_mistakes_are_sentences(tmp_path, tiny_base, sums, labels):
-    with pytest.raises(SrtError, match="on_alarm: offline_labels needs labels: the table that the labels rule makes"):
+    with pytest.raises(
+        SrtError, match="on_alarm: offline_labels needs labels: give the table that the labels rule makes"
+    ):
         read_training_set(sums, "majority", on_alarm="offline_labels")
     with pytest.raises(SrtError, match="reward majority must not be given labels"):
         read_training_set(sums, "majority", None, labels, "stop")

@@ -404,7 +404,7 @@ def test_ranks_share_whole_groups_in_order():
 def test_more_ranks_than_prompts_is_a_sentence(tmp_path, tiny_base, sums):
     data, _ = read_training_set(sums, "majority")
     world = replace(init_world(), size=5)
-    with pytest.raises(SrtError, match="5 processes for prompts_per_step=4"):
+    with pytest.raises(SrtError, match="prompts_per_step=4 is too small for 5 processes"):
         RLTrainer(whole_run(tmp_path, tiny_base, train_spec()), data, world, {})
 
 

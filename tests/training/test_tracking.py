@@ -109,7 +109,7 @@ def test_a_damaged_log_is_set_aside(tmp_path, capsys, name, damage):
     assert (tmp_path / f"{name}.damaged").read_bytes() == damage
     assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3] and steps(tmp_path / "timing.jsonl") == [3]
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{name} is damaged" in line and f"it is {name}.damaged now" in line
+    assert f"{name} is damaged" in line and f"renamed to {name}.damaged" in line
     (tmp_path / name).unlink()
     (tmp_path / name).mkdir()  # the second one is kept beside the first
     take(tmp_path, [row(1)], 1, 2)

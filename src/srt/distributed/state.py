@@ -58,7 +58,7 @@ def append_journal(folder: Path, **entry: Any) -> None:
         who["job"] = int(job)
     path = folder / "journal.jsonl"
     if path.is_dir():  # a run needs no log, so whatever has the log's name is moved away
-        log(f"{path} is a folder: it is {set_aside(path).name} now, and the journal begins anew")
+        log(f"{path} is a folder: renamed to {set_aside(path).name}, and a new journal is started")
     with open(path, "a", encoding="utf-8") as handle:
         handle.write(json.dumps({**who, **entry}) + "\n")
 

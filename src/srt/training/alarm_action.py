@@ -24,8 +24,8 @@ def action_of(spec: Mapping[str, Any]) -> AlarmAction | None:
 class ActingAlarm:
     """The alarm of a run that may act on it.
 
-    `restore` and `update` return the action if it is due now, which it is once per attempt: when the alarm rings, or
-    when a state is resumed whose alarm has rung.
+    `restore` and `update` return the action when it is due, once per attempt: when the alarm rings, or when training
+    resumes from a state in which it has already rung.
 
     Args:
         spec: the run's. The spec includes the alarm's rule, since another rule trains another run.

@@ -44,8 +44,8 @@ class BaseTrainer(ABC):
         train, run = self.train, self.spec["run"]
         if world.size > train["prompts_per_step"]:
             raise SrtError(
-                f"runs: {run}: {world.size} processes for prompts_per_step={train['prompts_per_step']}: each needs a "
-                "prompt; use fewer GPUs or raise prompts_per_step"
+                f"runs: {run}: prompts_per_step={train['prompts_per_step']} is too small for {world.size} processes: "
+                "each needs a prompt, so use fewer GPUs or raise prompts_per_step"
             )
         model, self.tokenizer, self.end_tokens = load_model(segment.base, train["dtype"], world.device)
         self.prompts, too_long = render_all(
@@ -108,7 +108,7 @@ class BaseTrainer(ABC):
         """
         if action == "stop":
             self.ended = True
-            return "training ended there, later checkpoints have these weights (on_alarm: stop)"
+            return "training ended there, and later checkpoints keep these weights (on_alarm: stop)"
         usable = self._later_labelled()
         left_out = len(self.order.usable) - len(usable)
         self.spec = {**self.spec, "reward": "offline_labels"}
@@ -127,7 +127,9 @@ class BaseTrainer(ABC):
         """Refuse at the start what would otherwise fail only when the alarm rings."""
         run, size = self.spec["run"], self.order.per_step
         if self.data.later is None:
-            raise SrtError(f"runs: {run}: on_alarm: offline_labels needs labels: the labels rule's table")
+            raise SrtError(
+                f"runs: {run}: on_alarm: offline_labels needs labels: give the table that the labels rule makes"
+            )
         labelled = len(self._later_labelled())
         if labelled < size:
             raise SrtError(

@@ -83,8 +83,8 @@ def fill(
 
     Args:
         order: the prompts of an epoch, as positions in the data: a permutation of the same length in every epoch.
-        place: number of prompts used up since the run's start, kept or not, and of those that an epoch's end left over.
-        rounds: most rounds; after the last one the batch is what has been kept.
+        place: number of prompts used up since the run's start: judged (kept or not), or skipped at the end of an epoch.
+        rounds: maximum number of rounds; after the last one the batch is what has been kept.
         judge: samples these prompts and returns whether each is kept.
 
     A batch comes from one epoch, so it has no prompt twice. Where fewer than `size` prompts are left of an epoch, the

@@ -47,8 +47,8 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
     signals: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
-        # SLURM may restart a job elsewhere while its first node, out of reach, still trains, and a killed Snakemake
-        # leaves its trainer: wait for that one
+        # Another trainer of this segment may still be running: a killed Snakemake leaves its trainer, and SLURM may
+        # restart a job elsewhere while a node that it cannot reach still trains. Wait for that trainer.
         with segment_lock(segment.work, world, 60 * (segment.minutes or 0), signals):
             if world.main:
                 clear_up(segment.work, segment.model_out, segment.state_out, segment.metrics_out)
@@ -152,7 +152,7 @@ class Attempt:
             self._save(wait=bool(reason))
             self.saved = self.step
         if reason:
-            raise Interrupted(f"{reason}: state saved at step {self.step}, the same command resumes from it")
+            raise Interrupted(f"{reason}: state saved at step {self.step}, run the same command to resume")
 
     def _stop_reason(self) -> str:
         """Why to stop after this step, '' to continue; all ranks stop after the same step, for one reason."""

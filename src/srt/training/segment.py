@@ -28,7 +28,7 @@ class Segment(Strict):
     """One training job: steps `start` + 1 to `stop` of a run."""
 
     spec: dict[str, Any] = Field(description="The run: reward, seed, train (hyperparameters), …")
-    base: Path = Field(description="Checkpoint that the run starts from: first weights, and reference of the KL.")
+    base: Path = Field(description="Checkpoint that the run starts from: initial weights and reference of the KL.")
     start: int = Field(ge=0, description="Step of `resume`, 0 for `base`.")
     stop: int = Field(description="Last step of the segment.")
     resume: Path | None = Field(None, description="Training state of step `start`; none at step 0.")
@@ -42,14 +42,17 @@ class Segment(Strict):
     )
     save_every: int = Field(10, ge=1, description="Steps between two saved states.")
     minutes: float | None = Field(
-        None, ge=0, description="Time budget: when the next step might exceed it, the state is saved; exit code 75."
+        None,
+        ge=0,
+        description="Time budget in minutes: when the next step might exceed it, the state is saved; exit code 75.",
     )
     vllm_percent: int = Field(30, ge=1, le=99, description="vLLM's share of a GPU's memory, beside the trainer.")
     reference_offload: bool = Field(False, description="Keep the reference in host memory between its passes.")
     engine_sleep: bool = Field(False, description="vLLM gives its memory back between rollouts.")
     rollout_tensor_parallel: int = Field(1, ge=1, description="Processes that share one vLLM engine.")
     alarm: AlarmRule = Field(
-        default_factory=AlarmRule, description="Rule of a collapse alarm that only rings; one that acts is in `spec`."
+        default_factory=AlarmRule,
+        description="Rule of an alarm that only logs; the rule of one that acts on training is in `spec`.",
     )
 
     @field_validator("spec")

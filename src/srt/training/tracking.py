@@ -246,7 +246,7 @@ def _is_row(row: Any, needs: Sequence[str]) -> bool:
 
 
 def _set_aside(path: Path, why: str) -> list[dict[str, Any]]:
-    log(f"{path} is damaged ({why}): it is {set_aside(path).name} now, and the log begins anew")
+    log(f"{path} is damaged ({why}): renamed to {set_aside(path).name}, and a new log is started")
     return []
 
 
@@ -263,7 +263,7 @@ def event_writer(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log("no TensorBoard files are written: the package 'tensorboard' is not installed (metrics.jsonl has it all)")
+        log("no TensorBoard files are written: the package 'tensorboard' is not installed (metrics.jsonl has the data)")
         return None
     if folder.exists() and not folder.is_dir():
         _set_aside(folder, "it is not a folder")

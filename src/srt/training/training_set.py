@@ -95,7 +95,7 @@ def read_training_set(
     elif "offline_labels" in (reward, on_alarm):
         if labels is None:
             key = "reward" if reward == "offline_labels" else "on_alarm:"
-            raise SrtError(f"{key} offline_labels needs labels: the table that the labels rule makes")
+            raise SrtError(f"{key} offline_labels needs labels: give the table that the labels rule makes")
         rows = read_parquet(labels, ["problem_id", "label"]).to_pandas().dropna()
         label_of = dict(zip(rows["problem_id"], rows["label"], strict=True))
         used, later = (label_of, None) if reward == "offline_labels" else (None, label_of)
@@ -103,7 +103,7 @@ def read_training_set(
         raise SrtError(f"reward {reward} must not be given labels: it makes its own from the votes")
     if (preferences is None) == (reward in OFFLINE):
         if preferences is None:
-            raise SrtError(f"reward {reward} needs preferences: the table that the preferences rule makes")
+            raise SrtError(f"reward {reward} needs preferences: give the table that the preferences rule makes")
         raise SrtError(f"reward {reward} samples its own responses: leave out preferences")
     stored = Preferences.read(preferences, reward) if preferences is not None else None
     return TrainingSet(list(table["id"]), list(table["problem"]), list(table["task"]), used, later, stored), truth
@@ -146,5 +146,7 @@ def join_metrics(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
     frame = pd.concat([read_parquet(p).to_pandas() for p in paths], ignore_index=True)
     steps = frame["step"].tolist()
     if steps != list(range(1, len(steps) + 1)):
-        raise SrtError(f"{paths[0].parent.parent}: steps of its segments do not join ({steps[:3]} …): rerun the run")
+        raise SrtError(
+            f"{paths[0].parent.parent}: steps of its segments have a gap or overlap ({steps[:3]} …): rerun the run"
+        )
     return frame, parquet_metadata(paths[-1])

@@ -81,7 +81,7 @@ class Batch:
 
 
 class Policy(Protocol):
-    """What an update asks of `srt.distributed.deepspeed_engine.DeepSpeedEngine`."""
+    """The methods that an update calls, of `srt.distributed.deepspeed_engine.DeepSpeedEngine`."""
 
     @property
     def model(self) -> Any: ...
@@ -174,7 +174,7 @@ class PassOptions:
     Args:
         temperature: of all log-probs, as when sampling.
         iterations: optimizer steps per batch.
-        micro_batch_tokens: most tokens of a pack.
+        micro_batch_tokens: maximum number of tokens in a pack.
         zero_stage: DeepSpeed's.
     """
 
