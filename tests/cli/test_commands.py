@@ -54,7 +54,7 @@ def test_a_wrong_command_has_a_suggestion():
     [
         ("plan --seeds x", "srt plan: argument --seeds: invalid int value: 'x': srt plan --help explains the options"),
         ("watch --cores 2", "srt watch: the following arguments are required: command: srt watch --help"),
-        ("watch --cores 2 -- no_such_program", "no_such_program is no program that can be run: correct the command"),
+        ("watch --cores 2 -- no_such_program", "no_such_program cannot be run as a program: correct the command"),
         ("watch --cores 2 --every 0 -- true", "--every must be more than 0 seconds"),
         ("plan --resolved config.json --seeds 2", "--seeds has no effect on --resolved"),
         ("claims", r"tables that the claims read are not made, such as results/full/.*, or add --partial"),
@@ -217,7 +217,7 @@ def test_compare_refuses_unknown_and_equal_runs(clone):
     assert "has no run 'ofline_easy-s1' (did you mean 'offline_easy-s1'?)" in wrong
     assert "name two different runs" in srt("compare", "gt-s1", "gt-s1", *MICRO, folder=clone, code=2).stderr
     nothing = srt("compare", "gt-s1", "offline_easy-s1", *MICRO, folder=clone).stdout
-    assert "metrics: no step that both runs have" in nothing and "final evaluations: no problem" in nothing
+    assert "metrics: the two runs have no step in common" in nothing and "no scored problem in common" in nothing
 
 
 # -- regrade --------------------------------------------------------------------------------------------------------

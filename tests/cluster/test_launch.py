@@ -53,7 +53,7 @@ def test_one_process_a_gpu_that_is_there(monkeypatch, build, seen, gpus, process
 
 def test_fewer_gpus_than_the_job_has_is_a_sentence(monkeypatch):
     cuda(monkeypatch, "13.0", 3)
-    with pytest.raises(SrtError, match="node: the job has 8 GPUs and torch sees 3: look at nvidia-smi"):
+    with pytest.raises(SrtError, match="node: the job has 8 GPUs and torch sees 3: check nvidia-smi"):
         launch.processes(8, "node")
 
 

@@ -94,10 +94,10 @@ def test_engines_are_shared_as_the_run_says() -> None:
 
 def test_where_no_number_holds_it_the_sentence_says_what_to_do() -> None:
     with pytest.raises(
-        SrtError, match=r"14.8e9 parameters needs GPUs of \d+ GB, also on 16 of them, .* use a higher zero_stage"
+        SrtError, match=r"14.8e9 parameters needs GPUs of \d+ GB, even on 16 of them, .* use a higher zero_stage"
     ):
         fewest_gpus(replace(PAPER, shape=SHAPE_14B), H200)
-    with pytest.raises(SrtError, match="also on 2 of them"):  # no more GPUs than prompts
+    with pytest.raises(SrtError, match="even on 2 of them"):  # no more GPUs than prompts
         fewest_gpus(replace(PAPER, prompts=2), H200)
     full = config("config/config.yaml", repo="nobody/large", parameters=70e9)
     with pytest.raises(SrtError, match=r"models: \w+: a model of 70e9 .* by hand \(gpus_sample\)"):

@@ -35,7 +35,7 @@ NO_LABEL, NO_ANSWER, TIMEOUT = "no label", "no answer", "timeout"
 
 Outcome = bool | str  # of a comparison: equal, not equal, or TIMEOUT
 
-_CACHE_ENTRIES = 1 << 18  # most outcomes kept; about 100 MB
+_CACHE_ENTRIES = 1 << 18  # maximum number of outcomes kept; about 100 MB
 
 
 @dataclass(frozen=True)

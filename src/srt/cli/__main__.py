@@ -17,14 +17,14 @@ from typing import NoReturn
 from srt.common.errors import SrtError, nearest, run_cli
 
 COMMANDS = {
-    "plan": "what a configuration costs: jobs, GPU-hours, wall time, disk",
-    "check": "problems that would stop it: versions, data files, models, results folder",
+    "plan": "show what a configuration costs: jobs, GPU-hours, wall time, disk",
+    "check": "find problems that would stop a run: versions, data files, models, results folder",
     "watch": "run a workflow and show how long it still takes",
-    "prompt": "one prompt as a model gets it, with its token ids",
-    "summary": "the base model and the last step of every run",
-    "compare": "two runs: specs, metrics, final evaluations",
-    "claims": "the paper's claims and their verdicts so far",
-    "adopt": "take on results whose origin nothing records",
+    "prompt": "show one prompt as a model receives it, with its token ids",
+    "summary": "show the base model and the last step of every run",
+    "compare": "compare two runs: specs, metrics, final evaluations",
+    "claims": "show the paper's claims and their verdicts so far",
+    "adopt": "adopt results that have no record of their origin",
     "rename": "keep the results of a run whose name has changed",
     "regrade": "grade rollouts of another project and compare the verdicts",
     "miniature": "make docs/miniature from a finished miniature run",
@@ -36,8 +36,8 @@ def usage() -> str:
     """The help of `srt` itself."""
     lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
     return (
-        "usage: srt COMMAND [OPTIONS]    (srt COMMAND --help explains one)\n\n"
-        "Files are made by Snakemake (`snakemake --list` names its targets); everything else is here:\n\n"
+        "usage: srt COMMAND [OPTIONS]    (srt COMMAND --help explains a command)\n\n"
+        "Files are made by Snakemake (`snakemake --list` names its targets); these commands do everything else:\n\n"
         + "\n".join(lines)
         + "\n\nRun them in the repository root. Exit codes: 0 done, 1 a check failed, 2 wrong input.\n"
     )

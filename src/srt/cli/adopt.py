@@ -1,9 +1,9 @@
-"""Take on results of unknown origin: write records that they were made by this configuration.
+"""Adopt results of unknown origin: write records that they were made by this configuration.
 
-A result knows what it was made from by a record beside it (docs/faults.md). Results that were made before records
+The record beside a result says what the result was made from (docs/faults.md). Results that were made before records
 existed, and have lost .snakemake, have none, and no run uses them. This command plans the workflow, starts nothing, and
-writes a record for each result that has none: whoever calls it vouches for them. Results that differ from their record
-stay as they are; the next run makes them again.
+writes a record for each result that has none. Call it only if you know that these results are of this configuration.
+Results that differ from their record stay as they are; the next run makes them again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list", action="store_true", help="only list results without a record, in all of results/; exit code 1 if any"
     )
-    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as Snakemake's, such as results=")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of the main file, as with Snakemake's --config",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def list_unrecorded(folders: list[Path]) -> int:
-    """A line for each results folder that would lose its origin with .snakemake; return the exit code."""
+    """Print a line per folder with results whose origin only .snakemake records; return the exit code."""
     found = {folder: unrecorded(folder) for folder in folders}
     for folder, paths in found.items():
         if paths:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             print(
                 f"{folder}: nothing but .snakemake records what made {paths[0].relative_to(folder)}{more}: run the "
-                "workflow once, which records it, or later `srt adopt`",
+                "workflow once to write records, or use `srt adopt` later",
                 file=sys.stderr,
             )
     return int(any(found.values()))

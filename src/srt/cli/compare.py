@@ -93,7 +93,7 @@ def compare_metrics(first: pd.DataFrame, second: pd.DataFrame, names: list[str])
 
     steps = first.index.intersection(second.index)
     if steps.empty:
-        return "metrics: no step that both runs have"
+        return "metrics: the two runs have no step in common"
     columns = first.columns.intersection(second.columns)
     one, two = (frame.loc[steps, columns].apply(pd.to_numeric, errors="coerce") for frame in (first, second))
     differs = (one != two) & ~(one.isna() & two.isna())
@@ -134,7 +134,7 @@ def compare_evaluations(first: pd.DataFrame, second: pd.DataFrame, names: list[s
 
     both = first.index.intersection(second.index)
     if both.empty:
-        return "final evaluations: no problem on which both last checkpoints are scored"
+        return "final evaluations: the last checkpoints have no scored problem in common"
     rows = []
     for dataset, index in both.groupby(both.get_level_values("dataset")).items():
         pair = {name: frame.loc[index] for name, frame in zip(names, (first, second), strict=True)}

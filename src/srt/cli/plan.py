@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> None:
     from srt.plan.text import to_text
 
     if args.seeds is not None and args.resolved:
-        raise SrtError("--seeds has no effect on --resolved, whose runs have their seeds: remove one of the two")
+        raise SrtError(
+            "--seeds has no effect on --resolved, whose runs already have their seeds: remove one of the two"
+        )
     if args.seeds is not None and args.seeds < 1:
         raise SrtError("--seeds must be at least 1")
     changes = {"seeds": args.seeds} if args.seeds else {}

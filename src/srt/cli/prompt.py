@@ -1,4 +1,4 @@
-"""Print one problem of a data set as a model gets it: the rendered prompt and its token ids.
+"""Print one problem of a data set as a model receives it: the rendered prompt and its token ids.
 
 srt prompt qwen2_5_math_7b math12k
 srt prompt path/to/model path/to/problems.parquet --suffix ' Answer in \\boxed{}.'

@@ -1,4 +1,4 @@
-"""Grade the rollouts of another project and set our verdicts beside theirs (docs/answers.md).
+"""Grade the rollouts of another project and compare our verdicts with theirs (docs/answers.md).
 
 srt regrade rollouts.parquet --map by=model reference=gold verdict=correct --extractor boxed_or_last_number
 """
@@ -21,7 +21,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "(default: response gold problem_id model correct pred set)",
     )  # fmt: skip
     parser.add_argument(
-        "--differences", type=int, default=40, metavar="N", help="list at most N different verdicts (default 40)"
+        "--differences",
+        type=int,
+        default=40,
+        metavar="N",
+        help="list at most N of the verdicts that differ (default 40)",
     )
     parser.add_argument("--preset", default="clean", metavar="NAME", help="clean (default) or authors")
     parser.add_argument(

@@ -39,4 +39,4 @@ def run(args: argparse.Namespace) -> None:
     results = Path(config.results)
     ResultsLock(results).acquire()
     folders, records = rename_run(results, args.old, args.new)
-    print(f"{args.old} is {args.new} now: {folders} folders moved, {records} records rewritten in {results}")
+    print(f"renamed {args.old} to {args.new}: {folders} folders moved, {records} records rewritten in {results}")

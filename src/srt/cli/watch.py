@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.every is not None and args.every <= 0:
         raise SrtError("--every must be more than 0 seconds")
     if shutil.which(args.command[0]) is None:
-        raise SrtError(f"{args.command[0]} is no program that can be run: correct the command after --")
+        raise SrtError(f"{args.command[0]} cannot be run as a program: correct the command after --")
     config = configuration(args)
     log = args.log or Path(Paths(config.results).log("workflow"))
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -106,19 +106,21 @@ def processes(gpus: int, host: str) -> int:
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:
-        log(f"torch {torch.__version__} is built without CUDA: one process on the CPU, {gpus} GPUs stay unused")
+        log(
+            f"torch {torch.__version__} is built without CUDA: starting one process on the CPU, {gpus} GPUs stay unused"
+        )
         return 1
     seen = torch.cuda.device_count()
     if seen < gpus:
         raise SrtError(
-            f"{host}: the job has {gpus} GPUs and torch sees {seen}: look at nvidia-smi there (driver, MIG, "
+            f"{host}: the job has {gpus} GPUs and torch sees {seen}: check nvidia-smi there (driver, MIG, "
             f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}), or change the model's gpus_train"
         )
     return gpus
 
 
 def torchrun(nodes: int, per_node: int, endpoint: str, job: str, script: list[str]) -> list[str]:
-    """The command that starts this node's processes; rank 0's node is whichever comes first to the rendezvous."""
+    """The command that starts this node's processes; rank 0 is on the first node to reach the rendezvous."""
     where = ["--standalone"] if nodes == 1 else [
         f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={job}",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Why `sbatch` refused a job: for a moment, so that it is submitted again, or for a reason that the user removes.
+"""Why `sbatch` refused a job: temporarily, so that it is submitted again, or for a reason that the user must remove.
 
 The texts are those of SLURM's source (slurm_errno.c and job_state_reason, versions 20 to 24), of its accounting tools,
 and of Snakemake's SLURM plugin, which asks for the account before it submits.

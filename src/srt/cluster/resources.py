@@ -64,13 +64,13 @@ def fewest_gpus(work: TrainingWork, gpu_bytes: float, per_node: int = 8, most: i
     for gpus in counts:
         if training_bytes(work, gpus) <= USABLE * gpu_bytes:
             return gpus
-    raise _too_large(work, training_bytes(work, counts[-1]), gpu_bytes, f", also on {counts[-1]} of them,",
+    raise _too_large(work, training_bytes(work, counts[-1]), gpu_bytes, f", even on {counts[-1]} of them,",
                      "use a higher zero_stage, shorter responses, or set")  # fmt: skip
 
 
 def _too_large(work: SamplingWork, need: float, gpu_bytes: float, on: str, way_out: str) -> SrtError:
     return SrtError(
-        f"a model of {work.shape.total / 1e9:.3g}e9 parameters needs GPUs of {need / USABLE / 1e9:.0f} GB{on} and "
+        f"a model of {work.shape.total / 1e9:.3g}e9 parameters needs GPUs of {need / USABLE / 1e9:.0f} GB{on} but "
         f"these have {gpu_bytes / 1e9:.0f} GB: {way_out} the model's number of GPUs by hand"
     )
 

@@ -60,7 +60,7 @@ def wait_for_orphans(results: Path, by_slurm: bool, again: Callable[[], None] | 
         if jobs is None and not by_slurm:
             return
         if jobs is None:
-            log("SLURM does not answer: asking again")
+            log("SLURM does not answer: trying again")
         elif not jobs:
             break
         elif set(jobs) - told:

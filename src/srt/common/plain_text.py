@@ -1,4 +1,4 @@
-"""Text of models and data, made safe to show: a terminal obeys none of it, and a spreadsheet computes none of it."""
+"""Text of models and data, made safe to show: without commands to a terminal or formulas of a spreadsheet."""
 
 from __future__ import annotations
 

@@ -18,8 +18,9 @@ def to_text(plan: Plan) -> str:
         f"({'/'.join(map(str, seeds))} seed{'s' * (seeds != [1])} per run; {len(plan.done)} jobs are done, "
         f"{len(plan.remaining)} remain: {total.remaining_gpu_hours:,.0f} GPU-hours)",
         "",
-        "By target. A job that several need is in the row of each, once in the total. `alone`: no other row needs it;",
-        f"`on 2`: wall time of what remains, alone on 2 partitions of {rates.gpus_per_partition} GPUs; `disk`: final.",
+        "By target. A job that several targets need counts in the row of each, but once in the total.",
+        "`alone`: GPU-hours of jobs that no other row needs. `on N`: wall time of what remains, if nothing else runs,",
+        f"on N partitions of {rates.gpus_per_partition} GPUs. `disk`: space in the end.",
         *_table(
             ["target", "jobs", "GPU-hours", "alone", "remaining", "GPU-hours", *(f"on {n}" for n in counts), "disk"],
             [
@@ -30,7 +31,7 @@ def to_text(plan: Plan) -> str:
             ],
         ),
         "",
-        "By rule and model. Times are assumed (docs/cost.md), times the median of measured over assumed (`x assumed`).",
+        "By rule and model. Assumed hours (docs/cost.md) times `x assumed`, the median of measured over assumed hours.",
         *_table(
             ["rule", "model", "jobs", "hours", "GPU-hours", "measured", "x assumed"],
             [
@@ -52,7 +53,7 @@ def to_text(plan: Plan) -> str:
         {p.gpus for p in plan.prices.values() if p.gpus > rates.gpus_per_partition * min(rates.partitions)}
     )
     if too_wide:
-        lines.append(f"Some jobs take {too_wide[-1]} GPUs, more than the smallest number of partitions has in all.")
+        lines.append(f"Some jobs take {too_wide[-1]} GPUs, more than {min(rates.partitions)} partitions have in total.")
     if plan.savings:
         lines += ["", *savings(plan)]
     return "\n".join(lines) + "\n"

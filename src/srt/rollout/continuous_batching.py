@@ -21,7 +21,7 @@ from srt.rollout.token_sampling import draw_tokens, uniforms
 
 COMPACT_BELOW = 0.75  # with an empty queue, drop finished rows once less than this share of the rows is unfinished
 REFILL_AT = 1 / 8  # refill once this share of the slots is free: a prefill costs about as much as a decode step
-PREFILL_TOKENS = 65536  # most tokens of one prefill, including padding (but always at least one prompt)
+PREFILL_TOKENS = 65536  # maximum tokens of one prefill, including padding (but always at least one prompt)
 
 
 @dataclass

@@ -26,7 +26,7 @@ class TransformersEngine:
     Args:
         model: a causal language model in evaluation or training mode (dropout must be 0).
         eos_ids: token ids that end a response.
-        max_rows: most samples decoded together; bounds the memory of the cache.
+        max_rows: maximum number of samples decoded together; bounds the memory of the cache.
         progress: whether `generate` shows a bar.
     """
 

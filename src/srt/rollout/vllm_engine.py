@@ -40,7 +40,7 @@ class VllmEngine:
         model_dir: Hugging Face checkpoint (config.json, safetensors), whose weights are used until the first
             `update_weights`. Its tokenizer is not used: prompts and responses are token ids.
         eos_ids: the token ids that end a response; no other token does.
-        max_model_len: most tokens of prompt and response together; sets the size of the cache.
+        max_model_len: maximum number of tokens of prompt and response together; sets the size of the cache.
         seed: vLLM's own seed. Every sample has a seed, so this one affects no result.
         rollout_tensor_parallel: number t of ranks of the torchrun job that share one engine: ranks 0 to t - 1, t to
             2t - 1, and so on. They must make the same calls; each gets the rollouts of its own prompts. Every rank
@@ -49,7 +49,7 @@ class VllmEngine:
         vllm_percent: share of the GPU's memory in percent that the engine may take; the trainer needs the rest.
         kv_cache_gb: size of the cache in GiB, instead of what remains of that share. Default on a CPU: 1, because vLLM
             would take a share of all memory.
-        max_num_seqs: most samples decoded together.
+        max_num_seqs: maximum number of samples decoded together.
         engine_sleep: let `release_memory` free the GPU memory of weights and cache until `update_weights` brings new
             weights. Only for a trainer that does not fit beside the engine: it costs two allocations per step.
         progress: whether `generate` shows a bar.

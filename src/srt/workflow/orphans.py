@@ -1,4 +1,4 @@
-"""Jobs on this machine that outlived a killed Snakemake, as `srt.cluster.slurm` knows those in SLURM."""
+"""Jobs on this machine that outlived a killed Snakemake; `srt.cluster.slurm` finds those in SLURM."""
 
 from __future__ import annotations
 
