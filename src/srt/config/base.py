@@ -21,7 +21,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 RolloutEngineName = Literal["transformers", "vllm"]
 Dtype = Literal["bfloat16", "float32"]
 VotePreset = Literal["clean", "authors"]
-LARGEST = 2**31 - 1  # of every whole number: larger ones are slips, and overflow 32 bits somewhere
+LARGEST = 2**31 - 1  # limit of whole numbers: larger ones are typing errors and would overflow 32-bit integers
 
 
 class ConfigError(SrtError):

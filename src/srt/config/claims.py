@@ -67,7 +67,8 @@ class TestOptions(RunOptions):
         min_length=1, description="Test sets; each is read from the run's first suite that contains the set."
     )
     each: bool = Field(
-        False, description="true gives one number per test set, and all must hold; false one for their mean."
+        False,
+        description="true gives one number per test set, and all must meet `expect`; false gives one for their mean.",
     )
 
 
@@ -99,7 +100,9 @@ class DifferenceOptions(MetricOptions):
 
     against: str = Field(description="Id of the other run.")
     also: list[str] | None = Field(
-        None, min_length=1, description="Further runs to subtract: one number for each, and all must hold."
+        None,
+        min_length=1,
+        description="Further runs to compare with: one number for each, all of which must meet `expect`.",
     )
     at: Moment = Field("last", description="Moment of the run; each run has its own `peak`.")
     against_at: Moment | None = Field(None, description="Moment of the other run; null means that of `at`.")
@@ -163,7 +166,8 @@ class EarlyStoppingOptions(TestOptions):
 
     validation_dataset: str = Field(description="The held-out set that chooses the step.")
     each: bool = Field(
-        True, description="true gives one number per test set, and all must hold; false one for their mean."
+        True,
+        description="true gives one number per test set, and all must meet `expect`; false gives one for their mean.",
     )
 
 
@@ -219,7 +223,7 @@ class TrainingOptions(RunOptions):
     at: Moment = Field(
         "last", description="A step, or `last`: the number is the mean over the `window` steps that end there."
     )
-    window: int = Field(10, gt=0, description="Steps of the mean.")
+    window: int = Field(10, gt=0, description="Number of steps that are averaged.")
     since: int | None = Field(
         None, gt=0, description="Subtract the mean over the window that ends at this step; null subtracts nothing."
     )
@@ -301,9 +305,9 @@ class Claim(Strict):
     max_width: float | None = Field(
         None,
         gt=0,
-        description="A wider interval leaves the claim undecided, as too little was measured. In the estimator's unit.",
+        description="Maximum width of an interval, in the unit of the number; a wider one leaves the claim undecided.",
     )
-    min_seeds: int = Field(1, ge=1, description="Fewer seeds leave the claim undecided.")
+    min_seeds: int = Field(1, ge=1, description="Minimum number of seeds; with fewer the claim is undecided.")
     untested: str | None = Field(
         None,
         min_length=1,

@@ -20,7 +20,7 @@ Quantity = Literal[
 
 
 class Options(Strict):
-    """Options of every kind, and what its spec holds."""
+    """Options that every kind of figure has; the class variables say what its spec needs."""
 
     has_panels: ClassVar[bool] = True
     reads_training: ClassVar[bool] = False  # the runs' training metrics, for the collapse alarm or for curves of them

@@ -91,7 +91,7 @@ class Train(Strict):
     rollouts_trained: int | None = Field(
         None,
         ge=2,
-        description="Number of responses per prompt to train on, the first ones; null, also in the presets, means all.",
+        description="Responses per prompt that the update uses, the first drawn; null, also in a preset, means all.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of rollouts.")
     max_prompt_tokens: int = Field(
@@ -134,7 +134,7 @@ class Train(Strict):
         None, ge=0, description="Weight of the entropy bonus; 0.001 in the authors' code."
     )
     unparsable_groups: Literal["drop", "keep"] | None = Field(
-        None, description="What happens to prompts without a label: left out of the loss, or kept with advantage 0."
+        None, description="Prompts without a label: `drop` leaves them out of the loss, `keep` gives them advantage 0."
     )
     kl_clamp: float | None = Field(None, gt=0, description="Per-token KL estimates are clipped to plus or minus this.")
     majority_threshold: float = Field(

@@ -1,4 +1,4 @@
-"""Putting the configuration together from its files, and naming file and keys of the first mistake."""
+"""Put the configuration together from its files, and name the file and keys of the first mistake."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from srt.common.errors import SrtError, nearest
 from srt.config.explain import show
 
 _MERGE, _INT, _FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("merge", "int", "float"))
-_DIGITS = 300  # of a number at most: a float holds no more, and Python converts at most 4,300
+_DIGITS = 300  # longest number: a float holds no more digits, and Python converts at most 4,300
 
 
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
