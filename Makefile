@@ -84,8 +84,8 @@ clean: ## remove the smoke run's results and every cache, keep .venv
 	@rm -rf results/smoke .pytest_cache .ruff_cache .hypothesis build
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-distclean: ## clean, and remove .venv and .snakemake; refused if results would lose their origin (FORCE=1 does it)
+distclean: ## clean, and remove .venv and .snakemake; refused if only .snakemake records the origin of results (FORCE=1 overrides)
 	@[ -n "$(FORCE)" ] || [ ! -x $(BIN)/srt ] || $(BIN)/srt adopt --list || \
-	  { echo "distclean: error: nothing removed: FORCE=1 removes .snakemake all the same" >&2; exit 1; }
+	  { echo "distclean: error: nothing removed: set FORCE=1 to remove .snakemake anyway" >&2; exit 1; }
 	@$(MAKE) --no-print-directory clean
 	@rm -rf .venv .snakemake src/*.egg-info

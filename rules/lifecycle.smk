@@ -1,4 +1,4 @@
-# Start and end of a workflow: checks before the first job, one run at a time per results folder; where to look.
+# Start and end of a workflow: checks before the first job, the lock on the results, and what is printed last.
 import atexit
 
 from srt.artefacts.records import RECORDED
@@ -60,7 +60,7 @@ def check_before_start():
     try:
         needed = needs(CFG).disk_bytes
     except SrtError as error:  # a damaged table, which may belong to no planned job
-        print(f"warning: the space that is needed is unknown: {error}", file=sys.stderr)
+        print(f"warning: cannot tell how much disk space is needed: {error}", file=sys.stderr)
         needed = 0.0
     preflight.warn([*preflight.versions(ROOT), preflight.space(CFG, needed)])
 
@@ -84,6 +84,6 @@ onerror:
     for _sentence in out_of_memory.FINAL.values():
         print(_sentence, file=sys.stderr)
     print(
-        f"failed: the log of each failed job is under {CFG.results}/logs/; the same command resumes from here",
+        f"failed: the log of each failed job is under {CFG.results}/logs/; run the same command to resume",
         file=sys.stderr,
     )

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     overlap = commands.add_parser("overlap", help="tables and picture of all exact and near matches")
     overlap.add_argument(
         "--problems", type=Path, nargs="+", required=True, metavar="PARQUET",
-        help="problem tables, named like their data sets; a manifest (.json) beside one is read as well",
+        help="problem tables, each named after its data set; a manifest (.json) beside a table is read as well",
     )  # fmt: skip
     overlap.add_argument("--train", nargs="+", required=True, metavar="SET", help="training sets")
     overlap.add_argument("--test", nargs="+", required=True, metavar="SET", help="test sets")

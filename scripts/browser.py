@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-rollouts", type=int, default=10_000, help="responses on the page, at most (default %(default)s)"
     )
     page.add_argument("--out", type=Path, required=True, metavar="HTML", help="page to write")
-    pages = commands.add_parser("list", help="a page of links to them")
+    pages = commands.add_parser("list", help="a page of links to the pages of runs")
     pages.add_argument("--spec", required=True, help="JSON list: file, run, label, model, data")
     pages.add_argument("--out", type=Path, required=True, metavar="HTML", help="page to write")
     return p

@@ -14,7 +14,11 @@ def main() -> None:
     parser.add_argument("--problems", required=True, type=Path, nargs="+", help="tables with the references (parquet)")
     parser.add_argument("--scores", required=True, type=Path, help="table to write, one row per sample")
     parser.add_argument("--groups", required=True, type=Path, help="table to write, one row per problem")
-    parser.add_argument("--preset", default="clean", help="clean: equivalence classes; authors: as their code did")
+    parser.add_argument(
+        "--preset",
+        default="clean",
+        help="votes by equivalence class (clean) or by raw string, as in the authors' code (authors)",
+    )
     parser.add_argument(
         "--extractor", default="boxed", help="boxed, boxed_or_last_number, reasoning_gym or gsm8k_hash (default boxed)"
     )
