@@ -9,7 +9,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srt.packing import attention, logprobs
 from srt.packing.activation_checkpointing import checkpoint_activations
-from srt.packing.logprobs import head_logprobs, packed, response_logprobs
+from srt.packing.logprobs import LogitScale, head_logprobs, packed, response_logprobs
 from srt.packing.pack import Pack, pack
 from support.tiny_models import FAMILIES, VOCABULARY, double_norm, make_model, one_by_one
 
@@ -143,8 +143,10 @@ def test_gradients_are_those_of_single_sequences(tied, monkeypatch):
             assert grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_head_gradients_are_right_to_double_precision(bias):
+@pytest.mark.parametrize(
+    ("bias", "logits"), [(True, LogitScale()), (False, LogitScale()), (True, LogitScale(0.5)), (True, LogitScale(3, 2))]
+)
+def test_head_gradients_are_right_to_double_precision(bias, logits):
     """Finite differences of log-probs and entropies by hidden states, weight and bias."""
     torch.manual_seed(1)
     head = torch.nn.Linear(4, 7, bias=bias, dtype=torch.float64)
@@ -161,8 +163,12 @@ def test_head_gradients_are_right_to_double_precision(bias):
         holder.weight, holder.bias = (torch.nn.Parameter(p.detach()) for p in given) if bias else (None, None)
         if not bias:
             holder.weight = torch.nn.Parameter(given[0].detach())
-        return logprobs._HeadFunction.apply(hidden, given[0], given[1] if bias else None, token, 0.9, holder)
+        return logprobs._HeadFunction.apply(hidden, given[0], given[1] if bias else None, token, 0.9, holder, logits)
 
+    z = hidden @ parameters[0].T + (parameters[1] if bias else 0.0)
+    z = z * logits.scale if logits.cap is None else logits.cap * torch.tanh(z * logits.scale / logits.cap)
+    expected = (z / 0.9).log_softmax(-1)[torch.arange(5), token]
+    torch.testing.assert_close(both(hidden, *parameters)[0], expected)
     inputs = [hidden, *(p.detach().clone().requires_grad_() for p in parameters)]
     assert torch.autograd.gradcheck(both, inputs)
 

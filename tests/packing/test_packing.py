@@ -72,8 +72,8 @@ def test_layout_of_a_pack():
 
 
 @quick
-@given(st.integers(0, 1000))
-def test_attention_sees_its_prompt_and_its_past(seed):
+@given(st.integers(0, 1000), st.none() | st.integers(1, 20))
+def test_attention_sees_its_prompt_and_its_past(seed, window):
     """Which positions each position of a pack attends to, read from the buckets, against the definition."""
     rng = np.random.default_rng(seed)
     prompts, responses, group = [], [], []
@@ -86,20 +86,22 @@ def test_attention_sees_its_prompt_and_its_past(seed):
     p = pack(prompts, responses, group, range(len(group)))
     sees: dict[int, set[int]] = {}
     for b in p.attention.buckets:
+        bias = b.wide(1, window)
         for r, row in enumerate(b.query.tolist()):
             for c, q in enumerate(row):
                 if b.real[r, c]:
                     assert q not in sees
-                    sees[q] = {k for k, x in zip(b.key[r].tolist(), b.bias[r, 0, c].tolist(), strict=True) if x == 0}
+                    sees[q] = {k for k, x in zip(b.key[r].tolist(), bias[r, 0, c].tolist(), strict=True) if x == 0}
     place, expected, starts = 0, {}, {}
     for g in dict.fromkeys(group):
         starts[g] = range(place, place + len(prompts[group.index(g)]))
         place = starts[g].stop
         for k in starts[g]:
-            expected[k] = set(range(starts[g].start, k + 1))
+            expected[k] = set(range(starts[g].start, k + 1)[-(window or k + 1) :])
     for g, response in zip(group, responses, strict=True):
         for k in range(place, place + len(response) - 1):
-            expected[k] = set(starts[g]) | set(range(place, k + 1))
+            own = [*starts[g], *range(place, k + 1)]
+            expected[k] = set(own[-(window or len(own)) :])
         place += len(response) - 1
     assert sees == expected and place == len(p.ids)
     queries = torch.cat([b.query.flatten() for b in p.attention.buckets])
@@ -108,8 +110,8 @@ def test_attention_sees_its_prompt_and_its_past(seed):
 
 
 def test_models_that_cannot_be_packed_are_refused():
-    with pytest.raises(SrtError, match=r"base/config.json: attention_dropout must be 0.*: set it to 0 there"):
-        check_packable("base", Qwen2Config(attention_dropout=0.1))
-    with pytest.raises(SrtError, match=r"layer_types must be full_attention only \(.*: choose another base model"):
-        check_packable("base", Qwen2Config(use_sliding_window=True, max_window_layers=1, num_hidden_layers=2))
-    check_packable("base", Qwen2Config())
+    config = Qwen2Config(num_hidden_layers=2)
+    config.layer_types = ["full_attention", "chunked_attention"]
+    with pytest.raises(SrtError, match=r"base/config.json: layer_types has chunked_attention: .*: choose another base"):
+        check_packable("base", config)
+    check_packable("base", Qwen2Config(use_sliding_window=True, max_window_layers=1, num_hidden_layers=2))

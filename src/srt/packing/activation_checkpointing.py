@@ -41,6 +41,7 @@ def checkpoint_activations(model: Any, mode: Checkpointing) -> None:
     A layer of h hidden and i intermediate values keeps about 16 h + 4 i (none), 6 h + 3 i (selective: results of matrix
     products and attention) or h (full: its input) values per token.
     """
+    _switch_off_dropout(model)
     if mode == "none":
         return
     options: dict[str, Any] = {"use_reentrant": False}
@@ -49,4 +50,14 @@ def checkpoint_activations(model: Any, mode: Checkpointing) -> None:
 
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _keeps(_expensive()))
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-    model.train()  # transformers checkpoints in training mode only; dropout is 0 (srt.packing.attention.check_packable)
+    model.train()  # transformers checkpoints in training mode only
+
+
+def _switch_off_dropout(model: Any) -> None:
+    """A model trains without dropout, as it samples without: else the two distributions would differ."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -1,12 +1,14 @@
 """Attention over a pack: each token sees its own prompt and what precedes it in its own sequence.
 
 On a GPU this is one call of PyTorch's variable-length kernel. On a CPU, which has none, sequences of about the same
-length are padded to one rectangle; linear layers never see that padding.
+length are padded to one rectangle; linear layers never see that padding. Soft caps and sinks, which the kernel does not
+have, are computed on the rectangles on a GPU too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,39 +24,42 @@ SAME_LENGTH = 0.75  # a bucket ends before a row shorter than this share of its 
 BUCKET = 16  # rows that a bucket has at least
 
 
+# What transformers passes to an attention function without an effect on its result here
+IDLE = frozenset(
+    {"position_ids", "use_cache", "cache_position", "output_attentions", "output_hidden_states", "return_dict"}
+)
+KINDS = {"full_attention", "sliding_attention"}  # of layers (`layer_types`) that a pack reproduces
+
+
 @dataclass(frozen=True)
 class Bucket:
-    """Rows of about the same length, padded to one rectangle for attention on a CPU.
+    """Rows of about the same length, padded to one rectangle for attention.
 
-    `query` [b, L] and `key` [b, S] are positions in the pack (0 where padded), `real` [b, L] is False where a query is
-    padding; `bias` [b, 1, L, S] is 0 where a query sees a key and -inf elsewhere.
+    `query` [b, L] and `key` [b, S] are places in the pack (0 where padded), `real` [b, L] is False where a query is
+    padding; `query_position` [b, L] and `key_position` [b, S] are positions in the sequence. `bias` [b, 1, L, S] is 0
+    where a query sees a key and -inf elsewhere.
     """
 
     query: Tensor
     real: Tensor
     key: Tensor
+    query_position: Tensor
+    key_position: Tensor
     bias: Tensor
-    _wide: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _wide: dict[tuple[int, int | None], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
-    def wide(self, shared: int) -> Tensor:
-        """`bias` repeated for `shared` query heads along the query axis [b, 1, shared L, S]; kept for all layers."""
-        if shared not in self._wide:
-            self._wide[shared] = self.bias.repeat(1, 1, shared, 1)
-        return self._wide[shared]
+    def wide(self, shared: int, window: int | None = None) -> Tensor:
+        """`bias` repeated for `shared` query heads along the query axis [b, 1, shared L, S]; kept for all layers.
 
-
-@dataclass(frozen=True)
-class PackAttention:
-    """Who sees whom in a pack of M tokens.
-
-    On a CPU `buckets`, and `place` [M] where the output of each token is among those of all buckets, which lie one
-    after the other, padding included. On a GPU `varlen`: cumulative lengths of queries and of keys, positions of all
-    keys, prompts first, and the longest query and key.
-    """
-
-    buckets: list[Bucket]
-    place: Tensor | None = None
-    varlen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        With a `window`, a query sees only the last `window` keys of its sequence, its own included.
+        """
+        if (shared, window) not in self._wide:
+            bias = self.bias
+            if window is not None:
+                far = self.query_position[:, :, None] - self.key_position[:, None, :] >= window
+                bias = bias.masked_fill(far[:, None], float("-inf"))
+            self._wide[shared, window] = bias.repeat(1, 1, shared, 1)
+        return self._wide[shared, window]
 
 
 @dataclass(frozen=True)
@@ -73,33 +78,74 @@ class Layout:
     own_prompt_length: np.ndarray
 
 
+class PackAttention:
+    """Who sees whom in a pack of `tokens` tokens; `dtype`, of the bias, is the model's.
+
+    `longest` is the number of tokens of the longest sequence. `varlen`, on a GPU: cumulative lengths of queries and of
+    keys, places of all keys, prompts first, and the longest query and key. `buckets`, made where they are used, and
+    `place` [tokens] where the output of each token is among those of all buckets, which lie one after the other,
+    padding included.
+    """
+
+    def __init__(self, layout: Layout, tokens: int, device: torch.device | str, dtype: torch.dtype) -> None:
+        self.layout, self.tokens, self.device, self.dtype = layout, tokens, torch.device(device), dtype
+        self.longest = int(max(layout.prompt_length.max(), (layout.own_prompt_length + layout.length).max()))
+        self.varlen = _varlen(layout, device) if self.device.type == "cuda" else None
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """All rows: the prompts' first, then those of responses of more than one token."""
+        layout = self.layout
+        prompts, lengths = layout.prompt_start, layout.prompt_length
+        buckets = [self._bucket(prompts[b], lengths[b], None, None) for b in _buckets(lengths)]
+        longer = np.flatnonzero(layout.length > 0)
+        for b in _buckets(layout.length[longer]):
+            rows = longer[b]
+            start, length = layout.start[rows], layout.length[rows]
+            buckets.append(self._bucket(start, length, layout.own_prompt_start[rows], layout.own_prompt_length[rows]))
+        return buckets
+
+    @cached_property
+    def place(self) -> Tensor:
+        """The index [tokens] of each of the pack's tokens among the queries of all buckets, padding included."""
+        place, start = torch.empty(self.tokens, dtype=torch.long, device=self.device), 0
+        for b in self.buckets:
+            place[b.query[b.real]] = start + b.real.flatten().nonzero()[:, 0]
+            start += b.real.numel()
+        return place
+
+    def _bucket(
+        self, start: np.ndarray, length: np.ndarray, prompt: np.ndarray | None, prompt_length: np.ndarray | None
+    ) -> Bucket:
+        """Rows of `length` tokens from `start`, each after `prompt_length` tokens from `prompt` (None: no prompt)."""
+        width = int(length.max())
+        column = np.arange(width)
+        real = column < length[:, None]
+        query = np.where(real, start[:, None] + column, 0)
+        seen = np.broadcast_to(column[None, None, :] <= column[None, :, None], (len(start), width, width))
+        key, position = query, np.broadcast_to(column, query.shape)
+        key_position = position
+        if prompt is not None and prompt_length is not None:
+            column = np.arange(int(prompt_length.max()))
+            real_prompt = column < prompt_length[:, None]
+            key = np.concatenate([np.where(real_prompt, prompt[:, None] + column, 0), query], axis=1)
+            prompt_seen = np.broadcast_to(real_prompt[:, None, :], (len(start), width, len(column)))
+            seen = np.concatenate([prompt_seen, seen], axis=2)
+            position = position + prompt_length[:, None]
+            key_position = np.concatenate([np.broadcast_to(column, real_prompt.shape), position], axis=1)
+        bias = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(torch.from_numpy(~seen), float("-inf"))
+        places = (torch.from_numpy(np.array(x)).to(self.device) for x in (query, real, key, position, key_position))
+        return Bucket(*places, bias[:, None].to(self.device))
+
+
 def check_packable(folder: Any, config: Any) -> None:
-    """Refuse a model whose attention a pack does not reproduce; the error names its `folder`."""
-    if getattr(config, "attention_dropout", 0.0):
+    """Refuse a model with layers that a pack does not reproduce; the error names its `folder`."""
+    others = set(getattr(config, "layer_types", None) or []) - KINDS
+    if others:
         raise SrtError(
-            f"{folder}/config.json: attention_dropout must be 0, or rollouts and training would differ: set it to 0 "
-            "there"
+            f"{folder}/config.json: layer_types has {', '.join(sorted(others))}: training packs sequences and has "
+            f"{' and '.join(sorted(KINDS))} only: choose another base model"
         )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise SrtError(
-            f"{folder}/config.json: layer_types must be full_attention only ({', '.join(sorted(kinds))}), as training "
-            "packs sequences and has no other attention: choose another base model"
-        )
-
-
-def plan_attention(layout: Layout, tokens: int, device: torch.device | str, dtype: torch.dtype) -> PackAttention:
-    """What attention needs to know of a pack of `tokens` tokens; `dtype`, of the bias, is the model's."""
-    if torch.device(device).type == "cuda":
-        return PackAttention([], varlen=_varlen(layout, device))
-    prompts, lengths = layout.prompt_start, layout.prompt_length
-    buckets = [_bucket(prompts[b], lengths[b], None, None, dtype) for b in _buckets(lengths)]
-    longer = np.flatnonzero(layout.length > 0)
-    for b in _buckets(layout.length[longer]):
-        rows = longer[b]
-        start, length = layout.start[rows], layout.length[rows]
-        buckets.append(_bucket(start, length, layout.own_prompt_start[rows], layout.own_prompt_length[rows], dtype))
-    return PackAttention(buckets, place=_places(buckets, tokens))
 
 
 def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
@@ -111,36 +157,6 @@ def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
             cuts.append(i)
             start = i
     return [part for part in np.split(order, cuts) if len(part)]
-
-
-def _bucket(
-    start: np.ndarray, length: np.ndarray, prompt: np.ndarray | None, prompt_length: np.ndarray | None,
-    dtype: torch.dtype,
-) -> Bucket:  # fmt: skip
-    """Rows of `length` tokens from `start`, each after `prompt_length` tokens from `prompt` (None: no prompt)."""
-    width = int(length.max())
-    column = np.arange(width)
-    real = column < length[:, None]
-    query = np.where(real, start[:, None] + column, 0)
-    seen = np.broadcast_to(column[None, None, :] <= column[None, :, None], (len(start), width, width))
-    key = query
-    if prompt is not None and prompt_length is not None:
-        column = np.arange(int(prompt_length.max()))
-        real_prompt = column < prompt_length[:, None]
-        key = np.concatenate([np.where(real_prompt, prompt[:, None] + column, 0), query], axis=1)
-        prompt_seen = np.broadcast_to(real_prompt[:, None, :], (len(start), width, len(column)))
-        seen = np.concatenate([prompt_seen, seen], axis=2)
-    bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(torch.from_numpy(~seen), float("-inf"))
-    return Bucket(torch.from_numpy(query), torch.from_numpy(real), torch.from_numpy(key), bias[:, None])
-
-
-def _places(buckets: list[Bucket], total: int) -> Tensor:
-    """The index [total] of each of the pack's tokens among the queries of all buckets, padding included."""
-    place, start = torch.empty(total, dtype=torch.long), 0
-    for b in buckets:
-        place[b.query[b.real]] = start + b.real.flatten().nonzero()[:, 0]
-        start += b.real.numel()
-    return place
 
 
 def _varlen(layout: Layout, device: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -167,21 +183,44 @@ def _packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    dropout: float = 0.0,
     packing: PackAttention | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = True,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a pack: query [1, H, M, d], key and value [1, G, M, d] -> [1, M, H, d]."""
+    """Attention of a pack: query [1, H, M, d], key and value [1, G, M, d] -> [1, M, H, d].
+
+    Args:
+        sliding_window: a token sees only so many keys of its sequence, the last ones.
+        softcap: scores s become softcap tanh(s / softcap).
+        s_aux: the sink of each head [H], a score without a value.
+
+    Raises:
+        ValueError: `packing` is missing.
+        SrtError: the model passes something else that has an effect.
+    """
     if packing is None:
         raise ValueError("attention of a pack needs packing=PackAttention")
+    others = {name: x for name, x in kwargs.items() if name not in IDLE and x is not None and x is not False}
+    if others or dropout or is_causal is False:
+        names = sorted([*others, *(["dropout"] if dropout else []), *(["is_causal"] if is_causal is False else [])])
+        raise SrtError(
+            f"{type(module).__name__} passes {', '.join(names)} to attention, which attention over a pack does not "
+            "know: choose another base model"
+        )
+    window = None if sliding_window is None or sliding_window >= packing.longest else sliding_window
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [M, heads, d]
-    if packing.varlen is not None:
+    if packing.varlen is not None and softcap is None and s_aux is None:
         from torch.nn.attention.varlen import varlen_attn
 
         queries, keys, gather, longest = packing.varlen
         k, v = k.index_select(0, gather), v.index_select(0, gather)
         out = varlen_attn(
-            q, k, v, queries, keys, int(longest[0]), int(longest[1]), scale=scaling, window_size=(-1, 0),
-            enable_gqa=q.shape[1] != k.shape[1],
+            q, k, v, queries, keys, int(longest[0]), int(longest[1]), scale=scaling,
+            window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
         return out[None], None
     total, heads, size = q.shape
@@ -198,10 +237,30 @@ def _packed_attention(
         rows, width = b.query.shape
         bq = bq.view(rows, width, groups, shared, size).permute(0, 2, 3, 1, 4).reshape(rows, groups, -1, size)
         bk, bv = (x.view(rows, -1, groups, size).transpose(1, 2) for x in (bk, bv))
-        out = scaled_dot_product_attention(bq, bk, bv, attn_mask=b.wide(shared), scale=scaling)
+        bias = b.wide(shared, window)
+        if softcap is None and s_aux is None:
+            out = scaled_dot_product_attention(bq, bk, bv, attn_mask=bias, scale=scaling)
+        else:
+            out = _explicit(bq, bk, bv, bias, scaling, softcap, s_aux)
         out = out.view(rows, groups, shared, width, size).permute(0, 3, 1, 2, 4)
         parts.append(out.reshape(rows * width, heads * size))
     return torch.cat(parts).index_select(0, packing.place).view(1, total, heads, size), None
+
+
+def _explicit(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scaling: float | None, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
+    """Attention in single operations: q [b, G, shared L, d], k and v [b, G, S, d], sinks [G shared]."""
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = (scores + bias).to(torch.promote_types(scores.dtype, torch.float32))
+    if sinks is not None:
+        b, groups, queries, _ = scores.shape
+        sink = sinks.view(groups, -1).repeat_interleave(queries * groups // len(sinks), dim=1)
+        scores = torch.cat([scores, sink[None, :, :, None].expand(b, -1, -1, 1)], dim=-1)
+    weights = scores.softmax(-1)
+    return (weights if sinks is None else weights[..., :-1]).to(v.dtype) @ v
 
 
 AttentionInterface.register(ATTENTION, _packed_attention)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,21 +28,43 @@ def chunk_of(vocabulary: int, device: torch.device) -> int:
     return max(1, LOGITS["cpu" if device.type == "cpu" else "cuda"] // vocabulary)
 
 
-class _HeadFunction(torch.autograd.Function):
-    """(hidden [K, h], weight [V, h]) -> log p(token) [K] and entropy [K] of softmax(logits / temperature), float32.
+@dataclass(frozen=True)
+class LogitScale:
+    """What a model does to the head's values y: logits = scale y, or cap tanh(scale y / cap) with a `cap`."""
 
-    With p the distribution, dlogp/dz_v = 1[v = token] - p_v and dH/dz_v = -p_v (log p_v + H). Gradients of the weight
-    are summed over chunks in float32, whatever the weight's type.
+    scale: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> LogitScale:
+        """That of Granite (`logits_scaling`), Cohere (`logit_scale`) and Gemma (`final_logit_softcapping`)."""
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        return cls(scale, getattr(config, "final_logit_softcapping", None))
+
+
+UNSCALED = LogitScale()
+
+
+class _HeadFunction(torch.autograd.Function):
+    """(hidden [K, h], weight [V, h]) -> log p(token) [K] and entropy [K] of softmax(z), z = logits / temperature.
+
+    In float32. With p the distribution, dlogp/dz_v = 1[v = token] - p_v and dH/dz_v = -p_v (log p_v + H). Without a
+    cap, the temperature is divided by the scale. With cap c, z = c tanh(scale y / c) / temperature, so that
+    dz/dy = scale (1 - tanh^2) / temperature. Gradients of the weight are summed over chunks in float32, whatever the
+    weight's type.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, temperature: float, head: Any
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, temperature: float, head: Any,
+        logits: LogitScale = UNSCALED,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        if logits.cap is None:
+            temperature = temperature / logits.scale
         logps, entropies, norms = [], [], []
         chunk = chunk_of(len(weight), hidden.device)
         for s in range(0, len(hidden), chunk):
-            z = _logits(hidden[s : s + chunk], weight, bias, temperature)
+            z = _scores(hidden[s : s + chunk], weight, bias, temperature, logits)
             top = z.amax(-1, keepdim=True)
             z -= top
             chosen = z.gather(-1, token[s : s + chunk, None])[:, 0]
@@ -54,14 +77,14 @@ class _HeadFunction(torch.autograd.Function):
         logp, entropy, norm = torch.cat(logps), torch.cat(entropies), torch.cat(norms)
         ctx.save_for_backward(hidden, token, norm, entropy)
         # the module and not its weight, which under ZeRO 3 is whole only while the module runs
-        ctx.head, ctx.temperature = head, temperature
+        ctx.head, ctx.temperature, ctx.logits = head, temperature, logits
         return logp, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         hidden, token, norm, entropy = ctx.saved_tensors
         g_logp, g_entropy = grads
-        weight, bias = ctx.head.weight, getattr(ctx.head, "bias", None)
+        weight, bias, cap = ctx.head.weight, getattr(ctx.head, "bias", None), ctx.logits.cap
         wide = torch.promote_types(weight.dtype, torch.float32)
         g_hidden = torch.empty_like(hidden)
         g_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if ctx.needs_input_grad[1] else None
@@ -69,7 +92,9 @@ class _HeadFunction(torch.autograd.Function):
         chunk = chunk_of(len(weight), hidden.device)
         for s in range(0, len(hidden), chunk):
             part = slice(s, s + chunk)
-            z = _logits(hidden[part], weight, bias, ctx.temperature).sub_(norm[part, None])  # log p
+            z = _scores(hidden[part], weight, bias, ctx.temperature, ctx.logits)
+            slope = None if cap is None else 1.0 - (z * (ctx.temperature / cap)).square_()
+            z.sub_(norm[part, None])  # log p
             p = z.exp()
             g = torch.zeros_like(norm[part]) if g_logp is None else g_logp[part]
             if g_entropy is None:
@@ -78,6 +103,8 @@ class _HeadFunction(torch.autograd.Function):
                 z.add_(entropy[part, None]).mul_(-g_entropy[part, None]).sub_(g[:, None])
                 dz = p.mul_(z)
             dz.scatter_add_(-1, token[part, None], g[:, None])
+            if slope is not None:
+                dz.mul_(slope).mul_(ctx.logits.scale)
             dz = dz.div_(ctx.temperature).to(hidden.dtype)
             torch.mm(dz, weight.detach(), out=g_hidden[part])
             if g_weight is not None:
@@ -88,20 +115,28 @@ class _HeadFunction(torch.autograd.Function):
             g_hidden,
             None if g_weight is None else g_weight.to(weight.dtype),
             None if g_bias is None else g_bias.to(bias.dtype),
-            None, None, None,
+            None, None, None, None,
         )  # fmt: skip
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, logits: LogitScale) -> Tensor:
+    """z of `_HeadFunction`, a new tensor."""
     z = torch.nn.functional.linear(hidden, weight, bias)
     z = z.to(torch.promote_types(z.dtype, torch.float32))
+    if logits.cap is not None:
+        z = z.div_(logits.cap / logits.scale).tanh_().mul_(logits.cap)
     return z if temperature == 1.0 else z / temperature
 
 
-def head_logprobs(head: Any, hidden: Tensor, token: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies [K] of `token` [K] under softmax(head(hidden [K, h]) / temperature), float32 or wider."""
+def head_logprobs(
+    head: Any, hidden: Tensor, token: Tensor, temperature: float, logits: LogitScale = UNSCALED
+) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies [K] of `token` [K], float32 or wider.
+
+    They are those of softmax(logits / temperature), where `logits` says what becomes of head(hidden [K, h]).
+    """
     result: tuple[Tensor, Tensor] = _HeadFunction.apply(
-        hidden, head.weight, getattr(head, "bias", None), token, temperature, head
+        hidden, head.weight, getattr(head, "bias", None), token, temperature, head, logits
     )
     return result
 
@@ -117,7 +152,7 @@ def packed(*models: Any) -> Iterator[None]:
         head = m.get_output_embeddings()
         before.append((m, m.config._attn_implementation, head))
         m.config._attn_implementation = ATTENTION
-        head.forward = partial(head_logprobs, head)
+        head.forward = partial(head_logprobs, head, logits=LogitScale.of(m.config))
     try:
         with fused(*models):
             yield

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srt.packing.attention import Layout, PackAttention, plan_attention
+from srt.packing.attention import Layout, PackAttention
 
 
 @dataclass(frozen=True)
@@ -158,5 +158,5 @@ def pack(
         position=tensor(np.concatenate(position)),
         predict=tensor(np.concatenate(predict)),
         token=tensor(np.concatenate([responses[i] for i in rows]).astype(np.int64)),
-        attention=plan_attention(layout, filled, device, dtype),
+        attention=PackAttention(layout, filled, device, dtype),
     )

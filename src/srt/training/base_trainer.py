@@ -19,10 +19,12 @@ from srt.data.prompts import render_all
 from srt.distributed.deepspeed_engine import DeepSpeedEngine
 from srt.distributed.world import World, gather
 from srt.models.checkpoint import load_model
+from srt.models.context import check_context
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.attention import check_packable
 from srt.training.alarm_action import action_of
 from srt.training.batches import PromptOrder
+from srt.training.pack_probe import check_packs
 from srt.training.segment import Segment
 from srt.training.tracking import PhaseTimer, peak_memory, timing_row
 from srt.training.training_set import TrainingSet
@@ -48,6 +50,8 @@ class BaseTrainer(ABC):
                 "each needs a prompt, so use fewer GPUs or raise prompts_per_step"
             )
         model, self.tokenizer, self.end_tokens = load_model(segment.base, train["dtype"], world.device)
+        check_packable(segment.base, model.config)
+        check_context(segment.base, model.config, train["max_prompt_tokens"] + train["max_new_tokens"])
         self.prompts, too_long = render_all(
             self.tokenizer, data.ids, data.problems, self.spec["prompt_suffix"], train["max_prompt_tokens"]
         )
@@ -62,8 +66,8 @@ class BaseTrainer(ABC):
         self.order = PromptOrder(usable, train["prompts_per_step"], self.spec["seed"])
         if action_of(self.spec) == "offline_labels":
             self._check_later_labels()
+        check_packs(segment.base, model, train["gradient_checkpointing"], world)
         checkpoint_activations(model, train["gradient_checkpointing"])
-        check_packable(segment.base, model.config)
         self.policy = DeepSpeedEngine(
             model, world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
             weight_decay=train["weight_decay"], grad_clip=train["grad_clip"], zero_stage=train["zero_stage"],

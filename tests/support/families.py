@@ -1,0 +1,145 @@
+"""Tiny random models of each family, with the keys that make the family what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY = 48
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
+    "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": 3, "pad_token_id": 0,
+}  # fmt: skip
+WIDE = 0.2  # standard deviation of random matrices: logits of some nats, so that faults are seen
+
+
+@dataclass(frozen=True)
+class Family:
+    """`like`: the models that it stands for. `architecture`: the prefix of its config's class in transformers."""
+
+    like: str
+    architecture: str
+    keys: dict[str, Any]
+    without: tuple[str, ...] = ()
+
+    def config(self) -> Any:
+        """Its config."""
+        shape = {key: value for key, value in SHAPE.items() if key not in self.without}
+        return getattr(transformers, f"{self.architecture}Config")(**shape | self.keys)
+
+    def model(self) -> Any:
+        """A random model in float32, the same whenever it is made; its norms and biases are random too."""
+        config = self.config()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = transformers.AutoModelForCausalLM.from_config(config)
+            with torch.no_grad():
+                for p in model.parameters():
+                    if p.dim() == 1:
+                        p.add_(0.2 * torch.randn_like(p))
+                    else:
+                        p.normal_(0.0, WIDE)
+        return model.eval()
+
+
+ROPE = {"rope_theta": 10000.0}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+LONG = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 2.0, 4.0, 8.0], "original_max_position_embeddings": 64,
+}  # fmt: skip
+NO_HEADS = ("num_key_value_heads", "head_dim")
+GPT2 = {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 128} | dict.fromkeys(
+    ("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0
+)
+GPT2_WITHOUT = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", *NO_HEADS
+)  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MIXED = ["sliding_attention", "full_attention"]
+
+FAMILIES: dict[str, Family] = {
+    "llama3": Family("Llama 3", "Llama", {}),
+    "llama31": Family("Llama 3.1, 3.2", "Llama", {"rope_parameters": LLAMA3}),
+    "deepseek_llm": Family("DeepSeek-LLM, DeepSeek-Math", "Llama", {"num_key_value_heads": 4}),
+    "smollm2": Family("SmolLM2", "Llama", {"tie_word_embeddings": True}),
+    "smollm3": Family(
+        "SmolLM3",
+        "SmolLM3",
+        {"num_hidden_layers": 5, "no_rope_layers": [1, 1, 1, 0, 1], "layer_types": None},
+        ("head_dim",),
+    ),
+    "qwen2": Family("Qwen2, Qwen2.5", "Qwen2", {"tie_word_embeddings": True}),
+    "qwen25_math": Family("Qwen2.5-Math-7B", "Qwen2", {}),
+    "qwen2_window": Family(
+        "Qwen2 with use_sliding_window",
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+    "qwen3_4b": Family("Qwen3-4B", "Qwen3", {"tie_word_embeddings": True, "head_dim": 16}),
+    "qwen3_14b": Family("Qwen3-14B", "Qwen3", {"head_dim": 16}),
+    "qwen3_moe": Family("Qwen3-30B-A3B", "Qwen3Moe", EXPERTS),
+    "mistral": Family("Mistral-7B-v0.1", "Mistral", {"sliding_window": 6}),
+    "mistral_full": Family("Mistral-7B-v0.3", "Mistral", {"sliding_window": None}),
+    "phi3": Family("Phi-3-mini-4k, Phi-4", "Phi3", {"sliding_window": None}),
+    "phi3_window": Family("Phi-3-mini-4k (window of 2047)", "Phi3", {"sliding_window": 6}),
+    "phi3_long": Family("Phi-3-mini-128k", "Phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 64}),
+    "gemma": Family("Gemma", "Gemma", {"tie_word_embeddings": True}),
+    "gemma2": Family(
+        "Gemma 2",
+        "Gemma2",
+        {
+            "tie_word_embeddings": True,
+            "sliding_window": 6,
+            "layer_types": MIXED,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 2.0,
+            "query_pre_attn_scalar": 8,
+        },
+    ),
+    "gemma3": Family(
+        "Gemma 3 (text)",
+        "Gemma3Text",
+        {"tie_word_embeddings": True, "sliding_window": 6, "layer_types": MIXED, "query_pre_attn_scalar": 8},
+    ),
+    "granite": Family(
+        "Granite 3",
+        "Granite",
+        {"logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2},
+        ("head_dim",),
+    ),
+    "cohere": Family("Command R", "Cohere", {"logit_scale": 0.25, "tie_word_embeddings": True}, ("head_dim",)),
+    "cohere2": Family(
+        "Command R7B",
+        "Cohere2",
+        {"logit_scale": 0.25, "tie_word_embeddings": True, "sliding_window": 6, "layer_types": MIXED},
+    ),
+    "olmo2": Family("OLMo 2", "Olmo2", {}, ("head_dim",)),
+    "olmo3": Family("OLMo 3", "Olmo3", {"sliding_window": 6, "layer_types": MIXED}, ("head_dim",)),
+    "gpt_neox": Family("Pythia, GPT-NeoX", "GPTNeoX", {}, NO_HEADS),
+    "gpt2": Family("GPT-2", "GPT2", GPT2 | {"tie_word_embeddings": True}, GPT2_WITHOUT),
+    "opt": Family(
+        "OPT",
+        "OPT",
+        {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0, "tie_word_embeddings": True},
+        ("intermediate_size", *NO_HEADS),
+    ),
+    "stablelm": Family("StableLM 2", "StableLm", {}, ("head_dim",)),
+    "falcon": Family("Falcon-7B", "Falcon", {"multi_query": True, "alibi": False, "ffn_hidden_size": 48}, NO_HEADS),
+    "falcon_alibi": Family("Falcon-RW", "Falcon", {"alibi": True, "multi_query": False}, NO_HEADS),
+    "bloom": Family(
+        "BLOOM", "Bloom", {"n_layer": 2, "n_head": 4}, ("num_hidden_layers", "num_attention_heads", *NO_HEADS)
+    ),
+    "gpt_oss": Family(
+        "gpt-oss",
+        "GptOss",
+        {"sliding_window": 6, "layer_types": MIXED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+}
