@@ -2,7 +2,7 @@
 
 
 rule slurm_check_partition:
-    """What a job on one partition finds: GPUs, driver, versions, speed of the scratch folder."""
+    """Inspect one partition with a job: GPUs, driver, versions, speed of the scratch folder."""
     output:
         found=temp(PATHS.partition("{partition}")),
     log:
@@ -19,7 +19,7 @@ rule slurm_check_partition:
         mem_mb=2000,
         runtime=5,
     message:
-        "Look at partition {wildcards.partition}"
+        "Inspect partition {wildcards.partition}"
     shell:
         f"python {SCRIPTS}/slurm_check.py"
         " look"
@@ -44,6 +44,6 @@ rule slurm_check:
     conda:
         "../envs/workflow.yaml"
     message:
-        "What each partition has"
+        "Report on the partitions"
     shell:
         f"python {SCRIPTS}/slurm_check.py" " show {input} 2> {log} | tee {output.report}"

@@ -46,7 +46,9 @@ def main() -> None:
         ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         progress = check_state(segment.resume, spec, ranks, rank)  # a rank that finds damage ends all
         if progress["step"] != segment.start:
-            raise SrtError(f"{segment.resume} is the state of step {progress['step']}, not of start {segment.start}")
+            raise SrtError(
+                f"{segment.resume} is the state of step {progress['step']}, not of start {segment.start}: correct one"
+            )
 
     from srt.distributed.world import shutdown  # after the checks: torch and DeepSpeed take seconds
     from srt.training.run import run_segment

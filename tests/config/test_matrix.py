@@ -192,11 +192,11 @@ def test_a_teacher_is_the_start_unless_it_is_named(tmp_path: Path) -> None:
     [
         (
             "a: {extends: srt, init: {run: b}}\nb: {extends: srt, init: {run: c}}\nc: {extends: srt, init: {run: a}}\n",
-            "runs.yaml: c: init: run: the runs wait for each other (a -> b -> c -> a)",
+            "runs.yaml: c: init: run: the runs depend on each other (a -> b -> c -> a)",
         ),
         (
             "a: {extends: srt, reward: offline_labels, teacher: {run: b}}\nb: {extends: srt, init: {run: a}}\n",
-            "runs.yaml: b: init: run: the runs wait for each other (a -> b -> a)",
+            "runs.yaml: b: init: run: the runs depend on each other (a -> b -> a)",
         ),
         (
             "a: {extends: srt, model: hub7b, init: {run: srt}}\n",

@@ -52,7 +52,7 @@ def test_filter_values_keep_their_types() -> None:
         (HUB | {"repo": "gsm8k"}, ["'repo'"]),
         (RG | {"size": 0}, ["'size'"]),
         (RG | {"split": "dev"}, ["'split'", "train"]),
-        (RG | {"params": {"seed": 3}}, ["`seed` belongs to the entry"]),
+        (RG | {"params": {"seed": 3}}, ["`seed` belongs in the entry"]),
         (RG | {"params": {"min_terms": 2}, "mix": [{}]}, ["with `mix`"]),
         (RG | {"mix": [{"parms": {}}]}, ["unknown key 'mix.0.parms'", "did you mean 'params'"]),
         (RG | {"mix": [{"weight": 0}]}, ["mix.0.weight"]),

@@ -16,7 +16,7 @@ SHARED = ROOT.parent / "shared" / "data"
 
 def made(path: str, **changes: Any) -> Loaded:
     if not (SHARED / path).exists():
-        pytest.skip(f"../shared/data/{path} is not there: it is no part of the project")
+        pytest.skip(f"../shared/data/{path} is missing: it is not part of the project")
     return load_with_report(parse_dataset("t", {"source": "local", "path": path} | changes), "t", SHARED)
 
 

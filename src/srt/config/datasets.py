@@ -71,7 +71,7 @@ class ReasoningGymDataset(Strict):
         for params in [self.params, *(part.params for part in self.mix)]:
             for key in ("size", "seed"):
                 if key in params:
-                    raise ValueError(f"`{key}` belongs to the entry itself, not into `params`")
+                    raise ValueError(f"`{key}` belongs in the entry itself, not in `params`")
         return self
 
 

@@ -165,7 +165,9 @@ def check_name(family: str, name: str) -> None:
     if family not in DATASETS or family == "composite":
         raise SrtError(f"data set '{name}': reasoning_gym has no '{family}'{nearest(family, DATASETS)}")
     if family in UNSEEDED:
-        raise SrtError(f"data set '{name}': reasoning_gym's '{family}' ignores its seed, so it cannot be reproduced")
+        raise SrtError(
+            f"data set '{name}': reasoning_gym's '{family}' ignores its seed and cannot be reproduced: choose another"
+        )
     if family in HASH_SEED_DEPENDENT and sys.flags.hash_randomization:
         raise SrtError(
             f"data set '{name}': reasoning_gym's '{family}' depends on Python's string hashes: "

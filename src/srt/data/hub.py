@@ -71,7 +71,7 @@ def _snapshot(config: HubDataset) -> Path:
         cause = "offline mode is on: HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else _cause(error)
         raise SrtError(
             f"cannot get {at} from the hub, and the cache does not have all of it ({cause}): rerun with a connection, "
-            f"or run `{download}` where there is one and make DIR the local data folder"
+            f"or run `{download}` on a machine with one and set local_dir to DIR"
         ) from None
 
 

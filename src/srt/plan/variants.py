@@ -67,7 +67,7 @@ SAVINGS: tuple[tuple[str, Variant], ...] = (
     ("a prompt in the update once for all its responses", _SHARED),
     ("activations kept where the configuration says so", replace(_SHARED, checkpointing=None)),
     ("evaluation in jobs of one GPU, beside training", Variant(gpus=8, states="none")),
-    ("as few GPUs per run as hold it with its reference", Variant(states="none", reference_offload=False)),
+    ("the fewest GPUs per run that hold it with its reference", Variant(states="none", reference_offload=False)),
     ("still fewer: the reference in host memory between its passes", Variant(states="none")),
     ("states saved, at checkpoints and between them, which the authors did not do", Variant(states="waiting")),
     ("states written while training continues, each rank hashing its own part", Variant()),

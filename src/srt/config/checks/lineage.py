@@ -75,7 +75,7 @@ def _check_cycles(config: Config) -> None:
                 circle = " -> ".join([*path[path.index(checkpoint.run) :], checkpoint.run])
                 raise ConfigError(
                     ["runs", name, key, "run"],
-                    f"the runs wait for each other ({circle}): start one of them from the base model",
+                    f"the runs depend on each other ({circle}): start one of them from the base model",
                 )
             visit(checkpoint.run, path)
         done.add(name)
