@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from srt.common.errors import SrtError
-from srt.distributed.world import World
 from srt.models import probe_record
 from srt.models.context import check_context, fixed_context
 from srt.models.probe_record import probed
@@ -18,7 +17,6 @@ from srt.training import pack_probe
 from srt.training.pack_probe import check_packs, measure, problem
 from support.families import FAMILIES, LONG
 
-ALONE = World(0, 1, torch.device("cpu"))
 REFUSED = {"stablelm", "falcon", "falcon_alibi", "bloom"}
 
 
@@ -111,7 +109,7 @@ def test_what_attention_does_not_know_is_refused():
 
     x = torch.zeros(1, 1, 2, 4)
     for more in ({"position_bias": x}, {"dropout": 0.1}, {"is_causal": False}):
-        with pytest.raises(SrtError, match=f"Alien passes {next(iter(more))} to attention, which"):
+        with pytest.raises(SrtError, match=f"Alien passes {next(iter(more))} to attention, which is not known here"):
             attention._packed_attention(Alien(), x, x, x, None, packing=object(), use_cache=False, **more)
 
 
@@ -176,9 +174,9 @@ def test_a_refused_model_has_no_record_and_says_what_differs(tmp_path, monkeypat
         without_window(patch)
         sentence = r"base: training would not be exact for model type mistral: log-probs of packed .* nats: choose"
         with pytest.raises(SrtError, match=sentence):
-            check_packs(folder, model, "none", ALONE)
+            check_packs(folder, model, "none")
     assert not probe_record.record_path(folder).exists()
-    check_packs(folder, model, "none", ALONE)
+    check_packs(folder, model, "none")
     assert probe_record.record_path(folder).exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,22 @@ def find_state(
 
 
 def check_base(folder: Path, world: World) -> None:
-    """`check_model` by all ranks together: each hashes its share of the files, once per job.
+    """`check_model` by all ranks together: each hashes its share of the files, once per job."""
+    refused_together(lambda: check_model(folder, world.rank, world.size), world)
+
+
+def refused_together(check: Callable[[], object], world: World, main_only: bool = False) -> None:
+    """Call `check` on all ranks, or on rank 0 alone with `main_only`; all ranks call this function.
 
     Raises:
         SrtError: on all ranks, what the first of them that refuses found.
     """
     refusal: SrtError | None = None
-    try:
-        check_model(folder, world.rank, world.size)
-    except SrtError as error:
-        refusal = error
+    if world.main or not main_only:
+        try:
+            check()
+        except SrtError as error:
+            refusal = error
     for each in gather([refusal], world):
         if each is not None:
             raise each

@@ -14,7 +14,9 @@ from srt.common.progress import log
 from srt.cost.memory import SAMPLING_VLLM_PERCENT
 from srt.data import read_problems
 from srt.data.prompts import render_all
+from srt.evaluation.engine_probe import check_sampling
 from srt.models.checkpoint import check_model, fingerprint, load_model
+from srt.models.context import check_context
 from srt.rollout import Rollout, RolloutEngine, Sampling, sample_key
 
 SPEC = (
@@ -67,6 +69,9 @@ def sample(spec: dict[str, Any], checkpoint: Path, problem_files: list[Path], ou
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check_model(checkpoint)
     model, tokenizer, eos = load_model(checkpoint, spec["dtype"], "cpu" if spec["engine"] == "vllm" else device)
+    check_context(checkpoint, model.config, spec["max_prompt_tokens"] + spec["max_new_tokens"])
+    if spec["engine"] == "transformers":
+        check_sampling(checkpoint, model)
     engine = make_engine(spec, checkpoint, model, eos)
     sampling = Sampling(spec["n"], spec["temperature"], spec["top_p"], spec["max_new_tokens"], spec["seed"])
     tables, fingerprints, left_out = [], {}, 0

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-PLAIN = "eager"
+from srt.rollout.kv_cache import OWN
+
 WINDOW = 8  # of a small copy's sliding windows, so that short rows are longer
 LEAST_LAYERS = 2  # of a small copy: what a layer passes on has to reach another one
 
@@ -73,19 +73,6 @@ def attention(model: Any, name: str) -> Iterator[None]:
 def plain_distribution(model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Tensor:
     """The log-probs [T, V], float32 or wider, of every token at the places of a response of T tokens; with gradient."""
     ids = torch.tensor([[*prompt, *(int(t) for t in response)]], device=model.device)
-    with attention(model, PLAIN):
+    with attention(model, OWN):
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(response) + 1).logits[0, :-1]
     return (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
-
-
-@torch.no_grad()
-def plain_logprobs(
-    model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], temperature: float
-) -> list[np.ndarray]:
-    """The log-probs [T] of the tokens of each response."""
-    found = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        every = plain_distribution(model, prompt, response, temperature)
-        token = torch.as_tensor(np.asarray(response), dtype=torch.long, device=every.device)
-        found.append(every.gather(-1, token[:, None])[:, 0].cpu().numpy())
-    return found

@@ -18,16 +18,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from srt.common.errors import SrtError
+from srt.rollout.attention_arguments import refuse_unknown
 
 ATTENTION = "srt_packed"
 SAME_LENGTH = 0.75  # a bucket ends before a row shorter than this share of its longest row
 BUCKET = 16  # rows that a bucket has at least
 
 
-# What transformers passes to an attention function without an effect on its result here
-IDLE = frozenset(
-    {"position_ids", "use_cache", "cache_position", "output_attentions", "output_hidden_states", "return_dict"}
-)
 KINDS = {"full_attention", "sliding_attention"}  # of layers (`layer_types`) that a pack reproduces
 
 
@@ -183,7 +180,6 @@ def _packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    dropout: float = 0.0,
     packing: PackAttention | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -204,13 +200,7 @@ def _packed_attention(
     """
     if packing is None:
         raise ValueError("attention of a pack needs packing=PackAttention")
-    others = {name: x for name, x in kwargs.items() if name not in IDLE and x is not None and x is not False}
-    if others or dropout or is_causal is False:
-        names = sorted([*others, *(["dropout"] if dropout else []), *(["is_causal"] if is_causal is False else [])])
-        raise SrtError(
-            f"{type(module).__name__} passes {', '.join(names)} to attention, which attention over a pack does not "
-            "know: choose another base model"
-        )
+    refuse_unknown(module, {**kwargs, "is_causal": True if is_causal is False else None})
     window = None if sliding_window is None or sliding_window >= packing.longest else sliding_window
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [M, heads, d]
     if packing.varlen is not None and softcap is None and s_aux is None:

@@ -118,7 +118,7 @@ class ContinuousBatch:
             mask[i, width - len(prompt) :] = 1
         padded = not bool(mask.all())
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        cache = DynamicCache(config=self.model.config)
+        cache = DynamicCache()  # with the config, layers with a sliding window would drop columns
         out = self.model(
             input_ids=ids,
             attention_mask=mask if padded else None,
@@ -142,7 +142,7 @@ class ContinuousBatch:
         self._harvest()
         owner = rows // n - prefill.first
         if self.cache is None:
-            self.cache = DynamicCache(config=self.model.config)
+            self.cache = DynamicCache()
             self.cache.layers = [
                 ColumnLayer(layer.keys, len(self.done), self.capacity, self.filled, zero=end < self.total)
                 for layer in prefill.cache.layers

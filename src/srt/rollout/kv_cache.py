@@ -16,7 +16,10 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from srt.rollout.attention_arguments import refuse_unknown
+
 ATTENTION = "srt_shared_kv"
+OWN = "eager"  # a model's own attention in single operations
 
 
 class ColumnLayer(DynamicLayer):
@@ -103,19 +106,32 @@ def shared_kv_attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a decode step that reads each key-value head once for all its query heads, without repeat_kv."""
+    """Attention of a decode step that reads each key-value head once for all its query heads, without repeat_kv.
+
+    A sliding window is part of the mask.
+    """
+    refuse_unknown(module, {**kwargs, "dropout": dropout})
     if query.shape[2] != 1:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal)
     rows, heads, _, size = query.shape
     groups = key.shape[1]
     grouped = query.view(rows, groups, heads // groups, size)
     mask = None if attention_mask is None else attention_mask[..., -1:, : key.shape[2]]
     out = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(rows, 1, heads, size), None
+
+
+def decode_attention(model: Any) -> str:
+    """ATTENTION where it computes what the model says, else the model's OWN, which is slower.
+
+    Own are attentions that cannot be replaced (ALiBi), and those with sinks or a soft cap of the scores.
+    """
+    replaceable = getattr(model, "_supports_attention_backend", False) and model._supports_sdpa
+    return ATTENTION if replaceable and not getattr(model.config, "attn_logit_softcapping", None) else OWN
 
 
 AttentionInterface.register(ATTENTION, shared_kv_attention)

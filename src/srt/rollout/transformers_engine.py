@@ -16,7 +16,7 @@ import torch
 
 from srt.common.progress import progress_bar
 from srt.rollout.continuous_batching import ContinuousBatch
-from srt.rollout.kv_cache import ATTENTION
+from srt.rollout.kv_cache import OWN, decode_attention
 from srt.rollout.protocol import Checksum, Rollout, Sampling, tensor_checksum
 
 
@@ -72,9 +72,12 @@ class TransformersEngine:
     def logprobs(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], temperature: float
     ) -> list[np.ndarray]:
-        """See `srt.rollout.RolloutEngine.logprobs`; one forward pass per response, without padding."""
+        """See `srt.rollout.RolloutEngine.logprobs`; one forward pass per response, without padding, in OWN attention.
+
+        transformers' other attentions leave out what they do not have, such as the soft cap of Gemma 2.
+        """
         scores = []
-        with self._inference(self.model.config._attn_implementation):
+        with self._inference(OWN):
             for prompt, response in zip(prompts, responses, strict=True):
                 ids = torch.tensor([[*prompt, *(int(t) for t in response)]], device=self.model.device)
                 keep = len(response) + 1
@@ -94,7 +97,7 @@ class TransformersEngine:
             return []
         bar = progress_bar(total=len(prompts), desc="sampling", unit="prompt", disable=not self.progress)
         try:
-            with self._inference(ATTENTION):
+            with self._inference(decode_attention(self.model)):
                 return ContinuousBatch(self.model, self.eos, prompts, keys, sampling, self.max_rows, bar.update).run()
         finally:
             bar.close()

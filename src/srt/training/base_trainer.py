@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.progress import log
@@ -17,6 +19,7 @@ from srt.cost.hardware import peak_flops
 from srt.cost.shapes import Shape
 from srt.data.prompts import render_all
 from srt.distributed.deepspeed_engine import DeepSpeedEngine
+from srt.distributed.rank_agreement import refused_together
 from srt.distributed.world import World, gather
 from srt.models.checkpoint import load_model
 from srt.models.context import check_context
@@ -66,7 +69,9 @@ class BaseTrainer(ABC):
         self.order = PromptOrder(usable, train["prompts_per_step"], self.spec["seed"])
         if action_of(self.spec) == "offline_labels":
             self._check_later_labels()
-        check_packs(segment.base, model, train["gradient_checkpointing"], world)
+        self.probe(segment, model)
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()  # vLLM, which starts later, cannot take memory that torch holds in its cache
         checkpoint_activations(model, train["gradient_checkpointing"])
         self.policy = DeepSpeedEngine(
             model, world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
@@ -76,6 +81,11 @@ class BaseTrainer(ABC):
         self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
         self.timer = PhaseTimer(world.device)
         self.shape = Shape.of(model.config) if world.device.type == "cuda" else None  # for the MFU, known on GPUs only
+
+    def probe(self, segment: Segment, model: Any) -> None:
+        """Refuse a base model that would not be trained exactly (all ranks call it)."""
+        mode = self.train["gradient_checkpointing"]
+        refused_together(lambda: check_packs(segment.base, model, mode), self.world, main_only=True)
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:

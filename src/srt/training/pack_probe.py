@@ -16,7 +16,6 @@ from torch import Tensor
 
 from srt.common.errors import SrtError
 from srt.config.train import Checkpointing
-from srt.distributed.world import World, gather
 from srt.models.plain_pass import plain_distribution, small_copy
 from srt.models.probe_record import probed
 from srt.packing.activation_checkpointing import checkpoint_activations
@@ -84,30 +83,20 @@ class Measured:
     plain_half: float = float("nan")
 
 
-def check_packs(folder: Path, model: Any, checkpointing: Checkpointing, world: World) -> None:
-    """Refuse a model whose packs are not its plain forward pass; the same bytes are probed once, by rank 0.
+def check_packs(folder: Path, model: Any, checkpointing: Checkpointing) -> None:
+    """Refuse a model whose packs are not its plain forward pass; the same bytes are probed once.
 
     Args:
         folder: of the model, for its record and messages.
 
     Raises:
-        SrtError: on all ranks, in one sentence.
+        SrtError: what differs, in one sentence.
     """
-    refusal: SrtError | None = None
-    if world.main:
-        dtype = str(model.dtype).removeprefix("torch.")
-        try:
-            probed(
-                folder, f"training, {world.device.type}, {dtype}, checkpointing {checkpointing}",
-                lambda: _admit(folder, model, checkpointing),
-            )  # fmt: skip
-        except SrtError as error:
-            refusal = error
-        if world.device.type == "cuda":
-            torch.cuda.empty_cache()  # vLLM, which starts later, cannot take memory that torch holds in its cache
-    refusal = gather([refusal], world)[0]
-    if refusal is not None:
-        raise refusal
+    device, dtype = model.device.type, str(model.dtype).removeprefix("torch.")
+    probed(
+        folder, f"training, {device}, {dtype}, checkpointing {checkpointing}",
+        lambda: _admit(folder, model, checkpointing),
+    )  # fmt: skip
 
 
 def _admit(folder: Path, model: Any, checkpointing: Checkpointing) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from srt.answers import Vote
+from srt.distributed.rank_agreement import refused_together
 from srt.distributed.world import World, gather
+from srt.evaluation.engine_probe import check_sampling
 from srt.rollout import STOP, Rollout, RolloutEngine, Sampling
 from srt.training.base_trainer import BaseTrainer
 from srt.training.batches import Batches, label_threshold
@@ -67,6 +69,12 @@ class RLTrainer(BaseTrainer):
         self.rollout_engine = make_rollout_engine(segment, self.policy.model, self.end_tokens)
         self.batches = Batches(self.order, world, self.sample, self.vote, self.spec.get("refill"))
         self.monitor = Monitor(self.grader, truth)
+
+    def probe(self, segment: Segment, model: Any) -> None:
+        """Refuse also a base model that would not be sampled from exactly."""
+        super().probe(segment, model)
+        if self.train["rollout_engine"] == "transformers":
+            refused_together(lambda: check_sampling(segment.base, model), self.world, main_only=True)
 
     # -- one step ------------------------------------------------------------------------------------------------
 
