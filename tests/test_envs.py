@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,23 @@ def test_every_requirement_is_locked_within_its_range() -> None:
         version = PINS.get(canonical(requirement.name))
         assert version is not None, f"{requirement.name} of pyproject.toml is not in constraints.txt"
         assert requirement.specifier.contains(version), f"{line} does not allow the locked {version}"
+
+
+def test_every_import_is_a_requirement() -> None:
+    """What another package happens to bring along may be gone with its next version."""
+    lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    required = {canonical(Requirement(line).name) for line in lines}
+    own = {path.stem for folder in ("src", "scripts", "tests", "benchmarks") for path in (ROOT / folder).iterdir()}
+    distributions = packages_distributions()
+    undeclared = set()
+    for path in (
+        path for folder in ("src", "scripts", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    ):
+        for found in re.finditer(r"^ *(?:from|import) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            brought_by = {canonical(name) for name in distributions.get(found[1], [])}
+            if found[1] not in own and brought_by and not brought_by & required:
+                undeclared.add(f"{found[1]} ({path.relative_to(ROOT)})")
+    assert undeclared == set()
 
 
 def test_torch_has_no_local_version_and_cuda_packages_are_not_locked() -> None:
