@@ -23,6 +23,9 @@ PASSING = re.compile(
     r"|Required partition not available \(inactive or drain\)"
     r"|Unable to connect to database"
     r"|Problem talking to (?:the )?database"
+    # Without a limit's name it is most often that of submitted jobs. SLURM itself lets a job that is over another
+    # limit wait in its queue.
+    r"|Job violates accounting/QOS policy(?: \([^)]*\))?"
 )
 # After these the controller may have taken the job although sbatch failed.
 UNCLEAR = re.compile(r"Socket timed out|Zero Bytes|\((?:receive|shutdown) failure\)")
