@@ -30,7 +30,13 @@ rule all_models:
 rule all_samples:
     """The base models' scored samples on every suite that their runs are evaluated on."""
     input:
-        sorted({PATHS.groups(f"base/{run.model}", suite) for run in CFG.runs.values() for suite in run.suites}),
+        sorted(
+            {
+                PATHS.groups(f"base/{run.model}", stored_suite(CFG, run.model, suite))
+                for run in CFG.runs.values()
+                for suite in run.suites
+            }
+        ),
 
 
 rule all_labels:

@@ -12,10 +12,12 @@ SCRIPTS = "scripts" if ROOT == Path.cwd() else shlex.quote(f"{ROOT}/scripts")
 sys.path.insert(0, str(ROOT / "src"))
 from srt.artefacts.evaluations import evaluation_spec, expand_evaluations
 from srt.artefacts.paths import Paths
+from srt.artefacts.settings import settings_on_disk, stored_suite
 from srt.cluster.partitions import PARTITIONS_FILE, read_cluster_limits
 from srt.common.errors import SrtError
 from srt.common.io import canonical_json
 from srt.config import load_config
+from srt.config.evaluation import SETTINGS_MARK
 from srt.workflow.environment import collect_garbage_rarely, prepare_environment
 from srt.workflow.patches import apply_patches, is_controller, results_of_module
 from srt.workflow.wildcards import checkpoints_pattern, runs_pattern
@@ -70,7 +72,8 @@ wildcard_constraints:
     dataset="|".join(CFG.datasets),
     model="|".join(CFG.models),
     run=RUN_PATTERN,
-    suite="|".join([*CFG.suites, *CFG.datasets]),
+    # its id, or its name beside samples of other settings (srt.artefacts.settings)
+    suite=rf"(?:{'|'.join([*CFG.suites, *CFG.datasets])})(?:{SETTINGS_MARK}[0-9a-f]{{8}})?",
     metric="pass_rate|majority_frequency",
     # a base model, or a step of a run
     checkpoint=rf"base/(?:{'|'.join(CFG.models)})|(?:{RUN_PATTERN})/step-\d+",

@@ -16,20 +16,20 @@ FRACTIONS = {f"{run.curriculum.fraction:.4f}": run.curriculum.fraction for run i
 rule labels:
     """Offline labels: the majority answer of a fixed teacher (a base model, or a step of a run) to each problem."""
     input:
-        groups=lambda wc: PATHS.groups(wc.checkpoint, wc.dataset),
+        groups=lambda wc: PATHS.groups(wc.checkpoint, wc.suite),
     output:
-        labels=PATHS.labels("{checkpoint}", "{dataset}"),
+        labels=PATHS.labels("{checkpoint}", "{suite}"),
     log:
-        PATHS.log("labels/{checkpoint}/{dataset}"),
+        PATHS.log("labels/{checkpoint}/{suite}"),
     benchmark:
-        PATHS.benchmark("labels/{checkpoint}/{dataset}")
+        PATHS.benchmark("labels/{checkpoint}/{suite}")
     conda:
         "../envs/workflow.yaml"
     resources:
         mem_mb=1000,
         runtime=15,
     message:
-        "Offline labels of {wildcards.checkpoint} for {wildcards.dataset}"
+        "Offline labels of {wildcards.checkpoint} for {wildcards.suite}"
     shell:
         f"python {SCRIPTS}/labels.py" " --groups {input.groups} --out {output.labels} > {log} 2>&1"
 
@@ -37,14 +37,14 @@ rule labels:
 rule preferences:
     """Stored responses for SFT, DPO and ScPO, chosen by the votes of a teacher (a base model, or a step of a run)."""
     input:
-        samples=lambda wc: PATHS.samples(wc.checkpoint, wc.dataset),
-        scores=lambda wc: PATHS.scores(wc.checkpoint, wc.dataset),
+        samples=lambda wc: PATHS.samples(wc.checkpoint, wc.suite),
+        scores=lambda wc: PATHS.scores(wc.checkpoint, wc.suite),
     output:
-        preferences=PATHS.preferences("{checkpoint}", "{dataset}", "{part}"),
+        preferences=PATHS.preferences("{checkpoint}", "{suite}", "{part}"),
     log:
-        PATHS.log("preferences/{checkpoint}/{dataset}-{part}"),
+        PATHS.log("preferences/{checkpoint}/{suite}-{part}"),
     benchmark:
-        PATHS.benchmark("preferences/{checkpoint}/{dataset}-{part}")
+        PATHS.benchmark("preferences/{checkpoint}/{suite}-{part}")
     wildcard_constraints:
         part=r"(sft|pairs)-[^/]+-s\d+",
     conda:
@@ -55,7 +55,7 @@ rule preferences:
     params:
         spec=lambda wc, output: PREFERENCES[output.preferences],
     message:
-        "Stored responses of {wildcards.checkpoint} to {wildcards.dataset}: {wildcards.part}"
+        "Stored responses of {wildcards.checkpoint} to {wildcards.suite}: {wildcards.part}"
     shell:
         f"python {SCRIPTS}/preferences.py"
         " --samples {input.samples}"
@@ -68,13 +68,13 @@ rule preferences:
 rule curriculum:
     """The easiest part of a training set, by pass rate or majority frequency of the base model."""
     input:
-        groups=lambda wc: PATHS.groups(f"base/{wc.model}", wc.dataset),
+        groups=lambda wc: PATHS.groups(f"base/{wc.model}", wc.suite),
     output:
-        subset=PATHS.subset("{model}", "{dataset}", "{metric}", "{fraction}"),
+        subset=PATHS.subset("{model}", "{suite}", "{metric}", "{fraction}"),
     log:
-        PATHS.log("curriculum/{model}/{dataset}-{metric}-{fraction}"),
+        PATHS.log("curriculum/{model}/{suite}-{metric}-{fraction}"),
     benchmark:
-        PATHS.benchmark("curriculum/{model}/{dataset}-{metric}-{fraction}")
+        PATHS.benchmark("curriculum/{model}/{suite}-{metric}-{fraction}")
     wildcard_constraints:
         fraction=r"0\.\d+",
     conda:
@@ -85,7 +85,7 @@ rule curriculum:
     params:
         fraction=lambda wc: FRACTIONS.get(wc.fraction, float(wc.fraction)),
     message:
-        "Easiest {wildcards.fraction} of {wildcards.dataset} by {wildcards.metric} of {wildcards.model}"
+        "Easiest {wildcards.fraction} of {wildcards.suite} by {wildcards.metric} of {wildcards.model}"
     shell:
         f"python {SCRIPTS}/curriculum.py"
         " --groups {input.groups}"

@@ -13,12 +13,22 @@ from srt.workflow.results_lock import ResultsLock
 
 interrupt_without_traceback()
 LOCK = ResultsLock(Path(CFG.results))
+SETTINGS = settings_on_disk(CFG.results)
 # whether a result is up to date is asked of the record beside it (srt.workflow.patches)
 RECORDS = records_of(Path(CFG.results))
 RECORDS.rules = names_here(workflow, RECORDED)
 config["up_to_date"] = UpToDate(RECORDS)  # for workflow/report/workflow.rst
+
+
+def name_other_settings():
+    """Say which evaluations are made beside those of other sampling settings, until a run has made a start on them."""
+    for sentence in SETTINGS.sentences():
+        print(sentence, file=sys.stderr)
+
+
 if is_controller(workflow):
     atexit.register(lambda: report_at_the_end(RECORDS, workflow.dryrun))
+    atexit.register(name_other_settings)
     atexit.register(lambda: workflow.dryrun and name_missing_inputs())
 
 
@@ -69,6 +79,8 @@ onstart:
     in_one_line(check_before_start)
     # unlike Snakemake's own lock, this one is released by the kernel when the process is killed
     in_one_line(LOCK.acquire)
+    name_other_settings()
+    in_one_line(SETTINGS.register)
     in_one_line(RECORDS.start)
     wait_for_orphans(Path(CFG.results), submits_to_slurm(workflow))
     wait_for_processes(Path(CFG.results))

@@ -2,7 +2,7 @@
 import json
 
 from srt.artefacts.specs import sample_spec, train_spec
-from srt.artefacts.training_inputs import previous_step
+from srt.artefacts.training_inputs import previous_step, suite_problems
 from srt.cluster.resources import HOST_BASE_MB, sampling_job, training_job
 from srt.config.runs import run_and_step
 from srt.cost.shapes import shape_of_model
@@ -19,6 +19,16 @@ def base_model_memory(wc, attempt: int) -> int:
     entry = CFG.models[wc.model]
     weights = 0 if entry.source in ("hub", "local") else shape_of_model(entry).total
     return int(HOST_BASE_MB + weights * 4 * 3 / 1e6) * attempt
+
+
+def sampled_problems(wc) -> list:
+    """The problem tables of a suite; samples of other settings than the configuration's are kept but not made."""
+    suite, name = wc.suite.partition(SETTINGS_MARK)[0], CFG.checkpoint_model(wc.checkpoint)
+    if (stored := in_one_line(stored_suite, CFG, name, suite)) != wc.suite:
+        raise WorkflowError(
+            f"{PATHS.evaluation(wc.checkpoint, wc.suite)} has other settings: this configuration's are {stored}"
+        )
+    return suite_problems(CFG, suite)
 
 
 def sampling_request(wc):

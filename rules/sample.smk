@@ -1,7 +1,6 @@
 # Raw samples of a checkpoint, and their scores. Sampling is expensive; scoring is cheap and can be repeated.
 
 from srt.artefacts.specs import REVISION
-from srt.artefacts.training_inputs import suite_problems
 from srt.cluster.resources import HOST_BASE_MB
 
 # Limits of one comparison are not in `params`: raising them for a few answers would otherwise repeat labels, curricula
@@ -13,7 +12,7 @@ rule sample:
     """Draw n responses per problem of a suite from a checkpoint, and store them raw."""
     input:
         checkpoint=lambda wc: PATHS.checkpoint(wc.checkpoint),
-        problems=lambda wc: suite_problems(CFG, wc.suite),
+        problems=sampled_problems,
     output:
         samples=PATHS.samples("{checkpoint}", "{suite}"),
     log:
@@ -44,7 +43,7 @@ rule score:
     """Grade raw samples: answer, vote and correctness per sample; majority and pass rate per problem."""
     input:
         samples=PATHS.samples("{checkpoint}", "{suite}"),
-        problems=lambda wc: suite_problems(CFG, wc.suite),
+        problems=sampled_problems,
     output:
         scores=PATHS.scores("{checkpoint}", "{suite}"),
         groups=PATHS.groups("{checkpoint}", "{suite}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -185,7 +186,9 @@ def test_a_new_temperature_samples_its_suite_and_nothing_else(probed: Path, tmp_
     change(folder, "tests/micro/config.yaml", "temperature: 0.5", "temperature: 0.6")
     output = snakemake(folder, *MICRO, "-n", "fig16", "refilled_s1")
     assert jobs(output) == {"sample": 2, "score": 2, "fig16": 1, "total": 5}
-    assert "Sample base/micro on warm" in output and "Sample refilled-s1/step-1 on warm" in output
+    names = set(re.findall(r"Sample (?:base/micro|refilled-s1/step-1) on (\S+)", output))
+    assert len(names) == 1 and re.fullmatch(r"warm@[0-9a-f]{8}", names.pop())
+    assert "micro on warm: temperature=0.5, now 0.6" in output and "new ones are made beside them" in output
 
 
 def test_the_samples_are_of_their_temperature(probed: Path) -> None:
@@ -197,10 +200,12 @@ def test_the_samples_are_of_their_temperature(probed: Path) -> None:
     assert mean[0] > mean[1] + 0.1  # log-probs are those of the distribution that was sampled from
     table = pd.read_csv(probed / "results/micro/figures/fig16.csv")
     bars = table[table["quantity"] != "gain"]
-    assert bars["panel"].unique().tolist() == ["Greedy", "Warm", "Usual"] and set(table["step"]) == {0, 1}
+    assert bars["panel"].unique().tolist() == ["Greedy (T = 0)", "Warm (T = 0.5)", "Usual (T = 1)"] and set(
+        table["step"]
+    ) == {0, 1}
     assert bars["quantity"].unique().tolist() == ["avg@1", "avg@8"]
     groups_ = read_parquet(folder / "cold.groups.parquet").to_pandas()
-    shown = bars[(bars["panel"] == "Greedy") & (bars["method"] == "base")]["value"].iloc[0]
+    shown = bars[(bars["panel"] == "Greedy (T = 0)") & (bars["method"] == "base")]["value"].iloc[0]
     assert shown == pytest.approx(groups_["pass_rate"].mean())
 
 

@@ -11,6 +11,7 @@ import pytest
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from srt.figures.figure_data import FigureData
+from srt.figures.render import render
 from srt.figures.spec import parse_spec
 from srt.metrics.intervals import kept_mean_intervals, mean_interval
 from srt.metrics.statistics import bootstrap_mean
@@ -90,6 +91,38 @@ def test_n_is_read_from_the_data(tmp_path: Path) -> None:
     tables.curve(spec.panels[0].series, ("aime24", "amc23"))
     assert tables.metric_label(["aime24"]) == "maj@8"
     assert tables.metric_label(["aime24", "amc23"]) == "maj@8/16"
+
+
+def test_temperatures_are_told_apart_where_there_are_several(tmp_path: Path) -> None:
+    """In the labels of series within a panel, in the titles of panels, and in marks on such a series or panel."""
+
+    def run(label: str, temperature: float) -> dict:
+        path = World(tmp_path / f"{label}{temperature}").groups("g", "base", 0.0, sets=("aime24",))
+        write_parquet(path, pd.read_parquet(path), {"spec": {"temperature": temperature}})
+        points = [{"step": 0, "groups": [path]}, {"step": 1, "groups": [path]}]
+        return {"run": label.lower(), "label": label, "method": "srt", "points": points}
+
+    def drawn(*panels: dict, **mark: object) -> tuple[set[str], set[str]]:
+        marks = [{"label": "twice", "times": 2.0, **mark}]
+        spec = {
+            "figure": "f",
+            "kind": "curves",
+            "datasets": ["aime24"],
+            "panels": list(panels),
+            "options": {"marks": marks},
+        }
+        render(spec, tmp_path / "figure")
+        table = pd.read_csv(tmp_path / "figure.csv", keep_default_na=False)
+        assert "twice" in set(table["quantity"])
+        curves = table[table["quantity"] == "avg@32"]
+        return set(curves["panel"]), set(curves["series"])
+
+    one = {"title": "DAPO", "series": [run("SRT", 1.0), run("Truth", 1.0)]}
+    assert drawn(one, series="Truth") == ({"DAPO"}, {"SRT", "Truth"})
+    mixed = {"title": "DAPO", "series": [run("SRT", 1.0), run("Truth", 0.6)]}
+    assert drawn(mixed, series="Truth") == ({"DAPO"}, {"SRT (T = 1)", "Truth (T = 0.6)"})
+    greedy, usual = ({"title": title, "series": [run("SRT", t)]} for title, t in (("Greedy", 0.0), ("at T = 1", 1.0)))
+    assert drawn(greedy, usual, panel="Greedy") == ({"Greedy (T = 0)", "at T = 1"}, {"SRT"})
 
 
 def test_one_data_set_with_two_n_is_refused(tmp_path: Path) -> None:

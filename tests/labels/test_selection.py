@@ -131,6 +131,15 @@ def test_results_table_by_hand(tmp_path):
     assert np.isnan(unknown["gain"]).all() and not math.isnan(unknown["avg"].iloc[0])
 
 
+def test_settings_in_which_evaluations_differ_are_columns(tmp_path):
+    files = {t: evaluation(tmp_path, str(t), [0.5, 0.25, 0.0, 0.5]) for t in (0.6, 1.0)}
+    for temperature, file in files.items():
+        write_parquet(file, pd.read_parquet(file), {"spec": {"temperature": temperature, "top_p": 1.0}})
+    table = results_table([entry(0, files[1.0]), entry(5, files[0.6])])
+    assert table["temperature"].tolist() == [1.0, 1.0, 0.6, 0.6] and "top_p" not in table
+    assert "temperature" not in results_table([entry(0, files[1.0]), entry(5, files[1.0])])
+
+
 def test_gain_does_not_depend_on_the_order_of_entries(tmp_path):
     base = evaluation(tmp_path, "base", [0.5, 0.25, 0.0, 0.5])
     after = evaluation(tmp_path, "after", [0.75, 0.75, 0.0, 0.25])

@@ -71,12 +71,35 @@ def test_a_copy_elsewhere_by_absolute_path_plans_nothing_expensive(copied: Path,
 
 def test_a_changed_configuration_is_planned_again_without_snakemakes_records(copied: Path) -> None:
     edit(copied, "learning_rate: 1.0e-3", "learning_rate: 5.0e-2")
+    edit(copied, "scoring: {workers: 1}", "scoring: {workers: 1, preset: authors}")
+    rules, output = planned(copied)
+    assert {"train", "score"} <= rules and "base_model" not in rules and "data" not in rules
+    assert "it was made with train.learning_rate=0.001, now 0.05" in output
+    assert "options=--preset clean" in output
+    assert "results are not what the configuration asks for" in output
+
+
+def test_other_sampling_settings_are_sampled_beside_the_former_ones(copied: Path) -> None:
+    sampled = sorted((copied / "results").rglob("*.samples.parquet"))
     edit(copied, "{n: 8,", "{n: 4,")
     rules, output = planned(copied)
-    assert {"sample", "train", "score"} <= rules and "base_model" not in rules and "data" not in rules
-    assert "it was made with train.learning_rate=0.001, now 0.05" in output
-    assert "it was made with n=8, now 4" in output
-    assert "results are not what the configuration asks for" in output
+    assert {"sample", "score"} <= rules and not {"data", "base_model"} & rules
+    assert "micro on tests: n=8, now 4, as micro/tests@" in output and "it was made with n=8" not in output
+    # one evaluation at both settings, and back: nothing is made again, and both are told apart
+    files = ["results/micro/eval/base/micro/tests" + end for end in (".groups.parquet", ".samples.parquet")]
+    other = re.search(r"now 4, as micro/(tests@[0-9a-f]{8})", output)[1]
+    before = [(copied / file).read_bytes() for file in files]
+    snakemake(copied, *MICRO, files[0].replace("/tests.", f"/{other}."))
+    assert [(copied / file).read_bytes() for file in files] == before
+    summary = srt(copied, "summary", "--all-settings").stdout
+    assert re.search(r"base model +0 +sums_test +tests +1\.0\b.* 8 ", summary)
+    assert re.search(rf"base model +0 +sums_test +{other} +1\.0\b.* 4 ", summary)
+    refused = snakemake(copied, *MICRO, "-n", "--forcerun", "sample", "--", files[0], code=1)
+    assert f"has other settings: this configuration's are {other}" in refused
+    edit(copied, "{n: 4,", "{n: 8,")
+    rules, output = planned(copied)
+    assert rules == set() and "other sampling settings" not in output
+    assert [path for path in sampled if not path.exists()] == []
 
 
 def test_the_report_says_on_its_first_page_that_results_are_of_another_configuration(copied: Path) -> None:

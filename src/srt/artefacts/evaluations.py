@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from srt.artefacts.paths import Paths
+from srt.artefacts.paths import GROUPS, Paths
+from srt.artefacts.settings import stored_suite
+from srt.config.evaluation import SETTINGS_MARK
 from srt.config.root import Config
 from srt.config.runs import checkpoint_at
 
@@ -20,7 +23,7 @@ def evaluation_spec(config: Config) -> dict[str, Any]:
             "seeds": run.seeds,
             "starts": [config.start(instance) for instance in config.instances(name)],
             "steps": run.checkpoints,
-            "suites": run.suites,
+            "suites": [stored_suite(config, run.model, suite) for suite in run.suites],
             "validation": run.validation.model_dump() if run.validation else None,
         }
         for name, run in config.runs.items()
@@ -50,6 +53,24 @@ def expand_evaluations(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
                     }
                 )
     return rows
+
+
+def kept_evaluations(config: Config) -> dict[str, list[dict[str, Any]]]:
+    """The evaluations of each run's start and last step on disk, as in `evaluations`, by the name of their tables.
+
+    A suite has several names where it was sampled with several settings (`srt.artefacts.settings`).
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in evaluations(config):
+        if row["step"] not in (0, config.entry(row["run"]).run.checkpoints[-1]):
+            continue
+        for file in map(Path, row["groups"]):
+            suite = file.name.removesuffix(GROUPS).partition(SETTINGS_MARK)[0]
+            for each in sorted(
+                [*file.parent.glob(f"{suite}{GROUPS}"), *file.parent.glob(f"{suite}{SETTINGS_MARK}*{GROUPS}")]
+            ):
+                found.setdefault(each.name.removesuffix(GROUPS), []).append({**row, "groups": [str(each)]})
+    return found
 
 
 def evaluations(config: Config) -> list[dict[str, Any]]:

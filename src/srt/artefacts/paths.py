@@ -42,7 +42,7 @@ class Paths:
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluation(self, checkpoint: str, suite: str) -> str:
-        """The common beginning of the paths of an evaluation's three tables; every data set is also a suite."""
+        """How the paths of an evaluation's three tables begin; `suite` is its name of `srt.artefacts.settings`."""
         return f"{self.results}/eval/{checkpoint}/{suite}"
 
     def samples(self, checkpoint: str, suite: str) -> str:
@@ -57,19 +57,23 @@ class Paths:
         """One row per problem: majority answer, pass rate."""
         return f"{self.evaluation(checkpoint, suite)}{GROUPS}"
 
+    def evaluation_settings(self) -> str:
+        """Which sampling settings each name of an evaluation stands for (`srt.artefacts.settings`)."""
+        return f"{self.results}/eval/settings.json"
+
     # -- what training reads beside data and models ------------------------------------------------------------------
 
-    def labels(self, checkpoint: str, dataset: str) -> str:
+    def labels(self, checkpoint: str, suite: str) -> str:
         """Offline labels: the majority answers of a checkpoint."""
-        return f"{self.results}/labels/{checkpoint}/{dataset}.parquet"
+        return f"{self.results}/labels/{checkpoint}/{suite}.parquet"
 
-    def preferences(self, checkpoint: str, dataset: str, part: str) -> str:
+    def preferences(self, checkpoint: str, suite: str, part: str) -> str:
         """Stored responses of a checkpoint; `part` names how they were selected."""
-        return f"{self.results}/preferences/{checkpoint}/{dataset}-{part}.parquet"
+        return f"{self.results}/preferences/{checkpoint}/{suite}-{part}.parquet"
 
-    def subset(self, model: str, dataset: str, metric: str, fraction: str) -> str:
+    def subset(self, model: str, suite: str, metric: str, fraction: str) -> str:
         """The easiest fraction of a data set by a metric of a base model's samples."""
-        return f"{self.results}/curriculum/{model}/{dataset}-{metric}-{fraction}.parquet"
+        return f"{self.results}/curriculum/{model}/{suite}-{metric}-{fraction}.parquet"
 
     # -- training ----------------------------------------------------------------------------------------------------
 

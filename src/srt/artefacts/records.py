@@ -62,7 +62,7 @@ class Records:
         """A job's record; None if the record is missing or damaged."""
         path = self.path(made)
         if str(path) not in self._read:
-            record = _read(path)
+            record = read_record(path)
             self._read[str(path)] = record
             if record is not None:
                 self._remember(record, path)
@@ -151,7 +151,8 @@ def record_path(output: Path) -> Path:
     return output.with_name(f"{output.name.removesuffix('.parquet')}{SUFFIX}")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record; None if it is missing or damaged."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from srt.artefacts.paths import Paths
+from srt.artefacts.settings import stored_suite
 from srt.artefacts.specs import preference_spec
 from srt.common.errors import SrtError
 from srt.config.root import Config
@@ -43,12 +44,14 @@ def method_inputs(config: Config, run: str) -> dict[str, str]:
     paths, entry = Paths(config.results), config.entry(run).run
     inputs = {}
     if entry.uses_labels:
-        inputs["labels"] = paths.labels(config.teacher(run), entry.data)
+        inputs["labels"] = paths.labels(teacher := config.teacher(run), _stored(config, teacher, entry.data))
     if entry.uses_stored_responses:
         inputs["preferences"] = preferences_file(config, run)
     if entry.curriculum:
         fraction = f"{entry.curriculum.fraction:.4f}"
-        inputs["subset"] = paths.subset(config.ranking_model(entry), entry.data, entry.curriculum.by, fraction)
+        model = config.ranking_model(entry)
+        suite = stored_suite(config, model, entry.data)
+        inputs["subset"] = paths.subset(model, suite, entry.curriculum.by, fraction)
     return inputs
 
 
@@ -57,4 +60,9 @@ def preferences_file(config: Config, run: str) -> str:
     spec = preference_spec(config, run)
     values = ["all" if value is None else f"{value}" for key, value in spec.items() if key != "seed"]
     part = "-".join([*values, f"s{spec['seed']}"])
-    return Paths(config.results).preferences(config.teacher(run), config.entry(run).run.data, part)
+    teacher = config.teacher(run)
+    return Paths(config.results).preferences(teacher, _stored(config, teacher, config.entry(run).run.data), part)
+
+
+def _stored(config: Config, checkpoint: str, suite: str) -> str:
+    return stored_suite(config, config.checkpoint_model(checkpoint), suite)

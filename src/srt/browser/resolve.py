@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from srt.artefacts.paths import Paths
+from srt.artefacts.settings import stored_suite
 from srt.config.root import Config
 from srt.config.runs import checkpoint_at
 
@@ -33,7 +34,7 @@ def page_spec(config: Config, instance: str) -> dict[str, Any]:
     """What `srt.browser.collect.collect` needs for the page of a run of one seed."""
     run, paths, points = config.entry(instance).run, Paths(config.results), []
     for step, checkpoint in _checkpoints(config, instance).items():
-        stems = [paths.evaluation(checkpoint, suite) for suite in run.suites]
+        stems = [paths.evaluation(checkpoint, stored_suite(config, run.model, suite)) for suite in run.suites]
         name = f"Step {step}" if step else "Base model" if checkpoint.startswith("base/") else f"Start: {checkpoint}"
         points.append({"step": step, "name": name, "stems": stems})
     return {"run": instance, "label": run.label, "model": run.model, "reward": run.reward, "points": points}
@@ -43,7 +44,7 @@ def page_files(config: Config, instance: str) -> list[str]:
     """The samples, scores and groups that the page reads."""
     run, paths = config.entry(instance).run, Paths(config.results)
     return [
-        table(checkpoint, suite)
+        table(checkpoint, stored_suite(config, run.model, suite))
         for checkpoint in _checkpoints(config, instance).values()
         for suite in run.suites
         for table in (paths.samples, paths.scores, paths.groups)

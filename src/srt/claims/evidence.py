@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from srt.artefacts.paths import Paths
-from srt.claims.resolve import checkpoints, suite_of
+from srt.claims.resolve import checkpoints, stored, suite_of
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
 from srt.metrics.intervals import N_BOOT, SEED_OF_SEEDS, draw_counts
@@ -80,6 +80,7 @@ class Evidence:
         suite = suite or suite_of(entry, dataset)
         if suite is None:
             raise SrtError(f"claims: run '{run}' is not evaluated on '{dataset}': add a suite of it to the run")
+        suite = stored(entry, suite)
         rows = [[self._part(self.paths.groups(name, suite), dataset) for name in seed] for seed in checkpoints(entry)]
         first = rows[0][0]
         for part in (part for seed in rows for part in seed):

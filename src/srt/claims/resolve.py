@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from srt.artefacts.paths import Paths
+from srt.artefacts.settings import stored_suite
 from srt.config.claims import FROM_TRAINING
 from srt.config.root import Config
 from srt.config.runs import checkpoint_at
@@ -31,7 +32,7 @@ def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
             if claim.estimator == "suite_gain":
                 ends = {**runs[run], "steps": [options["at"] or runs[run]["steps"][-1]]}
                 named = [name for seed in checkpoints(ends) for name in seed]
-                inputs += [paths.groups(name, suite) for name in named for suite in options["suites"]]
+                inputs += [paths.groups(name, stored(ends, suite)) for name in named for suite in options["suites"]]
                 continue
             inputs += _files(paths, runs[run], wanted)
             if claim.estimator in FROM_TRAINING:
@@ -45,12 +46,21 @@ def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
 def _run(config: Config, run: str) -> dict[str, Any]:
     """One run: its seeds' names, where each starts (its checkpoint of step 0), its steps and its suites' members."""
     entry, instances = config.runs[run], config.instances(run)
+    suites = [*entry.suites, *(entry.probe.suites if entry.probe else [])]
+    names = {suite: stored_suite(config, entry.model, suite) for suite in suites}
+    renamed = {suite: name for suite, name in names.items() if name != suite}
     return {
         "instances": instances,
         "starts": [config.start(instance) for instance in instances],
         "steps": entry.checkpoints,
         "suites": {suite: config.members(suite) for suite in entry.suites},
+        **({"stored": renamed} if renamed else {}),
     }
+
+
+def stored(run: dict[str, Any], suite: str) -> str:
+    """The name of the tables of a suite (`srt.artefacts.settings`)."""
+    return str(run.get("stored", {}).get(suite, suite))
 
 
 def suite_of(run: dict[str, Any], dataset: str) -> str | None:
@@ -69,4 +79,4 @@ def checkpoints(run: dict[str, Any]) -> list[list[str]]:
 def _files(paths: Paths, run: dict[str, Any], datasets: set[str]) -> list[str]:
     """Groups files of the run's checkpoints; a data set that the run lacks belongs to the claim's other run."""
     suites = [s for s in run["suites"] if any(suite_of(run, d) == s for d in datasets)]
-    return [paths.groups(name, suite) for seed in checkpoints(run) for name in seed for suite in suites]
+    return [paths.groups(name, stored(run, suite)) for seed in checkpoints(run) for name in seed for suite in suites]

@@ -115,10 +115,12 @@ def evaluations(config: Config, name: str) -> pd.DataFrame:
     import pandas as pd
 
     from srt.artefacts.paths import Paths
+    from srt.artefacts.settings import stored_suite
     from srt.config.runs import checkpoint_at
 
     paths, entry = Paths(config.results), config.entry(name).run
-    files = [paths.groups(checkpoint_at(name, entry.checkpoints[-1]), suite) for suite in entry.suites]
+    suites = [stored_suite(config, entry.model, suite) for suite in entry.suites]
+    files = [paths.groups(checkpoint_at(name, entry.checkpoints[-1]), suite) for suite in suites]
     frames = [pd.read_parquet(file) for file in files if Path(file).is_file()]
     if not frames:
         return pd.DataFrame()

@@ -1,5 +1,8 @@
 """Print the base model and the last step of every run, from the table of all evaluations.
 
+With --all-settings also the evaluations on disk that were sampled with other settings than the configuration's, each
+row with its temperature and n; gains are those within the same settings.
+
 With --require-gain RUN DATASET the exit code is 1 unless that run's avg@n rose above the base model's by more than its
 paired 95 % interval: the sign that a small run has really learned.
 """
@@ -8,14 +11,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from srt.cli.shared import add_configfile, configuration, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from srt.config import Config
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_configfile(parser)
-    parser.add_argument("--require-gain", nargs=2, metavar=("RUN", "DATASET"), help="fail unless this run gained")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--all-settings", action="store_true", help="also evaluations with other sampling settings")
+    choice.add_argument("--require-gain", nargs=2, metavar=("RUN", "DATASET"), help="fail unless this run gained")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,19 +35,30 @@ def run(args: argparse.Namespace) -> int:
 
     from srt.artefacts.paths import Paths
     from srt.common.errors import SrtError, nearest
+    from srt.metrics.results_table import SETTINGS
 
-    file = Path(Paths(configuration(args).results).table("results"))
-    if not file.is_file():
+    config = configuration(args)
+    file = Path(Paths(config.results).table("results"))
+    if not args.all_settings and not file.is_file():
         raise SrtError(f"{file} does not exist: make it with snakemake results_table")
-    results = pd.read_csv(file)
+    results = all_settings(config) if args.all_settings else pd.read_csv(file)
     last = results[results["step"] == results.groupby("run")["step"].transform("max")]
-    base = results[results["step"] == 0].drop_duplicates("dataset").assign(run="base model")
+    told = [key for key in ("suite", *SETTINGS) if key in results]
+    told += ["n"] if args.all_settings or results["n"].nunique() > 1 else []
+    base = results[results["step"] == 0].drop_duplicates(["dataset", *told]).assign(run="base model")
     shown = pd.concat([base, last])
-    n = int(results["n"].iloc[0])
+    n = "n" if "n" in told else str(results["n"].iloc[0])
     gain = [
         f"{row.gain:+.3f} [{row.gain_lo:+.3f}, {row.gain_hi:+.3f}]" if row.step else "" for row in shown.itertuples()
     ]
-    columns = {"run": "run", "step": "step", "dataset": "data set", "avg": f"avg@{n}", "maj": f"maj@{n}"}
+    columns = {
+        "run": "run",
+        "step": "step",
+        "dataset": "data set",
+        **{key: key for key in told},
+        "avg": f"avg@{n}",
+        "maj": f"maj@{n}",
+    }
     shown = shown[list(columns)].rename(columns=columns).assign(**{"gain over base [95 %]": gain})
     print(table(shown, **{f"avg@{n}": "{:.3f}", f"maj@{n}": "{:.3f}"}))
     if not args.require_gain:
@@ -49,3 +71,17 @@ def run(args: argparse.Namespace) -> int:
     gained = bool(found["gain_lo"].iloc[0] > 0)
     print(f"{name} on {dataset}: {'learned' if gained else 'NO GAIN beyond the interval'}")
     return 0 if gained else 1
+
+
+def all_settings(config: Config) -> pd.DataFrame:
+    """The rows of the table of all evaluations for the evaluations on disk, whatever settings they have."""
+    import pandas as pd
+
+    from srt.artefacts.evaluations import kept_evaluations
+    from srt.common.errors import SrtError
+    from srt.metrics.results_table import results_table
+
+    frames = [results_table(rows, settings="all").assign(suite=name) for name, rows in kept_evaluations(config).items()]
+    if not frames:
+        raise SrtError(f"{config.results} has no evaluations yet: make them with snakemake all_eval")
+    return pd.concat(frames, ignore_index=True).sort_values(["run", "dataset", "step"], kind="stable")

@@ -10,6 +10,10 @@ from pydantic_core import CoreSchema
 
 from srt.config.base import Dtype, RolloutEngineName, Seed, Strict, VotePreset
 
+# Between the id of a suite and the hash of its settings, where a model was sampled on it with others before
+# (srt.artefacts.settings); no id contains it.
+SETTINGS_MARK = "@"
+
 
 class SamplingConfig(Strict):
     """How checkpoints are sampled for evaluation, labels and curriculum (the authors: n = 32, T = 1, no top-p)."""

@@ -14,7 +14,7 @@ from srt.config.alarm import AlarmRule
 from srt.config.base import Strict
 from srt.config.claims import Claim
 from srt.config.datasets import DatasetConfig
-from srt.config.evaluation import SamplingConfig, ScoringConfig, Suite
+from srt.config.evaluation import SETTINGS_MARK, SamplingConfig, ScoringConfig, Suite
 from srt.config.figures import Figure
 from srt.config.models import ModelConfig
 from srt.config.plan import PlanConfig
@@ -90,12 +90,18 @@ class Config(Strict):
         return os.path.normpath(value)
 
     def members(self, suite: str) -> list[str]:
-        """The data sets of a suite; every data set is also a suite."""
+        """The data sets of a suite, by its id or by the name of its tables; every data set is also a suite."""
+        suite = suite.partition(SETTINGS_MARK)[0]
         if suite in self.suites:
             return list(self.suites[suite].datasets)
         if suite in self.datasets:
             return [suite]
         raise SrtError(f"unknown suite '{suite}'{nearest(suite, [*self.suites, *self.datasets])}")
+
+    @cached_property
+    def stored_suites(self) -> dict[tuple[str, str], str]:
+        """The name of the tables of each (model, suite), as far as `srt.artefacts.settings` was asked."""
+        return {}
 
     def instances(self, run: str) -> list[str]:
         """The runs of an entry, one per seed: `{id}-s{seed}`."""
@@ -138,6 +144,7 @@ class Config(Strict):
 
     def sampling_settings(self, model: str, suite: str = "") -> SamplingConfig:
         """Sampling settings of a model: `sampling`, overridden by the model's own keys, then by those of the suite."""
+        suite = suite.partition(SETTINGS_MARK)[0]
         own = self.models[model].sampling
         changes = own.model_dump(exclude_none=True) if own else {}
         changes |= self.suites[suite].own_sampling if suite in self.suites else {}

@@ -152,7 +152,8 @@ def _groups(spec: Spec) -> list[Group]:
                 for label, seeds in panel.groups_of_seeds().items()
                 if (members := [run for run in seeds if dataset in run.datasets])
             }
-            title = panel.title if len(datasets) == 1 and panel.title else spec.name(dataset)
+            name = f"{spec.name(dataset)} ({panel.temperature})" if panel.temperature else spec.name(dataset)
+            title = panel.title if len(datasets) == 1 and panel.title else name
             groups.append(Group(title, dataset, panel.suite, by_label))
     return groups
 

@@ -31,8 +31,9 @@ def render(raw: Mapping[str, Any], out_prefix: str | Path) -> list[Path]:
     from srt.common.atomic_files import atomic_path
     from srt.common.io import write_csv
     from srt.figures import style
+    from srt.figures.temperatures import labelled
 
-    module = import_module(f"srt.figures.{spec.kind}")
+    module, spec = import_module(f"srt.figures.{spec.kind}"), labelled(spec)
     with style.house_style():
         figure, table = module.draw(spec)
         files = style.to_bytes(figure, spec.title)

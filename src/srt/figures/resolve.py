@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from srt.artefacts.paths import Paths
+from srt.artefacts.settings import stored_suite
 from srt.config.figures import OPTIONS, Figure, Panel
 from srt.config.lookups import figure_datasets, figure_suites, lineage
 from srt.config.root import Config
@@ -23,7 +24,8 @@ def resolve_figure(config: Config, name: str) -> tuple[dict[str, Any], list[str]
     if figure.kind == "examples":
         options, inputs = _examples(config, figure, options)
     elif figure.kind == "gap":
-        file = Paths(config.results).groups(f"base/{figure.model}", str(figure.suite))
+        suite = stored_suite(config, str(figure.model), str(figure.suite))
+        file = Paths(config.results).groups(f"base/{figure.model}", suite)
         series = {"run": str(figure.model), "label": "Base model", "method": "base", "seed": 0, "metrics": None}
         panels = [{"title": "", "series": [{**series, "points": [{"step": 0, "groups": [file]}]}]}]
     else:
@@ -80,15 +82,14 @@ def _series(
     steps = [step] if figure.kind == "bars" else entry.checkpoints
     start = f"base/{entry.model}" if figure.options.get("from_base") else config.start(instance)
     points = [(0, start), *((n, checkpoint_at(instance, n)) for n in steps)]
-    paths = Paths(config.results)
+    paths, stored = Paths(config.results), [stored_suite(config, entry.model, suite) for suite in suites]
     series = {
         "run": instance,
         "label": entry.label,
         "method": entry.method,
         "seed": config.entry(instance)[2],
         "points": [
-            {"step": step, "groups": [paths.groups(checkpoint, suite) for suite in suites]}
-            for step, checkpoint in points
+            {"step": step, "groups": [paths.groups(checkpoint, name) for name in stored]} for step, checkpoint in points
         ],
         "metrics": paths.run_metrics(instance) if OPTIONS[figure.kind].reads_training else None,
     }
@@ -108,7 +109,7 @@ def _examples(config: Config, figure: Figure, options: dict[str, Any]) -> tuple[
         "before": config.start(instance),
         "after": checkpoint_at(instance, config.runs[run].checkpoints[-1]),
     }
-    paths, suite = Paths(config.results), suites[0]
+    paths, suite = Paths(config.results), stored_suite(config, config.runs[run].model, suites[0])
     samples = [
         {"label": label, "samples": paths.samples(checkpoint, suite), "groups": paths.groups(checkpoint, suite)}
         for label, checkpoint in checkpoints.items()

@@ -90,12 +90,14 @@ class Panel(Strict):
     """One train set (or one row) of a figure.
 
     `suite`: what its samples are, where they are not those of the other panels (another temperature, another n).
+    `temperature`: such as "T = 0.6", where panels differ in it; `srt.figures.temperatures` fills it in.
     """
 
     title: str = ""
     series: tuple[Series, ...] = Field(min_length=1)
     datasets: Names = ()
     suite: str = ""
+    temperature: str = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from srt.common.errors import SrtError
-from srt.common.io import read_parquet
+from srt.common.io import parquet_metadata, read_parquet
 from srt.metrics.statistics import bootstrap_mean, paired_difference
 
+SETTINGS = ("temperature", "top_p", "max_new_tokens")  # of the samples, beside n
 ENTRY = ("run", "label", "method", "seed", "step", "groups")
 COLUMNS = [
     "dataset", "problem_id", "n", "parsed", "majority_correct", "consistency_all", "pass_rate", "mean_length",
 ]  # fmt: skip
 
 
-def results_table(evaluations: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def results_table(
+    evaluations: Iterable[dict[str, Any]], settings: Literal["all", "differing"] = "differing"
+) -> pd.DataFrame:
     """One row per run, step and data set.
 
     avg, maj: means over problems of avg@n and maj@n, with 95 % bootstrap intervals over problems. gain: avg minus the
-    base model's on the same problems, with the paired interval. parsed: share of responses with an answer.
+    base model's on the same problems, with the paired interval. parsed: share of responses with an answer. The
+    settings of SETTINGS are columns too, where the evaluations differ in them or with `settings="all"`.
     """
     cache: dict[str, pd.DataFrame] = {}
+    specs: dict[str, dict[str, Any]] = {}
     base: dict[tuple[str, str], pd.Series] = {}
-    parts: list[tuple[dict[str, Any], str, pd.DataFrame, pd.Series]] = []
+    parts: list[tuple[dict[str, Any], str, str, pd.DataFrame, pd.Series]] = []
     for entry in evaluations:
         missing = [key for key in ENTRY if key not in entry]
         if missing:
@@ -35,17 +40,23 @@ def results_table(evaluations: Iterable[dict[str, Any]]) -> pd.DataFrame:
         for path in entry["groups"]:
             if path not in cache:
                 cache[path] = read_parquet(Path(path), COLUMNS).to_pandas()
+                specs[path] = parquet_metadata(path).get("spec", {})
             for dataset, part in cache[path].groupby("dataset", sort=False):
                 rate = part.set_index("problem_id")["pass_rate"].astype(float)
                 if entry["step"] == 0:
                     base[(entry["run"], str(dataset))] = rate
-                parts.append((entry, str(dataset), part, rate))
-    return pd.DataFrame(
+                parts.append((entry, path, str(dataset), part, rate))
+    table = pd.DataFrame(
         [
             {**_row(entry, name, part), **_gain(base.get((entry["run"], name)), rate)}
-            for entry, name, part, rate in parts
+            for entry, _, name, part, rate in parts
         ]
     )
+    for key in SETTINGS:
+        values = [specs[path].get(key) for _, path, *_ in parts]
+        if settings == "all" or len({*values}) > 1:
+            table.insert(table.columns.get_loc("avg"), key, values)
+    return table
 
 
 def _row(entry: dict[str, Any], dataset: str, part: pd.DataFrame) -> dict[str, Any]:

@@ -197,9 +197,9 @@ class _Builder:
             (paths.samples(*evaluated), self.sample),
             (paths.scores(*evaluated), self.score),
             (paths.groups(*evaluated), self.score),
-            (paths.labels("{checkpoint}", "{dataset}"), self.labels),
-            (paths.preferences("{checkpoint}", "{dataset}", "{part}"), self.preferences),
-            (paths.subset("{model}", "{dataset}", "{metric}", "{fraction}"), self.curriculum),
+            (paths.labels(*evaluated), self.labels),
+            (paths.preferences(*evaluated, "{part}"), self.preferences),
+            (paths.subset("{model}", "{suite}", "{metric}", "{fraction}"), self.curriculum),
             (paths.segment_model("{checkpoint}"), self.segment),
             (paths.segment_state("{checkpoint}"), self.segment),
             (paths.segment_metrics("{checkpoint}"), self.segment),
@@ -234,21 +234,21 @@ class _Builder:
         made = [self.paths.scores(checkpoint, suite), self.paths.groups(checkpoint, suite)]
         return self.job("score", name, read, made, f"score/{name}")
 
-    def labels(self, checkpoint: str, dataset: str) -> Job:
-        name = f"{checkpoint}/{dataset}"
-        read, made = self.paths.groups(checkpoint, dataset), self.paths.labels(checkpoint, dataset)
+    def labels(self, checkpoint: str, suite: str) -> Job:
+        name = f"{checkpoint}/{suite}"
+        read, made = self.paths.groups(checkpoint, suite), self.paths.labels(checkpoint, suite)
         return self.job("labels", name, [read], [made], f"labels/{name}")
 
-    def preferences(self, checkpoint: str, dataset: str, part: str) -> Job:
-        name = f"{checkpoint}/{dataset}-{part}"
-        read = [self.paths.samples(checkpoint, dataset), self.paths.scores(checkpoint, dataset)]
-        made = [self.paths.preferences(checkpoint, dataset, part)]
+    def preferences(self, checkpoint: str, suite: str, part: str) -> Job:
+        name = f"{checkpoint}/{suite}-{part}"
+        read = [self.paths.samples(checkpoint, suite), self.paths.scores(checkpoint, suite)]
+        made = [self.paths.preferences(checkpoint, suite, part)]
         return self.job("preferences", name, read, made, f"preferences/{name}")
 
-    def curriculum(self, model: str, dataset: str, metric: str, fraction: str) -> Job:
-        name = f"{model}/{dataset}-{metric}-{fraction}"
-        made = [self.paths.subset(model, dataset, metric, fraction)]
-        return self.job("curriculum", name, [self.paths.groups(f"base/{model}", dataset)], made, f"curriculum/{name}")
+    def curriculum(self, model: str, suite: str, metric: str, fraction: str) -> Job:
+        name = f"{model}/{suite}-{metric}-{fraction}"
+        made = [self.paths.subset(model, suite, metric, fraction)]
+        return self.job("curriculum", name, [self.paths.groups(f"base/{model}", suite)], made, f"curriculum/{name}")
 
     def segment(self, checkpoint: str) -> Job:
         """A state that the next segment reads is temporary, unless all states are kept."""
@@ -273,7 +273,7 @@ class _Builder:
 _WILDCARDS = {
     "dataset": r"\w+",
     "model": r"\w+",
-    "suite": r"\w+",
+    "suite": r"[\w@]+",
     "checkpoint": r"base/\w+|[\w-]+/step-\d+",
     "run": r"\w+-s\d+",
     "step": r"\d+",
