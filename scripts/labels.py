@@ -18,8 +18,9 @@ def main() -> None:
     labels = offline_labels(read_groups(args.groups))
     write_parquet(args.out, labels, {"groups": args.groups.name})
     known = labels["label"].notna()
-    print(f"{known.sum()} labels, {(~known).sum()} problems without an answer, "
-          f"{labels.loc[known, 'correct'].mean():.3f} of the labels are correct")  # fmt: skip
+    judged = labels.loc[known, "correct"].dropna().astype(float)
+    correct = f"{judged.mean():.3f} of the labels are correct" if len(judged) else "no true answers to compare with"
+    print(f"{known.sum()} labels, {(~known).sum()} problems without an answer, {correct}")
 
 
 if __name__ == "__main__":

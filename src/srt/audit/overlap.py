@@ -66,6 +66,7 @@ class Index:
 def index(table: pa.Table, name: str, generated: bool = False) -> Index:
     """Index a problem table; a `generated` one has exact matches only (no shingles)."""
     columns = table.select(["id", "problem", "answer", "task"]).to_pydict()
+    answers = [answer or "" for answer in columns["answer"]]  # unlabelled data have none
     keys = [normalise(text) for text in columns["problem"]]
     cores = [core(text) for text in columns["problem"]]
     sets = [np.empty(0, np.uint64) if generated else shingles(normalise(text)) for text in cores]
@@ -77,7 +78,7 @@ def index(table: pa.Table, name: str, generated: bool = False) -> Index:
     for row, key in enumerate(keys):
         rows_of[key].append(row)
     return Index(
-        name, columns["id"], columns["answer"], columns["task"], cores, keys, dict(rows_of), sets, sizes,
+        name, columns["id"], answers, columns["task"], cores, keys, dict(rows_of), sets, sizes,
         tokens[order], rows[order],
     )  # fmt: skip
 

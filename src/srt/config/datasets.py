@@ -64,6 +64,11 @@ class ReasoningGymDataset(Strict):
     )
     task: str | None = Field(None, min_length=1, description="Value of the `task` column; default: `name`.")
 
+    @property
+    def labelled(self) -> bool:
+        """Generated problems have true answers."""
+        return True
+
     @model_validator(mode="after")
     def _mix_replaces_params(self) -> ReasoningGymDataset:
         if self.mix and (self.params or self.level):
@@ -82,7 +87,7 @@ class _TableDataset(Strict):
         default_factory=dict,
         description="Our name -> the table's name, e.g. `{problem: question}`, or `column.key` of an object; "
         "default: the usual names (docs/data.md). `null`: the table has no such column (ids are then numbers, other "
-        "columns empty).",
+        "columns empty). `{answer: null}`: unlabelled data, for training without true answers.",
     )
     filter: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict,
@@ -133,6 +138,11 @@ class _TableDataset(Strict):
     task: str = Field(
         "math", min_length=1, description="Value of the `task` column, which says how answers are graded."
     )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the problems have true answers."""
+        return self.columns.get("answer", "") is not None
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> _TableDataset:

@@ -1,4 +1,7 @@
-"""The problem table: its schema, fingerprint, and checked reading and writing."""
+"""The problem table: its schema, fingerprint, and checked reading and writing.
+
+The answers of unlabelled data are null, in every row; no other cell of a table is null.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,14 @@ from srt.data.question_text import is_blank
 
 COLUMNS = ("id", "problem", "answer", "source", "subject", "level", "task")
 PROBLEM_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])
+UNLABELLED_SCHEMA = PROBLEM_SCHEMA.set(COLUMNS.index("answer"), pa.field("answer", pa.string()))
 
 
-def make_table(rows: Iterable[Mapping[str, str]]) -> pa.Table:
+def make_table(rows: Iterable[Mapping[str, str | None]]) -> pa.Table:
     """A problem table from rows with all of `COLUMNS`."""
     rows = list(rows)
-    return pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in COLUMNS}, PROBLEM_SCHEMA)
+    arrays = {name: pa.array([row[name] for row in rows], pa.string()) for name in COLUMNS}
+    return pa.table(arrays, UNLABELLED_SCHEMA if arrays["answer"].null_count else PROBLEM_SCHEMA)
 
 
 def fingerprint(table: pa.Table) -> str:
@@ -42,8 +47,12 @@ def check(table: pa.Table, where: str) -> pa.Table:
             "make it with scripts/make_data.py"
         )
     arrays = {}
+    unlabelled = 0 < table.num_rows == table["answer"].null_count
     for name in COLUMNS:
         column = table[name]
+        if name == "answer" and unlabelled:
+            arrays[name] = pa.nulls(table.num_rows, pa.string())
+            continue
         kind = column.type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
             raise SrtError(f"{where}: column '{name}' is {kind}, not text: make it with scripts/make_data.py")
@@ -62,11 +71,11 @@ def check(table: pa.Table, where: str) -> pa.Table:
             )
         first_row[identity] = row
         for name, text in (("problem", problem), ("answer", answer)):
-            if is_blank(text):
+            if text is not None and is_blank(text):
                 raise SrtError(f"{where} row {row} (id '{identity}'): the {name} is empty: fill it or remove the row")
     if not first_row:
         raise SrtError(f"{where} has no rows: check the data set's filter and take")
-    return pa.table(arrays, PROBLEM_SCHEMA)
+    return pa.table(arrays, UNLABELLED_SCHEMA if unlabelled else PROBLEM_SCHEMA)
 
 
 def write_problems(path: str | Path, table: pa.Table, name: str) -> str:

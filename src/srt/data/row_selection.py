@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from srt.config.datasets import HubDataset, LocalDataset
 
 REQUIRED = ("problem", "answer")
+UNLABELLED = "columns: {answer: null}"
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "id": ("id", "ID", "problem_id", "unique_id"),
     "problem": ("problem", "Problem", "question", "Question", "prompt"),
@@ -31,11 +32,14 @@ DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
+Row = dict[str, Any]  # text by column of a problem table; the answer of unlabelled data is None
+
+
 @dataclass
 class Selection:
     """The selected rows of a source, and what happened to the others."""
 
-    rows: list[dict[str, str]]
+    rows: list[Row]
     columns: dict[str, str]
     counts: dict[str, int]
     dropped: dict[str, list[str]] = field(default_factory=dict)
@@ -62,15 +66,15 @@ def select_rows(
     places = _in_ranges(config.ranges, where, names, rows, _filtered(config.filter, where, names, rows))
     counts["filtered"] = len(places)
     dropped: dict[str, list[str]] = {}
-    ours: list[dict[str, str]] = []
+    ours: list[Row] = []
     origin: list[int] = []
     for place in places:
         row = _convert(config, where, stem, columns, place, rows[place])
-        if is_blank(row["answer"]):
+        if row["answer"] is not None and is_blank(row["answer"]):
             if config.on_empty_answer == "error":
                 raise SrtError(
                     f"{where} row {place} (id '{row['id']}'): the answer (column '{columns['answer']}') is empty: "
-                    "fill it, or set `on_empty_answer: drop`"
+                    f"fill it, or set `on_empty_answer: drop`, or `{UNLABELLED}` for data without answers"
                 )
             dropped.setdefault("empty answer", []).append(row["id"])
             continue
@@ -128,10 +132,11 @@ def map_columns(asked: Mapping[Any, str | None], where: str, names: list[str]) -
             theirs = next((name for name in usual if name in names), None)
         if theirs is not None:
             columns[ours] = theirs
-        elif ours in REQUIRED:
+        elif ours in REQUIRED and not (ours == "answer" and ours in asked):
+            unlabelled = f", or `{UNLABELLED}` for data without answers" if ours == "answer" else ""
             raise SrtError(
                 f"{where} has no column for '{ours}' (looked for: {', '.join(usual)}; it has: {', '.join(names)}): "
-                f"set `columns: {{{ours}: ...}}`"
+                f"set `columns: {{{ours}: ...}}`{unlabelled}"
             )
     return columns
 
@@ -177,7 +182,7 @@ def _is_number(value: Any) -> bool:
 
 def _convert(
     config: LocalDataset | HubDataset, where: str, stem: str, columns: Mapping[str, str], place: int, row: Mapping
-) -> dict[str, str]:
+) -> Row:
     at = f"{where} row {place}"
 
     def text(ours: str) -> str:
@@ -187,6 +192,12 @@ def _convert(
         value = cell(row, columns["problem"])
         return user_message(value, at, columns["problem"]) if isinstance(value, list) else text("problem")
 
+    def reference() -> str:
+        try:
+            return text("answer").strip()
+        except SrtError as error:
+            raise SrtError(f"{error}, or `{UNLABELLED}` for data without answers") from None
+
     problem, identity = question(), text("id").strip()
     if "id" not in columns:
         identity = f"{stem}-{place:06d}"
@@ -194,7 +205,7 @@ def _convert(
         raise SrtError(f"{at}: the id (column '{columns['id']}') is empty: fill it, or set `columns: {{id: null}}`")
     if is_blank(problem):
         raise SrtError(f"{at} (id '{identity}'): the problem (column '{columns['problem']}') is empty: fill it")
-    answer = text("answer").strip()
+    answer = reference() if "answer" in columns else None
     if answer and config.answer_format == "gsm8k":
         answer = gsm8k_answer(answer, f"{at} (id '{identity}')")
     return {
@@ -249,7 +260,7 @@ def gsm8k_answer(text: str, at: str) -> str:
     return answer.strip().replace(",", "")
 
 
-def _unique_ids(where: str, rows: Iterable[dict[str, str]], origin: list[int]) -> None:
+def _unique_ids(where: str, rows: Iterable[Row], origin: list[int]) -> None:
     first: dict[str, int] = {}
     for row, place in zip(rows, origin, strict=True):
         if row["id"] in first:
@@ -261,10 +272,10 @@ def _unique_ids(where: str, rows: Iterable[dict[str, str]], origin: list[int]) -
 
 
 def _conflicts(
-    policy: str, where: str, rows: list[dict[str, str]], counts: dict[str, int], dropped: dict[str, list[str]]
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    policy: str, where: str, rows: list[Row], counts: dict[str, int], dropped: dict[str, list[str]]
+) -> tuple[list[Row], list[dict[str, str]]]:
     """Apply `policy`; return the rows, and {id: answer} of the rows of each question that has several answers."""
-    groups: dict[str, list[dict[str, str]]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
         # texts without letters, digits or operators would all share the empty key, so each of them is its own key
         groups.setdefault(normalise(row["problem"]) or row["problem"], []).append(row)
@@ -285,10 +296,10 @@ def _conflicts(
 
 
 def _repeats(
-    policy: str, where: str, rows: list[dict[str, str]], counts: dict[str, int], dropped: dict[str, list[str]]
-) -> list[dict[str, str]]:
+    policy: str, where: str, rows: list[Row], counts: dict[str, int], dropped: dict[str, list[str]]
+) -> list[Row]:
     """Count repeated questions with the same answer and with another one, and apply `policy`."""
-    answers: dict[str, dict[str, str]] = {}  # question key -> answer -> id of its first row
+    answers: dict[str, dict[str | None, str]] = {}  # question key -> answer -> id of its first row
     kept, same, other = [], [], []
     for row in rows:
         seen = answers.setdefault(question_key(row["problem"]), {})

@@ -18,11 +18,24 @@ def require(config: Config, section: str, key: str, path: Sequence[str]) -> None
 
 
 def require_suite(config: Config, suite: str, path: Sequence[str]) -> list[str]:
-    """The data sets of a suite; raise a `ConfigError` if there is no such suite."""
+    """The data sets of a suite; raise a `ConfigError` if there is no such suite, or if one of them has no answers."""
     try:
-        return config.members(suite)
+        members = config.members(suite)
     except SrtError as error:
         raise ConfigError(path, str(error)) from None
+    for name in members:
+        require_answers(config, name, "an evaluation", path)
+    return members
+
+
+def require_answers(config: Config, dataset: str, reader: str, path: Sequence[str]) -> None:
+    """Raise a `ConfigError` if a data set is unlabelled although `reader` needs true answers."""
+    if not config.datasets[dataset].labelled:
+        raise ConfigError(
+            path,
+            f"{reader} needs true answers, and data set '{dataset}' has none (`columns: {{answer: null}}`): choose "
+            "another data set, or name its column of answers",
+        )
 
 
 def refuse_repeat(values: Sequence[str], position: int, what: str, path: Sequence[str]) -> None:

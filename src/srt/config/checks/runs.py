@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from srt.config.base import ConfigError
-from srt.config.checks.references import refuse_repeat, require, require_suite
+from srt.config.checks.references import refuse_repeat, require, require_answers, require_suite
 from srt.config.root import Config
 from srt.config.runs import Run
 
@@ -34,6 +34,10 @@ def check_runs(config: Config) -> None:
         path = ["runs", name]
         require(config, "models", run.model, [*path, "model"])
         require(config, "datasets", run.data, [*path, "data"])
+        if run.reward == "ground_truth":
+            require_answers(config, run.data, "reward ground_truth", [*path, "data"])
+        if run.curriculum and run.curriculum.by == "pass_rate":
+            require_answers(config, run.data, "a curriculum by pass_rate", [*path, "curriculum", "by"])
         _check_suites(config, run, path)
         _check_probe(config, run, path)
         _check_gpus(config, run, path)
