@@ -152,9 +152,9 @@ def broken_models(base: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     for name, expected in (
         ("empty", "is not a model in Hugging Face format"),
         ("foreign", "srt.json does not exist"),
-        ("torn", "torn cannot be read as a model"),
-        ("no_weights", "no_weights cannot be read as a model"),
-        ("no_config", "no_config cannot be read as a model"),
+        ("torn", r"torn: model\.safetensors is damaged or cut short"),
+        ("no_weights", r"no_weights has no \.safetensors file"),
+        ("no_config", r"no_config: config\.json: model_type: transformers \S+ has no 'None'"),
     ):
         shutil.copytree(base, folder / name)
         found[name] = (folder / name, expected)

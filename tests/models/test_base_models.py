@@ -14,8 +14,9 @@ import pytest
 from srt.common.errors import SrtError
 from srt.common.io import canonical_json
 from srt.config.models import Example
-from srt.models.base_models import _with_examples, make
+from srt.models.base_models import make
 from srt.models.checkpoint import fingerprint
+from srt.models.customise import with_examples
 from support import ROOT
 from support.hub_server import ABSENT, OLD, REPOSITORIES, Hub, serve
 
@@ -87,7 +88,7 @@ def test_solved_turns_come_before_every_prompt():
 
     template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
     examples = [Example(user='2 + 2 = "?"', assistant="4. \\boxed{4}\n{{ 7 * 7 }}")]
-    shown = Template(_with_examples(template, examples)).render(messages=[{"role": "user", "content": "1 + 1 ="}])
+    shown = Template(with_examples(template, examples)).render(messages=[{"role": "user", "content": "1 + 1 ="}])
     assert shown == '<user>2 + 2 = "?"<assistant>4. \\boxed{4}\n{{ 7 * 7 }}<user>1 + 1 ='
 
 

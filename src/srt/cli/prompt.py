@@ -26,13 +26,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the prompt."""
-    from transformers import AutoTokenizer
-
     from srt.artefacts.paths import Paths
     from srt.common.errors import SrtError, nearest
     from srt.common.plain_text import printable
     from srt.data import read_problems
-    from srt.data.prompts import render
+    from srt.data.prompts import fault, render
+    from srt.models.loading import read_tokenizer
 
     folder, file, suffix = Path(args.model), Path(args.data), args.suffix or ""
     if not (folder.is_dir() and file.is_file()):
@@ -48,9 +47,7 @@ def run(args: argparse.Namespace) -> None:
             file = Path(Paths(config.results).problems(args.data))
     if not (folder / "config.json").is_file():
         raise SrtError(f"{folder} holds no model: name another folder, or make it with snakemake {folder}")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not tokenizer.chat_template:
-        raise SrtError(f"the tokenizer of {folder} has no chat template, so it cannot render a prompt")
+    tokenizer = read_tokenizer(folder, str(folder))
     rows = read_problems(file).select(["id", "problem"]).to_pylist()
     wanted = args.problem or rows[0]["id"]
     problem = next((row["problem"] for row in rows if row["id"] == wanted), None)
@@ -60,6 +57,5 @@ def run(args: argparse.Namespace) -> None:
     ids = render(tokenizer, problem, suffix)
     print(f"model    {folder}\nproblem  {wanted} of {file}\n\n{printable(tokenizer.decode(ids))}\n\n{len(ids)} tokens:")
     print("\n".join(f"{token:>8}  {tokenizer.decode([token])!r}" for token in ids))
-    first = tokenizer.bos_token_id
-    if first is not None and ids[:2] == [first, first]:
-        print(f"\nWARNING: the prompt begins with {tokenizer.bos_token!r} ({first}) twice: the chat template has two")
+    if found := fault(tokenizer, ids):
+        print(f"\nWARNING: {found}; sampling and training refuse it")

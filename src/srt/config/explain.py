@@ -22,6 +22,10 @@ _WHAT = {
     "float_parsing": "a number",
     "finite_number": "a finite number",
     "string_type": "text",
+    **dict.fromkeys(
+        ("date_type", "date_parsing", "date_from_datetime_parsing", "date_from_datetime_inexact"),
+        "a date such as 2024-07-26",
+    ),
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "list_type": "a list",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, Revision, Seed, Strict
+from srt.config.prompt_templates import PROMPT_TEMPLATES, checked_template
 
 BOXED_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
 
@@ -44,6 +46,20 @@ class ModelBase(Strict):
         BOXED_SUFFIX,
         description="Text appended to the problem in the user turn; the default is the authors' "
         "(examples/data_preprocess/dapo.py).",
+    )
+    prompt_template: Annotated[str, AfterValidator(checked_template)] | None = Field(
+        None,
+        description="Template of prompts instead of the tokenizer's own: `qwen_math`, `r1_zero`, `plain` (problem and "
+        "suffix alone), or Jinja that uses `messages`; null means the tokenizer's (docs/base_models.md).",
+    )
+    prompt_date: date | None = Field(
+        None,
+        description="The date in the prompts of a template that prints today's, such as Llama 3.1's; null means "
+        "2024-07-26. Refused for other templates.",
+    )
+    end_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="Tokens that end a response beside the model's own, such as `<|im_end|>`.",
     )
     parameters: float = Field(
         7e9,
@@ -112,6 +128,15 @@ class GgufModel(ModelBase):
         default_factory=list,
         description="Solved problems (few-shot examples) that the chat template puts before every prompt.",
     )
+
+    @model_validator(mode="after")
+    def _examples_fit(self) -> GgufModel:
+        if self.examples and self.prompt_template in PROMPT_TEMPLATES:
+            raise ValueError(
+                f"examples: prompt_template {self.prompt_template} has one turn only: write a template in Jinja, or "
+                "remove one of the keys"
+            )
+        return self
 
 
 class PretrainPart(Strict):

@@ -50,7 +50,7 @@ class Shape:
                 "MFU for it; use a dense model"
             )
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         head = model.get_output_embeddings()
         linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
         layers, heads = config.num_hidden_layers, config.num_attention_heads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from srt.common.atomic_files import atomic_dir
 from srt.common.errors import SrtError
 from srt.common.io import sha256_file
 from srt.common.progress import log
-from srt.config.models import Example, GgufModel, HubModel, LocalModel, ModelConfig, TinyModel
-from srt.models.checkpoint import write_provenance
-
-PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # weights and tokenizer; never code or pickles
+from srt.config.models import GgufModel, HubModel, LocalModel, ModelConfig, TinyModel
+from srt.data.prompts import check_prompts
+from srt.models.checkpoint import end_tokens, write_provenance
+from srt.models.customise import customise
+from srt.models.loading import LOCAL, as_sentence, check_vocabulary, read_model, read_tokenizer
+from srt.models.model_files import PATTERNS, check_files
 
 
 def make(name: str, spec: dict[str, Any], out: Path) -> None:
@@ -38,24 +39,42 @@ def make(name: str, spec: dict[str, Any], out: Path) -> None:
 
             info = train_base(model, folder)
         elif isinstance(model, LocalModel):
-            _copy(name, Path(model.path), folder)
+            _copy(f"models: {name}: path", Path(model.path), folder)
         elif isinstance(model, GgufModel):
             _dequantise(name, model, folder)
         else:
             info = {"commit": _fetch(name, model, folder)}
-        fingerprint = write_provenance(folder, source=entry, **info)
+        facts = customise(model, folder, f"models: {name}")
+        check_usable(folder, f"models: {name}")
+        fingerprint = write_provenance(folder, source=entry, **info, **facts)
     log(f"{name}: {fingerprint[:16]} {info or ''}")
 
 
-def _copy(name: str, source: Path, folder: Path) -> None:
-    if not (source / "config.json").is_file():
-        raise SrtError(f"models: {name}: path: {source} has no config.json: name a folder in Hugging Face format")
-    files = [p for pattern in PATTERNS for p in sorted(source.glob(pattern))]
-    if not any(p.suffix == ".safetensors" for p in files):
-        raise SrtError(
-            f"models: {name}: path: {source} has no .safetensors file: convert it (pickled weights are refused)"
-        )
-    for file in files:
+def check_usable(folder: Path, where: str) -> None:
+    """Refuse a model that sampling or training could not use; reads each weight once.
+
+    Args:
+        folder: in Hugging Face format, without `srt.json`.
+        where: begins every message.
+
+    Raises:
+        SrtError: one sentence that names what is missing or contradictory.
+    """
+    check_files(folder, where)
+    tokenizer = read_tokenizer(folder, where)
+    model = read_model(folder, "auto", where)
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], where)
+    end_tokens(model.config, model.generation_config, tokenizer, where)
+    try:
+        check_prompts(tokenizer)
+    except SrtError as error:
+        raise SrtError(f"{where}: {error}") from None
+
+
+def _copy(where: str, source: Path, folder: Path) -> None:
+    """Copy weights and tokenizer; what the files alone tell is refused before anything is copied."""
+    check_files(source, f"{where}: {source}")
+    for file in sorted(p for pattern in PATTERNS for p in source.glob(pattern)):
         shutil.copyfile(file, folder / file.name)
 
 
@@ -80,24 +99,15 @@ def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=model.file)
-    # without `dequantize`, save_pretrained refuses the model because it is quantised
-    net = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=model.file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
-    if model.examples:
-        tokenizer.chat_template = _with_examples(tokenizer.chat_template, model.examples)
+    with as_sentence(f"models: {name}: file: {model.file}"):
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=model.file, **LOCAL)
+        # without `dequantize`, save_pretrained refuses the model because it is quantised
+        net = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=model.file, dtype=torch.float32, **LOCAL,
+            quantization_config=GgufConfig(dequantize=True),
+        )  # fmt: skip
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _with_examples(template: str, examples: list[Example]) -> str:
-    """A chat template that inserts solved turns before the given messages.
-
-    Jinja reads JSON as a list of mappings, with the same escapes.
-    """
-    turns = [{"role": role, "content": getattr(e, role)} for e in examples for role in ("user", "assistant")]
-    return f"{{%- set messages = {json.dumps(turns)} + messages -%}}{template}"
 
 
 def _fetch(name: str, model: HubModel, folder: Path) -> str:
@@ -113,5 +123,5 @@ def _fetch(name: str, model: HubModel, folder: Path) -> str:
             f"models: {name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason}): check repo, revision "
             "and network, or download it elsewhere and use `source: local`"
         ) from error
-    _copy(name, Path(cached), folder)
+    _copy(f"models: {name}: repo", Path(cached), folder)
     return Path(cached).name  # huggingface_hub names a snapshot after its commit

@@ -9,6 +9,7 @@ from typing import Any
 
 from srt.common.errors import SrtError, nearest
 from srt.common.io import canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from srt.models.loading import read_model, read_tokenizer
 
 PROVENANCE = "srt.json"
 THREADS = 8  # that hash the files of a model
@@ -62,39 +63,36 @@ def check_model(folder: str | Path, rank: int = 0, size: int = 1) -> None:
         )
 
 
-def end_tokens(model_config: Any, generation_config: Any, tokenizer: Any) -> list[int]:
+def end_tokens(model_config: Any, generation_config: Any, tokenizer: Any, where: str) -> list[int]:
     """Token ids that end a response: those of the generation config, else the end token of the tokenizer or model."""
     found: Any = getattr(generation_config, "eos_token_id", None)
     if found is None:
         found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else model_config.eos_token_id
-    ids: Sequence[int] = found if isinstance(found, list | tuple) else [found]
-    if any(i is None for i in ids):
-        raise SrtError("the model names no end-of-sequence token: set eos_token_id in its generation_config.json")
+    ids: Sequence[Any] = found if isinstance(found, list | tuple) else [found]
+    if not ids or any(i is None for i in ids):
+        raise SrtError(
+            f"{where}: the model names no end-of-sequence token: set eos_token_id in its generation_config.json"
+        )
+    for i in ids:
+        if not isinstance(i, int) or not 0 <= i < model_config.vocab_size:
+            raise SrtError(
+                f"{where}: eos_token_id: {i!r} is not the number of a token (0 to {model_config.vocab_size - 1}): "
+                "correct generation_config.json"
+            )
     return sorted(set(ids))
 
 
 def load_model(folder: str | Path, dtype: str, device: Any = "cpu") -> tuple[Any, Any, list[int]]:
-    """The model (in evaluation mode), tokenizer and end tokens of a folder, without running code from it."""
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    """The model (in evaluation mode), tokenizer and end tokens of a folder, without running code from it.
 
-    logging.disable_progress_bar()
-    fingerprint(folder)  # a clear error before a long traceback
+    Raises:
+        SrtError: one sentence on what is missing, damaged or contradictory (`srt.models.loading`).
+    """
+    import torch
+
+    fingerprint(folder)  # a clear error before a long one
     if dtype not in DTYPES:
         raise SrtError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SrtError(
-            f"{folder} cannot be read as a model ({first}): delete it and rerun the rule that makes it"
-        ) from error
-    model.to(device).eval()
-    return model, tokenizer, end_tokens(model.config, model.generation_config, tokenizer)
+    tokenizer = read_tokenizer(Path(folder), str(folder))
+    model = read_model(Path(folder), getattr(torch, dtype), str(folder), device)
+    return model, tokenizer, end_tokens(model.config, model.generation_config, tokenizer, str(folder))

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from srt.common.errors import SrtError
 from srt.common.progress import progress_bar
 from srt.config.models import TinyModel
+from srt.config.prompt_templates import template_text
 from srt.data.prompts import render
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -125,6 +126,8 @@ def train_base(model: TinyModel, out: Path) -> dict[str, Any]:
     rng = random.Random(model.seed)
     stream = problems(model, model.seed)
     tokenizer = build_tokenizer(model.prompt_suffix)
+    if model.prompt_template:
+        tokenizer.chat_template = template_text(model.prompt_template, tokenizer)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=model.hidden_size,

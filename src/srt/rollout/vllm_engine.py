@@ -13,7 +13,6 @@ same samples; in another batch, a prompt gives the same samples unless a draw fa
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +112,7 @@ class VllmEngine:
                 model=str(self.model_dir),
                 max_model_len=self.max_model_len,
                 skip_tokenizer_init=True,
+                trust_remote_code=False,
                 generation_config="vllm",  # else the model's generation_config.json adds stop tokens and defaults
                 enable_prefix_caching=True,  # lets the n samples of a prompt share its prefill
                 logprobs_mode="processed_logprobs",  # under the sampling distribution: after temperature and top-p
@@ -347,11 +347,14 @@ class VllmEngine:
 
 
 def _ties_embeddings(model_dir: Path) -> bool:
-    """Whether the checkpoint's head is its embedding."""
+    """Whether the checkpoint's head is its embedding; where config.json is silent, its class decides, as in vLLM."""
+    from transformers import AutoConfig
+
     config = model_dir / "config.json"
     if not config.exists():
         raise SrtError(f"{config} does not exist: vLLM needs a Hugging Face checkpoint in that folder")
-    return bool(json.loads(config.read_text()).get("tie_word_embeddings", False))
+    read = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    return bool(read.tie_word_embeddings)
 
 
 def _sharing_ranks(count: int, world: int) -> Any:
