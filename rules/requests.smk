@@ -57,15 +57,18 @@ def train_nodes(wc) -> int:
     return CLUSTER.nodes(train_gpus(wc))
 
 
-def train_gres(wc) -> str:
-    """GPUs per node of a job on several nodes; "" on one node, where `gpu` requests them: its job step has one node."""
+def train_gres(wc) -> str | None:
+    """GPUs per node of a job on several nodes; on one node `gpu` requests them, since its job step has one node.
+
+    None leaves the resource out: Snakemake groups only jobs that agree in a resource that is a text.
+    """
     nodes = train_nodes(wc)
     if train_gpus(wc) % nodes:
         raise WorkflowError(
             f"gpus_train={train_gpus(wc)} does not fill {nodes} nodes of {CLUSTER.gpus_per_node} GPUs evenly: "
             f"use a multiple of {nodes}, or correct gpus_per_node in partitions.yaml"
         )
-    return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else ""
+    return f"gpu:{train_gpus(wc) // nodes}" if nodes > 1 else None
 
 
 def segment(wc, input, output, resources) -> str:

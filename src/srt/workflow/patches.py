@@ -30,6 +30,7 @@ from srt.cluster.slurm import job_prefix, squeue
 from srt.common.errors import EXIT_USAGE, SrtError
 from srt.config.loading import read_yaml
 from srt.workflow import out_of_memory
+from srt.workflow.grouping import joining_one_level
 from srt.workflow.result_records import (
     differing_from_record,
     inputs_by_record,
@@ -266,6 +267,8 @@ def naming_memory(original: Callable[..., None], results: Path) -> Callable[...,
     def report_job_error(executor: Any, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
         if out_of_memory.was_the_cause(kwargs.get("aux_logs") or ()):
             job = job_info.job
+            if job.is_group():  # most likely the one that asks for most
+                job = max(job.jobs, key=lambda each: int(each.resources["mem_mb"]))
             sentence = out_of_memory.sentence(
                 job.rule.name, job.wildcards, int(job.resources["mem_mb"]), job.attempt, job.restart_times + 1
             )
@@ -337,6 +340,11 @@ PATCHES = (
         *SNAKEMAKE,
         "--delete-all-output and --delete-temp-output delete what a running workflow of the same results folder reads",
         (Part("snakemake.api", "DAGApi.delete_output", "self only_temp dryrun", locking_the_results),),
+    ),
+    Patch(
+        *SNAKEMAKE,
+        "--group-components joins jobs that wait for each other, and such groups are refused",
+        (Part("snakemake.dag", "DAG._update_group_components", "self", joining_one_level),),
     ),
     Patch(
         *SNAKEMAKE,
