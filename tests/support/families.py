@@ -1,9 +1,16 @@
-"""Tiny random models of each family, with the keys that make the family what it is."""
+"""Tiny random models of each family, with the keys that make the family what it is, and docs/models.md.
+
+`.venv/bin/python tests/support/families.py` probes each of them and writes the table in docs/models.md again.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
@@ -88,8 +95,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family("Qwen3-30B-A3B", "Qwen3Moe", EXPERTS),
     "mistral": Family("Mistral-7B-v0.1", "Mistral", {"sliding_window": 6}),
     "mistral_full": Family("Mistral-7B-v0.3", "Mistral", {"sliding_window": None}),
-    "phi3": Family("Phi-3-mini-4k, Phi-4", "Phi3", {"sliding_window": None}),
-    "phi3_window": Family("Phi-3-mini-4k (window of 2047)", "Phi3", {"sliding_window": 6}),
+    "phi3": Family("Phi-4", "Phi3", {"sliding_window": None}),
+    "phi3_window": Family("Phi-3-mini-4k", "Phi3", {"sliding_window": 6}),
     "phi3_long": Family("Phi-3-mini-128k", "Phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 64}),
     "gemma": Family("Gemma", "Gemma", {"tie_word_embeddings": True}),
     "gemma2": Family(
@@ -143,3 +150,70 @@ FAMILIES: dict[str, Family] = {
         {"sliding_window": 6, "layer_types": MIXED, "num_local_experts": 4, "num_experts_per_tok": 2},
     ),
 }
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+TABLE = Path(__file__).resolve().parents[2] / "docs/models.md"
+BEGIN, END = "<!-- families -->", "<!-- end of families -->"
+EXACT, SLOWER, REFUSED = "exact", "exact, slower", "refused"
+HEAD = (
+    "| models | config | training | log-probs | gradient | sampling | log-probs |\n"
+    "|---|---|---|---|---|---|---|"
+)  # fmt: skip
+
+
+def training(model: Any) -> tuple[str, Any]:
+    """The verdict of the trainer's probe, and what it measured; None where it refuses."""
+    from srt.common.errors import SrtError
+    from srt.packing import attention
+    from srt.training.pack_probe import measure, problem
+
+    try:
+        with mock.patch.object(attention, "_explicit", wraps=attention._explicit) as explicit:
+            measured = measure(model)
+    except SrtError:
+        return REFUSED, None
+    if problem(measured) is not None:
+        return REFUSED, measured
+    return (SLOWER if explicit.called else EXACT), measured
+
+
+def sampling(model: Any) -> tuple[str, float]:
+    """The verdict of the transformers engine's probe, and the difference that it measured."""
+    from srt.evaluation.engine_probe import LOGPROB_BOUND, measure_sampling
+    from srt.rollout.kv_cache import OWN, decode_attention
+
+    difference = measure_sampling(model)
+    if difference > LOGPROB_BOUND:
+        return REFUSED, difference
+    return (SLOWER if decode_attention(model) == OWN else EXACT), difference
+
+
+def row(name: str) -> str:
+    """A family's line of the table."""
+    family, model = FAMILIES[name], FAMILIES[name].model()
+    (trained, measured), (sampled, difference) = training(model), sampling(model)
+    numbers = ("", "") if measured is None else (f"{measured.logprob:.0e}", f"{measured.gradient:.0e}")
+    cells = (family.like, f"`{model.config.model_type}`", trained, *numbers, sampled, f"{difference:.0e}")
+    return f"| {' | '.join(cells)} |"
+
+
+def verdicts() -> dict[str, tuple[str, str]]:
+    """The verdicts on training and sampling in docs/models.md, by `Family.like`."""
+    lines = TABLE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {like: (trained, sampled) for like, _, trained, _, _, sampled, _ in cells}
+
+
+def write_table() -> None:
+    """Probe all families and write their table."""
+    text = TABLE.read_text(encoding="utf-8")
+    table = "\n".join([BEGIN, HEAD, *(row(name) for name in FAMILIES), END])
+    TABLE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: table, text, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(TABLE.parents[1] / "src"))
+    write_table()
+    print(TABLE.name)

@@ -15,20 +15,24 @@ from srt.models.probe_record import probed
 from srt.packing import attention, logprobs
 from srt.training import pack_probe
 from srt.training.pack_probe import check_packs, measure, problem
-from support.families import FAMILIES, LONG
-
-REFUSED = {"stablelm", "falcon", "falcon_alibi", "bloom"}
+from support.families import FAMILIES, LONG, training, verdicts
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families_are_exact_or_refused(family):
-    model = FAMILIES[family].model()
-    if family in REFUSED:
-        with pytest.raises(SrtError, match="its attention is its own code, which packed sequences cannot replace"):
-            measure(model)
-        return
-    measured = measure(model)
-    assert problem(measured) is None and measured.logprob < 1e-5 and measured.gradient < 1e-5, measured
+def test_the_table_of_families_is_true(family):
+    verdict, measured = training(FAMILIES[family].model())
+    assert verdict == verdicts()[FAMILIES[family].like][0]
+    assert measured is None or (measured.logprob < 1e-5 and measured.gradient < 1e-5), measured
+
+
+def test_the_table_has_every_family_once():
+    assert list(verdicts()) == [family.like for family in FAMILIES.values()]
+
+
+@pytest.mark.parametrize("family", ["stablelm", "falcon", "bloom"])
+def test_attention_that_cannot_be_replaced_is_a_sentence(family):
+    with pytest.raises(SrtError, match="its attention is its own code, which packed sequences cannot replace"):
+        measure(FAMILIES[family].model())
 
 
 # -- planted faults --------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def _admit(folder: Path, model: Any, checkpointing: Checkpointing) -> dict[str, 
     if found is not None:
         raise SrtError(
             f"{folder}: training would not be exact for model type {model.config.model_type}: {found}: choose another "
-            "base model"
+            "base model (docs/models.md)"
         )
     return asdict(measured)
 
