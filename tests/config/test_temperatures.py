@@ -18,7 +18,7 @@ from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet, write_parquet
 from srt.figures.resolve import resolve_figure
 from srt.plan.jobs import build
-from support.claims_tables import STEPS, Tables, groups, values
+from support.claims_tables import STEPS, P, Tables, groups, values
 from support.config_files import change, load, specs, write
 from support.dag import MICRO, jobs, snakemake
 
@@ -119,9 +119,10 @@ def test_a_figure_and_a_claim_ask_for_start_and_one_checkpoint_alone(folder: Pat
 
 def test_the_gain_on_each_suite(tmp_path: Path) -> None:
     tables = Tables(tmp_path)
-    tables.run("a", {"x": [values(m) for m in (0.3, 0.4, 0.5, 0.6, 0.25)]})
+    little = 1e-3 * (np.arange(P) % 3 - 1)
+    tables.run("a", {"x": [values(m) + little * place for place, m in enumerate((0.3, 0.4, 0.5, 0.6, 0.25))]})
     for checkpoint, mean in (("base/a", 0.3), ("a-s1/step-300", 0.4)):
-        part = groups("x", values(mean, seed=1))
+        part = groups("x", values(mean, seed=1) + little * (mean > 0.3))
         write_parquet(tmp_path / f"eval/{checkpoint}/cold.groups.parquet", part.assign(n=1))
     usual, cold = tables.numbers("suite_gain", run="a", datasets=["x"], suites=["tests", "cold"], at=300)
     assert STEPS[2] == 300 and usual.estimate == pytest.approx(0.3, abs=1e-3) and cold.estimate == pytest.approx(0.1)

@@ -22,6 +22,7 @@ from srt.config.figures import OPTIONS
 from srt.figures import KINDS, render
 from srt.figures.dynamics import running_mean
 from srt.figures.examples import wrapped
+from srt.figures.render import evidence_note
 from srt.figures.spec import parse_spec
 from srt.figures.style import METHODS, look, looks
 from support import ROOT
@@ -187,6 +188,21 @@ def test_gap_counts_only_parsed_responses(tmp_path: Path) -> None:
     table = draw(spec, tmp_path).set_index(["quantity", "threshold"]).value
     assert table["per-prompt accuracy", 0.0] == 0.25 and table["per-prompt accuracy", 0.5] == 0.5
     assert table["share of prompts", 0.25] == 0.5 and table["share of prompts", 0.5] == 0.0
+
+
+def test_a_figure_says_what_is_behind_it() -> None:
+    rows = [("avg@32", 0.1, 30, 1), ("avg@32", 0.2, 40, 1), ("reward", 0.1, None, 3), ("collapse alarm", None, None, 1)]
+    table = pd.DataFrame(rows, columns=["quantity", "lo", "n_problems", "n_seeds"])
+    assert evidence_note(table) == (
+        "1 seed, 30 to 40 problems, 32 samples per problem; 95 % intervals over problems only: one seed says nothing "
+        "of others"
+    )
+    both = pd.concat([table, table[:1].assign(n_seeds=3, quantity="maj@8")])
+    assert evidence_note(both).startswith(
+        "1 to 3 seeds, 30 to 40 problems, 8 or 32 samples per problem; 95 % intervals"
+    )
+    assert evidence_note(both).endswith("over problems and seeds, those of single seeds over problems only")
+    assert evidence_note(table[3:]) == evidence_note(table[["quantity"]]) == ""
 
 
 def test_examples_take_the_largest_change_and_the_first_response(specs: dict, world: World, tmp_path: Path) -> None:

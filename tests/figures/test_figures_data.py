@@ -14,13 +14,15 @@ from srt.figures.figure_data import FigureData
 from srt.figures.render import render
 from srt.figures.spec import parse_spec
 from srt.metrics.intervals import kept_mean_intervals, mean_interval
-from srt.metrics.statistics import bootstrap_mean
 from support.figure_world import World, spec_of
 
 
-def test_interval_of_one_set_is_the_project_bootstrap() -> None:
+def test_interval_of_one_set_and_one_seed_is_the_t_interval() -> None:
     values = np.random.default_rng(3).random(41)
-    assert mean_interval([values[None]]) == pytest.approx(bootstrap_mean(values), abs=1e-12)
+    half = 2.0211 * values.std(ddof=1) / np.sqrt(41)  # t of 40 degrees of freedom, from a table
+    assert mean_interval([values[None]], share=False) == pytest.approx(
+        (values.mean(), values.mean() - half, values.mean() + half), abs=1e-4
+    )
 
 
 def test_each_data_set_weighs_the_same() -> None:
@@ -33,13 +35,13 @@ def test_stratified_interval_has_the_width_of_theory() -> None:
     strata = [rng.random((1, size)) for size in (300, 80)]
     _, lo, hi = mean_interval(strata)
     error = np.sqrt(sum(part.var() / part.size for part in strata)) / 2
-    assert (hi - lo) / (2 * 1.96 * error) == pytest.approx(1.0, abs=0.06)
+    assert (hi - lo) / (2 * 1.97 * error) == pytest.approx(1.0, abs=0.02)
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
     problems = np.random.default_rng(0).random(200)
     alike = np.stack([problems, problems, problems])
-    apart = alike + np.array([[-0.2], [0.0], [0.2]])
+    apart = alike + np.array([[-0.1], [0.0], [0.1]])
     narrow, wide = mean_interval([alike]), mean_interval([apart])
     assert narrow[0] == pytest.approx(wide[0])
     assert narrow == pytest.approx(mean_interval([problems[None]]), abs=1e-12)

@@ -1,7 +1,7 @@
 """The paper's statements, measured from the figures' tables and judged by rule. Imports no torch and no figures.
 
     resolve            from the configuration to a spec: which files each claim reads, as plain JSON
-    evidence           those files as arrays [seeds, steps, problems], and their bootstrap replicates
+    evidence           those files as arrays [seeds, steps, problems]
     accuracy_estimators, vote_estimators, training_estimators    what is measured (docs/claims.md)
     verdict            the rule: supported, not supported, undecided
     check_claims       every claim measured and judged

@@ -1,47 +1,61 @@
 """Estimators on accuracy curves: evaluated checkpoints of one run or two. Each gives numbers with 95 % intervals.
 
-A `peak` is the best of the evaluated steps, base included, of the mean over seeds. Every replicate finds its own peak,
-so the interval includes the uncertainty of the peak's place. The best of many noisy values is too high by about their
-noise, in the estimate and in every replicate; the thresholds in `claims.yaml` leave room for that.
+A `peak` is the best of the evaluated steps after the start. Its step is chosen on one half of the problems and seeds,
+its value read on the other (`srt.metrics.peaks`): the best of many noisy values would be too high by about their noise.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from srt.claims.evidence import Curve, Undecided, View
 from srt.claims.verdict import Number
-from srt.metrics.intervals import percentile_interval
+from srt.metrics.intervals import LEVEL, Estimate, HasInterval, Resampled, crossed, seeds_of
+from srt.metrics.peaks import peak_cells, widened
 
 Options = dict[str, Any]
+Values = dict[str, np.ndarray]  # [S, P] by data set
 
 
 def level(view: View, options: Options) -> list[Number]:
     """The metric at one moment."""
-    return [
-        _number(f"{curve.label} of {curve.run}, {_when(options['at'])}{of}", *at(curve, options["at"]), curve)
-        for of, sets in each(options)
-        for curve in [view.curve(options["run"], sets, options["metric"])]
-    ]
-
-
-def change(view: View, options: Options) -> list[Number]:
-    """The metric at one moment minus that at another, paired by problem and seed."""
     numbers = []
     for of, sets in each(options):
         curve = view.curve(options["run"], sets, options["metric"])
-        (before, before_reps), (after, after_reps) = at(curve, options["since"]), at(curve, options["at"])
-        name = f"change of {curve.label} of {curve.run}, {_when(options['since'])} to {_when(options['at'])}{of}"
-        numbers.append(_number(name, after - before, after_reps - before_reps, curve))
+        values = at(curve, options["at"])
+        seeds = curve.seeds
+        if options["at"] in ("base", 0) and curve.one_start:  # one model, whatever the number of seeds
+            values, seeds = {name: part[:1] for name, part in values.items()}, 1
+        estimate = _peaked(crossed(values, share=True), options["at"])
+        name = f"{curve.label} of {curve.run}, {_when(options['at'])}{of}"
+        numbers.append(number(name, estimate, curve, seeds=seeds))
+    return numbers
+
+
+def change(view: View, options: Options) -> list[Number]:
+    """The metric at one moment minus that at another, paired by problem and seed.
+
+    The peak is the best step after the base model; as the earlier moment it is the best step before the later one.
+    """
+    since, until = options["since"], options["at"]
+    numbers = []
+    for of, sets in each(options):
+        curve = view.curve(options["run"], sets, options["metric"])
+        before = at(curve, since, curve.steps[: curve.index(until)] if since == "peak" != until else None)
+        estimate = _peaked(crossed(_less(at(curve, until), before)), since, until)
+        name = f"change of {curve.label} of {curve.run}, {_when(since)} to {_when(until)}{of}"
+        numbers.append(number(name, estimate, curve))
     return numbers
 
 
 def difference(view: View, options: Options) -> list[Number]:
-    """The metric of one run minus that of another, paired by problem; the seeds of the two are independent."""
+    """The metric of one run minus that of another, paired by problem, and by seed if both have the same seeds."""
     theirs = options["at"] if options.get("against_at") is None else options["against_at"]
     until = options.get("until")
     others = [{**options, "against": run} for run in [options["against"], *(options.get("also") or ())]]
@@ -49,46 +63,65 @@ def difference(view: View, options: Options) -> list[Number]:
     for pair, (of, sets) in itertools.product(others, list(each(options))):
         one, two = _pair(view, pair, sets)
         shared = None if until is None else _shared_steps(one, two, until)
-        (a, a_reps), (b, b_reps) = at(one, options["at"], shared), at(two, theirs, shared)
+        sides = _sides(one, two, at(one, options["at"], shared), at(two, theirs, shared))
         when = _when(options["at"]) if theirs == options["at"] else f"{_when(options['at'])} and {_when(theirs)}"
         when += "" if until is None else f" up to step {until}"
         name = f"{one.label} of {one.run} minus {two.run}, {when}{of}"
-        numbers.append(_number(name, a - b, a_reps - b_reps, one, two))
+        numbers.append(number(name, _peaked(crossed(*sides), options["at"], theirs), one, two))
     return numbers
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio, whose interval is symmetric in the logarithm; `log` is the estimate of ln(ratio/value), 0 by itself."""
+
+    value: float
+    log: Estimate
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Both ends."""
+        lo, hi = self.log.interval(level)
+        return self.value * math.exp(min(lo, 700)), self.value * math.exp(min(hi, 700))
+
+
 def ratio(view: View, options: Options) -> list[Number]:
-    """The metric at one moment over that at another moment, or of another run; undecided over a base of 0."""
+    """The metric at one moment over that at another moment, or of another run; undecided where either is 0."""
     numbers = []
     for of, sets in each(options):
         if options.get("against"):
             one, two = _pair(view, options, sets)
         else:
             one = two = view.curve(options["run"], sets, options["metric"])
-        (a, a_reps), (b, b_reps) = at(one, options["at"]), at(two, options["against_at"])
-        if b <= 0:
-            raise Undecided(f"{two.label} of {two.run}, {_when(options['against_at'])}{of}, is 0: there is no ratio")
-        replicates = np.divide(a_reps, b_reps, out=np.full_like(a_reps, np.inf), where=b_reps > 0)
+        above, below = at(one, options["at"]), at(two, options["against_at"])
+        top, base = crossed(above).value, crossed(below).value
+        for value, curve, moment in ((base, two, options["against_at"]), (top, one, options["at"])):
+            if value <= 0:
+                raise Undecided(f"{curve.label} of {curve.run}, {_when(moment)}{of}, is 0: there is no ratio")
+        relative = [
+            {name: part / value for name, part in side.items()} for side, value in ((above, top), (below, base))
+        ]
+        log = _peaked(crossed(*_sides(one, two, *relative)), options["at"], options["against_at"])
+        centred = Estimate(0.0, log.seeds, log.problems)
         name = f"{one.label} of {one.run}, {_when(options['at'])}, over {two.run}, {_when(options['against_at'])}{of}"
-        numbers.append(_number(name, a / b, replicates, one, two, steps=bool(np.isinf(replicates).any())))
+        numbers.append(number(name, Ratio(top / base, centred), one, two))
     return numbers
 
 
 def peak_then_fall(view: View, options: Options) -> list[Number]:
     """The rise from base to peak and the fall from peak to last; with `after`, how much more it falls after that step.
 
-    The fall up to the step starts at the best value up to it, the fall after the step at the best value from it on. A
-    curve that fell before the step and keeps falling has a small or negative third number.
+    The peak lies between base and last. The fall up to the step starts at the best value before it, the fall after the
+    step at the best value from it on. A curve that fell before the step and keeps falling has a small or negative third
+    number.
     """
     numbers = []
     for of, sets in each(options):
         curve = view.curve(options["run"], sets, options["metric"])
-        peak, peak_reps = at(curve, "peak")
-        for name, moment in (("rise to the peak", "base"), ("fall from the peak", "last")):
-            value, reps = at(curve, moment)
-            numbers.append(
-                _number(f"{name} of {curve.label} of {curve.run}{of}", peak - value, peak_reps - reps, curve)
-            )
+        base, last = at(curve, "base"), at(curve, "last")
+        peak = at(curve, "peak", curve.steps[1:-1])
+        for what, drop in (("rise to the peak", _less(peak, base)), ("fall from the peak", _less(peak, last))):
+            name = f"{what} of {curve.label} of {curve.run}{of}"
+            numbers.append(number(name, widened(crossed(drop)), curve))
         if (after := options.get("after")) is not None:
             numbers.append(_fall_after(curve, after, of))
     return numbers
@@ -96,25 +129,57 @@ def peak_then_fall(view: View, options: Options) -> list[Number]:
 
 def _fall_after(curve: Curve, step: int, of: str) -> Number:
     """The fall after a step minus the fall up to that step."""
-    (there, there_reps), (last, last_reps) = at(curve, step), at(curve, "last")
+    there, last = at(curve, step), at(curve, "last")
     if curve.steps[-1] == step:
         raise Undecided(f"run {curve.run} stops at step {step}: nothing comes after it")
-    before, before_reps = at(curve, "peak", curve.steps[curve.steps <= step])
-    best, best_reps = at(curve, "peak", curve.steps[curve.steps >= step])
-    value, reps = (best - last) - (before - there), (best_reps - last_reps) - (before_reps - there_reps)
+    before = at(curve, "peak", curve.steps[curve.steps <= step])
+    best = at(curve, "peak", curve.steps[(curve.steps >= step) & (curve.steps < curve.steps[-1])])
+    values = _less(_less(best, last), _less(before, there))
     name = f"fall of {curve.label} of {curve.run} after step {step} minus that up to it{of}"
-    return _number(name, value, reps, curve)
+    return number(name, widened(crossed(values)), curve)
 
 
 def peak_step(view: View, options: Options) -> list[Number]:
-    """The evaluated step at which the metric is best; ties go to the earliest. In steps."""
+    """The evaluated step at which the metric is best, to half the distance of its neighbours; ties: the earliest."""
     numbers = []
     for of, sets in each(options):
         curve = view.curve(options["run"], sets, options["metric"])
-        best = curve.steps[curve.value.argmax()]
-        replicates = curve.steps[curve.replicates.argmax(axis=1)]
-        numbers.append(_number(f"peak step of {curve.label} of {curve.run}{of}", best, replicates, curve, steps=True))
+        best = int(curve.value.argmax())
+        steps = curve.steps.astype(float)
+        near = np.diff(steps)[[max(best - 1, 0), min(best, len(steps) - 2)]] / 2
+        source = Resampled(
+            steps[best],
+            seeds_of(steps[curve.by_seed.argmax(axis=1)]),
+            steps[curve.by_seed_replicates.mean(axis=1).argmax(axis=1)],
+            below=near[0], above=near[1],
+        )  # fmt: skip
+        numbers.append(number(f"peak step of {curve.label} of {curve.run}{of}", source, curve))
     return numbers
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest of several numbers, or of their absolute values.
+
+    The upper end is the largest upper end: that all are below a bound needs no correction for their number. The lower
+    end is the largest lower end, each at the level that Bonferroni's correction asks for.
+    """
+
+    numbers: tuple[Estimate, ...]
+    absolute: bool = False
+
+    @property
+    def value(self) -> float:
+        """The largest."""
+        return max(abs(each.value) if self.absolute else each.value for each in self.numbers)
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Both ends."""
+        plain = [each.interval(level) for each in self.numbers]
+        strict = [each.interval(1 - (1 - level) / len(self.numbers)) for each in self.numbers]
+        if not self.absolute:
+            return max(lo for lo, _ in strict), max(hi for _, hi in plain)
+        return max(max(lo, -hi, 0.0) for lo, hi in strict), max(max(-lo, hi) for lo, hi in plain)
 
 
 def saturates(view: View, options: Options) -> list[Number]:
@@ -122,84 +187,79 @@ def saturates(view: View, options: Options) -> list[Number]:
     numbers = []
     for of, sets in each(options):
         curve = view.curve(options["run"], sets, options["metric"])
-        start, start_reps = at(curve, options["by"])
-        later = curve.steps > options["by"]
-        if not later.any():
+        start = at(curve, options["by"])
+        later = np.flatnonzero(curve.steps > options["by"])
+        if not len(later):
             raise Undecided(
                 f"run {curve.run} stops at step {curve.steps[-1]}: nothing comes after step {options['by']}"
             )
-        largest = np.abs(curve.value[later] - start).max()
-        replicates = np.abs(curve.replicates[:, later] - start_reps[:, None]).max(axis=1)
+        source = Largest(tuple(crossed(_less(curve.at(int(place)), start)) for place in later), absolute=True)
         name = f"largest change of {curve.label} of {curve.run} after step {options['by']}{of}"
-        numbers.append(_number(name, largest, replicates, curve))
+        numbers.append(number(name, source, curve))
     return numbers
 
 
 def early_stopping(view: View, options: Options) -> list[Number]:
-    """The loss on the test sets from stopping where the held-out set is best: peak minus the value there."""
+    """The loss on the test sets from stopping where the held-out set is best: how much better another step is."""
     chosen = view.curve(options["run"], [options["validation_dataset"]])
+    stop = int(chosen.value.argmax())
     numbers = []
     for of, sets in each(options):
         curve = view.curve(options["run"], sets)
-        lost = curve.value.max() - curve.value[chosen.value.argmax()]
-        there = np.take_along_axis(curve.replicates, chosen.replicates.argmax(axis=1)[:, None], axis=1)[:, 0]
-        name = f"{curve.label} of {curve.run} lost by stopping at step {chosen.steps[chosen.value.argmax()]}{of}"
-        numbers.append(_number(name, lost, curve.replicates.max(axis=1) - there, curve))
+        others = [place for place in range(len(curve.steps)) if place != stop]
+        source = Largest(tuple(crossed(_less(curve.at(place), curve.at(stop))) for place in others))
+        name = f"{curve.label} of {curve.run} lost by stopping at step {chosen.steps[stop]}{of}"
+        numbers.append(number(name, source, curve))
     return numbers
 
 
 def gain_difference(view: View, options: Options) -> list[Number]:
     """The gain over base of one run on its test sets minus that of another run on other test sets."""
-    sides = [(options["run"], options["datasets"]), (options["against"], options["against_datasets"])]
-    gains, curves = [], []
-    for run, sets in sides:
-        curve = view.curve(run, sets, options["metric"])
-        (base, base_reps), (value, reps) = at(curve, "base"), at(curve, options["at"])
-        gains.append((value - base, reps - base_reps))
-        curves.append(curve)
-    (a, a_reps), (b, b_reps) = gains
-    name = f"gain of {curves[0].label} of {options['run']} minus that of {options['against']}, {_when(options['at'])}"
-    return [_number(name, a - b, a_reps - b_reps, *curves)]
+    one, two = (
+        view.curve(options[run], options[sets], options["metric"])
+        for run, sets in (("run", "datasets"), ("against", "against_datasets"))
+    )
+    a, b = (_less(at(curve, options["at"]), at(curve, "base")) for curve in (one, two))
+    name = f"gain of {one.label} of {options['run']} minus that of {options['against']}, {_when(options['at'])}"
+    return [number(name, _peaked(crossed(a, _less(b)), options["at"]), one, two)]
 
 
 def suite_gain(view: View, options: Options) -> list[Number]:
-    """The gain over base at one step on each suite, paired by problem and seed.
-
-    Suites that hold the same data sets in other samples (another temperature) see the same drawn problems.
-    """
+    """The gain over base at one step on each suite, paired by problem and seed."""
     numbers = []
     for suite in options["suites"]:
         for of, sets in each(options):
             curve = view.curve(options["run"], sets, options["metric"], suite=suite, step=options["at"])
-            (base, base_reps), (value, reps) = at(curve, "base"), at(curve, "last")
+            estimate = crossed(_less(at(curve, "last"), at(curve, "base")))
             name = f"gain of {curve.label} of {curve.run} to step {curve.steps[-1]}, {suite}{of}"
-            numbers.append(_number(name, value - base, reps - base_reps, curve))
+            numbers.append(number(name, estimate, curve))
     return numbers
 
 
 def falls_sooner(view: View, options: Options) -> list[Number]:
     """Step of the fall of one run minus that of the other; a run that does not fall counts with the last common step.
 
-    By seed, then the mean: seeds collapse at different times. Undecided where neither run falls in any seed.
+    By seed, then the mean: seeds collapse at different times. A fall lies between two evaluated steps, which widens the
+    interval. Undecided where neither run falls in any seed.
     """
     theirs = options.get("against_datasets") or options["datasets"]
+    drop = options["drop"]
     numbers = []
     for of, sets in each(options):
         one = view.curve(options["run"], sets, options["metric"])
         two = view.curve(options["against"], sets if theirs == options["datasets"] else theirs, options["metric"])
         horizon = min(one.steps[-1], two.steps[-1])
-        means = []
-        fallen = False
-        for curve in (one, two):
-            fallen |= bool((fall_index(curve.by_seed, options["drop"]) >= 0).any())
-            by_seed = _fall_steps(curve, curve.by_seed, options["drop"], horizon)
-            by_seed_reps = _fall_steps(curve, curve.by_seed_replicates, options["drop"], horizon)
-            means.append((by_seed.mean(), (curve.weights * by_seed_reps).sum(axis=1)))
-        if not fallen:
-            raise Undecided(f"neither {one.run} nor {two.run} falls by {options['drop']:g}{of}")
-        (a, a_reps), (b, b_reps) = means
-        name = f"steps to the fall of {one.label} of {one.run} minus {two.run}{of}"
-        numbers.append(_number(name, a - b, a_reps - b_reps, one, two, steps=True))
+        if all((fall_index(curve.by_seed, drop) < 0).all() for curve in (one, two)):
+            raise Undecided(f"neither {one.run} nor {two.run} falls by {drop:g}{of}")
+        a, b = (_fall_steps(curve, curve.by_seed, drop, horizon) for curve in (one, two))
+        a_reps, b_reps = (_fall_steps(c, c.by_seed_replicates, drop, horizon).mean(axis=1) for c in (one, two))
+        source = Resampled(
+            float(a.mean() - b.mean()),
+            seeds_of(a - b) if one.seed_names == two.seed_names else seeds_of(a, b),
+            a_reps - b_reps,
+            below=fall_spacing(one, drop, horizon), above=fall_spacing(two, drop, horizon),
+        )  # fmt: skip
+        numbers.append(number(f"steps to the fall of {one.label} of {one.run} minus {two.run}{of}", source, one, two))
     return numbers
 
 
@@ -222,21 +282,23 @@ def _fall_steps(curve: Curve, values: np.ndarray, drop: float, horizon: int) -> 
     return np.minimum(np.where(index < 0, horizon, curve.steps[index]), horizon).astype(float)
 
 
-def at(curve: Curve, moment: int | str, among: np.ndarray | None = None) -> tuple[float, np.ndarray]:
-    """Value and replicates [B] at a step, at `base`, `peak` or `last`. `among`: the steps that a peak may be at."""
-    if moment == "peak":
-        here = np.ones(len(curve.steps), dtype=bool) if among is None else np.isin(curve.steps, among)
-        return float(curve.value[here].max()), curve.replicates[:, here].max(axis=1)
-    step = int({"base": 0, "last": int(curve.steps[-1])}.get(str(moment), moment))
-    found = np.flatnonzero(curve.steps == step)
-    if not len(found) and step > curve.steps[-1]:
-        raise Undecided(f"run {curve.run} stops at step {curve.steps[-1]}, before step {step}")
-    if not len(found):
-        near = int(np.searchsorted(curve.steps, step))
-        raise Undecided(
-            f"run {curve.run} is not evaluated at step {step}, only at {curve.steps[near - 1]} and {curve.steps[near]}"
-        )
-    return float(curve.value[found[0]]), curve.replicates[:, found[0]]
+def fall_spacing(curve: Curve, drop: float, horizon: float = math.inf) -> float:
+    """Steps from the checkpoint before the fall to that at which it is seen: mean over seeds, 0 for one without."""
+    index = fall_index(curve.by_seed, drop)
+    fallen = (index >= 0) & (curve.steps[index] <= horizon)
+    return float(np.where(fallen, curve.steps[index] - curve.steps[np.maximum(index - 1, 0)], 0).mean())
+
+
+def at(curve: Curve, moment: int | str, among: np.ndarray | None = None) -> Values:
+    """Values at a step, at `base`, `peak` or `last`. `among`: the steps that may be the peak; default: all but base."""
+    if moment != "peak":
+        return curve.at(curve.index(moment))
+    places = np.arange(1, len(curve.steps)) if among is None else np.flatnonzero(np.isin(curve.steps, among))
+    if not len(places):
+        raise Undecided(f"run {curve.run} is evaluated at too few steps to have a peak among them")
+    if min(each.shape[-1] for each in curve.values.values()) < 2:
+        raise Undecided(f"run {curve.run} has a test set of one problem, whose halves cannot choose a peak")
+    return peak_cells(curve.at(places))
 
 
 def each(options: Options) -> Iterator[tuple[str, list[str]]]:
@@ -247,20 +309,27 @@ def each(options: Options) -> Iterator[tuple[str, list[str]]]:
         yield "", list(options["datasets"])
 
 
-def interval(replicates: np.ndarray, steps: bool = False) -> tuple[float, float]:
-    """The 95 % percentile interval. `steps`: the ends are values that occur, so infinity is never interpolated."""
-    if not steps:
-        return percentile_interval(replicates)
-    known = replicates[~np.isnan(replicates)]
-    if not len(known):
-        return float("nan"), float("nan")
-    lo, hi = np.quantile(known, [0.025, 0.975], method="inverted_cdf")
-    return float(lo), float(hi)
+def number(name: str, source: HasInterval, *curves: Curve, seeds: int | None = None) -> Number:
+    """The number of an estimate on curves; with `seeds`, from as many seeds."""
+    seeds = min(curve.seeds for curve in curves) if seeds is None else seeds
+    samples = "/".join(dict.fromkeys(curve.n for curve in curves))
+    problems = min(curve.problems for curve in curves)
+    lo, hi = source.interval()
+    return Number(name, float(source.value), float(lo), float(hi), problems, seeds, samples, source)
 
 
-def _number(name: str, value: float, replicates: np.ndarray, *curves: Curve, steps: bool = False) -> Number:
-    lo, hi = interval(np.asarray(replicates, dtype=float), steps)
-    return Number(name, float(value), lo, hi, min(c.problems for c in curves), min(c.seeds for c in curves))
+def _peaked(estimate: Estimate, *moments: int | str) -> Estimate:
+    return widened(estimate) if "peak" in moments else estimate
+
+
+def _less(values: Values, others: Values | None = None) -> Values:
+    """values - others, or -values."""
+    return {name: part - others[name] if others else -part for name, part in values.items()}
+
+
+def _sides(one: Curve, two: Curve, a: Values, b: Values) -> tuple[Values, ...]:
+    """a - b as the sides of `crossed`: paired by seed where the seeds are the same."""
+    return (_less(a, b),) if one.seed_names == two.seed_names else (a, _less(b))
 
 
 def _pair(view: View, options: Options, sets: Sequence[str]) -> tuple[Curve, Curve]:
@@ -277,11 +346,11 @@ def _shared_steps(one: Curve, two: Curve, until: int) -> np.ndarray:
         if curve.steps[-1] < until:
             raise Undecided(f"run {curve.run} stops at step {curve.steps[-1]}, before step {until}")
     shared = np.intersect1d(one.steps, two.steps)
-    return shared[shared <= until]
+    return shared[(shared > 0) & (shared <= until)]
 
 
 def _when(moment: int | str) -> str:
-    return f"step {moment}" if isinstance(moment, int) else str(moment)
+    return moment if isinstance(moment, str) else f"step {moment}"
 
 
 ESTIMATORS: dict[str, Callable[[View, Options], list[Number]]] = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from srt.claims import accuracy_estimators, training_estimators, vote_estimators
 from srt.claims.evidence import Evidence, Undecided, View
-from srt.claims.verdict import UNDECIDED, Number, Verdict, decide
+from srt.claims.verdict import UNDECIDED, Number, Verdict, decide, p_value
 from srt.common.errors import SrtError, nearest
 
 ESTIMATORS: dict[str, Callable[[View, dict[str, Any]], list[Number]]] = {
@@ -45,7 +45,7 @@ def _check(evidence: Evidence, name: str, claim: dict[str, Any]) -> Verdict:
     except Undecided as why:
         return Verdict(UNDECIDED, _sentence(str(why)))
     verdict = decide(numbers, claim["expect"], claim["max_width"], claim.get("min_seeds", 1))
-    return Verdict(verdict.verdict, _sentence(verdict.reason), verdict.numbers)
+    return replace(verdict, reason=_sentence(verdict.reason), p=p_value(numbers, claim["expect"]))
 
 
 def _sentence(text: str) -> str:

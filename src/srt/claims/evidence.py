@@ -1,14 +1,15 @@
-"""The tables behind a claim as arrays, with bootstrap replicates that its estimators share.
+"""The tables behind a claim as arrays [seeds, steps, problems], read once and shared by its estimators.
 
-A replicate draws problems within each test set, and the seeds of each run. All runs see the same drawn problems, so
-differences are paired; the seeds of different runs are drawn independently. With one run the draws are those of
-`srt.metrics.intervals.mean_interval`: a claim's interval equals the figure's band, to the same digits.
+All runs of a claim have their problems in one order, so that differences are paired by problem. Two runs with the same
+seeds are paired by seed as well; other seeds are independent (`srt.metrics.intervals.crossed`). Numbers that are not
+means, such as steps, resample the problems: all runs see the same drawn problems.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from srt.artefacts.paths import Paths
 from srt.claims.resolve import checkpoints, stored, suite_of
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
-from srt.metrics.intervals import N_BOOT, SEED_OF_SEEDS, draw_counts
+from srt.metrics.intervals import N_BOOT, draw_counts
 
 COLUMNS = [
     "dataset", "problem_id", "n", "parsed", "majority", "consistency", "consistency_all", "pass_rate",
     "majority_correct",
 ]  # fmt: skip
 METRICS = {"avg": "pass_rate", "maj": "majority_correct", "consistency": "consistency_all", "parsed": "parsed_share"}
-_SEED_OF_STEPS = 20_011  # keeps the draws of steps apart from those of problems and of seeds
+_SEED_OF_STEPS = 20_011  # keeps the draws of steps apart from those of problems
 
 
 class Undecided(Exception):
@@ -35,26 +36,77 @@ class Undecided(Exception):
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric against the step. T evaluated steps (0 first), S seeds, B replicates.
+    """A metric against the step. T evaluated steps (0 first), S seeds, P problems of a data set, B replicates.
 
-    value [T], replicates [B, T]: means over data sets, problems and seeds. by_seed [S, T], by_seed_replicates
-    [B, S, T]: the same for each seed. weights [B, S]: the share of each seed in a replicate; rows sum to 1.
+    values: float [S, T, P] by data set; each data set weighs the same. draws: by data set, which draws of its problems
+    it shares with the claim's other runs. instances: names of the seeds' runs. one_start: all seeds start from the same
+    checkpoint.
     """
 
     run: str
     steps: np.ndarray
-    value: np.ndarray
-    replicates: np.ndarray
-    by_seed: np.ndarray
-    by_seed_replicates: np.ndarray
-    weights: np.ndarray
-    problems: int
+    values: dict[str, np.ndarray]
+    instances: tuple[str, ...]
+    one_start: bool
     label: str
+    n: str
+    draws: dict[str, int]
 
     @property
     def seeds(self) -> int:
         """Number of seeds."""
-        return len(self.by_seed)
+        return len(self.instances)
+
+    @property
+    def problems(self) -> int:
+        """Number of problems of all data sets."""
+        return sum(each.shape[-1] for each in self.values.values())
+
+    @cached_property
+    def by_seed(self) -> np.ndarray:
+        """Means over data sets and problems [S, T]."""
+        return np.mean([each.mean(axis=2) for each in self.values.values()], axis=0)
+
+    @cached_property
+    def value(self) -> np.ndarray:
+        """Means over data sets, problems and seeds [T]."""
+        return self.by_seed.mean(axis=0)
+
+    @cached_property
+    def by_seed_replicates(self) -> np.ndarray:
+        """`by_seed` on resampled problems [B, S, T]."""
+        total = np.zeros((N_BOOT, *self.by_seed.shape))
+        for name, each in self.values.items():
+            flat = each.reshape(-1, each.shape[2]) / each.shape[2]
+            counts = draw_counts(each.shape[2], self.draws[name]).astype(np.float64)
+            total += (counts @ flat.T).reshape(total.shape) / len(self.values)
+        return total
+
+    def index(self, moment: int | str) -> int:
+        """Place of a step, `base` or `last` among the steps; undecided where the run is not evaluated there."""
+        step = int({"base": 0, "last": int(self.steps[-1])}.get(str(moment), moment))
+        found = np.flatnonzero(self.steps == step)
+        if len(found):
+            return int(found[0])
+        if step > self.steps[-1]:
+            raise Undecided(f"run {self.run} stops at step {self.steps[-1]}, before step {step}")
+        near = int(np.searchsorted(self.steps, step))
+        raise Undecided(
+            f"run {self.run} is not evaluated at step {step}, only at {self.steps[near - 1]} and {self.steps[near]}"
+        )
+
+    def at(self, place: int | np.ndarray) -> dict[str, np.ndarray]:
+        """Values [S, P] of one step, or [S, T', P] of several, by data set."""
+        return {name: each[:, place] for name, each in self.values.items()}
+
+    @property
+    def seed_names(self) -> tuple[str, ...]:
+        """What tells the seeds of a run apart, so that those of another run can be paired with them."""
+        return _seed_names(self.instances)
+
+
+def _seed_names(instances: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.rpartition("-s")[2] for name in instances)
 
 
 class Evidence:
@@ -138,22 +190,15 @@ class Evidence:
 
 
 class View:
-    """One claim's view of the evidence: it numbers data sets and runs, so that paired values share their draws."""
+    """One claim's view of the evidence: it numbers data sets, so that paired values share their draws."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
         self._datasets: dict[str, int] = {}
-        self._runs: dict[str, int] = {}
 
-    def problem_counts(self, dataset: str, problems: int) -> np.ndarray:
-        """How often each problem is drawn: float [B, P]."""
-        position = self._datasets.setdefault(dataset, len(self._datasets))
-        return draw_counts(problems, position).astype(np.float64)
-
-    def seed_weights(self, run: str, seeds: int) -> np.ndarray:
-        """Weight of each seed in each replicate: float [B, S], rows sum to 1."""
-        position = self._runs.setdefault(run, len(self._runs))
-        return draw_counts(seeds, SEED_OF_SEEDS + position).astype(np.float64) / seeds
+    def seed_names(self, run: str) -> tuple[str, ...]:
+        """What tells the seeds of a run apart."""
+        return _seed_names(self.evidence.spec["runs"][run]["instances"])
 
     def step_weights(self, window: int, which: int) -> np.ndarray:
         """Weight of each step of a window in each replicate: float [B, window], rows sum to 1."""
@@ -173,10 +218,10 @@ class View:
         With `other`, only problems that both runs have: each leaves out prompts that are too long for its model. With
         `suite`, the samples of that suite, at step 0 and `step` (None: the last) alone.
         """
-        every = self.evidence.spec["runs"][run]["steps"]
+        entry = self.evidence.spec["runs"][run]
+        every = entry["steps"]
         steps = np.array([0, *(every if suite is None else [step or every[-1]])])
-        value = replicates = 0.0
-        problems = 0
+        values, draws = {}, {}
         for dataset in datasets:
             frames = self.evidence.frames(run, dataset, suite, step)
             ids = frames[0][0].index
@@ -186,25 +231,12 @@ class View:
                 ids = pd.Index(sorted(set(ids) & set(theirs))) if not ids.equals(theirs) else ids
             if not len(ids):
                 raise Undecided(f"runs '{run}' and '{other}' have no problem of '{dataset}' in common")
-            values = np.array(
+            values[dataset] = np.array(
                 [[part.loc[ids, METRICS[metric]].to_numpy(np.float64) for part in seed] for seed in frames]
             )
-            counts = self.problem_counts(dataset, len(ids))
-            value = value + values.mean(axis=2) / len(datasets)
-            flat = values.reshape(-1, len(ids)) / len(ids)
-            replicates = replicates + (counts @ flat.T).reshape(N_BOOT, *values.shape[:2]) / len(datasets)
-            problems += len(ids)
-        weights = self.seed_weights(run, len(value))
+            draws[dataset] = self._datasets.setdefault(dataset, len(self._datasets))
         n = self.n(run, datasets, suite, step)
-        label = {"avg": f"avg@{n}", "maj": f"maj@{n}"}
+        label = {"avg": f"avg@{n}", "maj": f"maj@{n}", "consistency": "majority share", "parsed": "parsed share"}
         return Curve(
-            run=run,
-            steps=steps,
-            value=value.mean(axis=0),
-            replicates=np.einsum("bs,bst->bt", weights, replicates),
-            by_seed=value,
-            by_seed_replicates=replicates,
-            weights=weights,
-            problems=problems,
-            label=label.get(metric, {"consistency": "majority share", "parsed": "parsed share"}.get(metric, metric)),
+            run, steps, values, tuple(entry["instances"]), len(set(entry["starts"])) == 1, label[metric], n, draws
         )

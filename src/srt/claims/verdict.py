@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from srt.metrics.intervals import HasInterval
 
 SUPPORTED, REFUTED, UNDECIDED = "supported", "not supported", "undecided"
 SIGN = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?"}
+CHANCE = 0.025  # how often an interval of 95 % lies wholly beyond the truth on one side
+_P_VALUES = [CHANCE * 10 ** (step / 16) for step in range(-72, 21)]  # 8e-7 to 0.44
 
 
 @dataclass(frozen=True)
 class Number:
-    """One measured number with its 95 % interval, and how many problems and seeds are behind it."""
+    """One measured number with its 95 % interval, and how many problems, seeds and samples are behind it.
+
+    problems is 0 for numbers without problems; samples is the n of avg@n, "8/32" where data sets differ. source gives
+    the interval at other levels.
+    """
 
     name: str
     estimate: float
@@ -21,15 +31,18 @@ class Number:
     hi: float
     problems: int
     seeds: int
+    samples: str = ""
+    source: HasInterval | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict, its reason, and the verdict of each number."""
+    """A claim's verdict, its reason, the verdict of each number, and the p-value that all of them support it."""
 
     verdict: str
     reason: str
     numbers: tuple[tuple[Number, str], ...] = ()
+    p: float = math.nan
 
 
 def judge(lo: float, hi: float, expect: dict[str, Any]) -> str:
@@ -51,11 +64,43 @@ def judge(lo: float, hi: float, expect: dict[str, Any]) -> str:
     return SUPPORTED if inside else REFUTED if outside else UNDECIDED
 
 
+def p_value(numbers: Sequence[Number], expect: dict[str, Any]) -> float:
+    """How likely numbers that support a claim this clearly are where it is false: the largest over its numbers.
+
+    (1 - L)/2 for the largest level L whose intervals support the claim; at most 0.025 for a supported one. Between
+    8e-7 and 0.44, rounded up by at most 15 %; NaN without numbers.
+    """
+    if not numbers or any(number.source is None or math.isnan(number.lo) for number in numbers):
+        return math.nan
+
+    def supported(p: float) -> bool:
+        ends = (number.source.interval(1 - 2 * p) for number in numbers if number.source is not None)
+        return all(lo < hi and judge(lo, hi, expect) == SUPPORTED for lo, hi in ends)
+
+    # a larger p-value has a narrower interval: the first that supports the claim
+    return _P_VALUES[min(bisect.bisect_left(_P_VALUES, True, key=supported), len(_P_VALUES) - 1)]
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's adjusted p-values; NaN stays NaN and does not count.
+
+    Of the claims whose value is at most q, a share of q is false in expectation, however many are tested.
+
+    >>> adjusted([0.01, 0.04, math.nan, 0.03])
+    [0.03, 0.04, nan, 0.04]
+    """
+    ranked = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    out, smallest = [math.nan] * len(p_values), 1.0
+    for rank, (p, place) in reversed(list(enumerate(ranked, 1))):
+        smallest = out[place] = min(smallest, p * len(ranked) / rank)
+    return out
+
+
 def decide(numbers: Sequence[Number], expect: dict[str, Any], max_width: float, min_seeds: int = 1) -> Verdict:
     """The verdict on a claim: supported if every number supports it, not supported if any refutes it.
 
-    A number decides nothing if it has no interval, if that is wider than `max_width`, or if fewer than `min_seeds`
-    seeds are behind it.
+    A number decides nothing if it has no interval or one of no width, or if fewer than `min_seeds` seeds are behind it.
+    `max_width` tells an undecided number that was measured too coarsely from one that lies near the threshold.
     """
     judged = [(number, *_one(number, expect, max_width, min_seeds)) for number in numbers]
     for wanted in (REFUTED, UNDECIDED, SUPPORTED):
@@ -77,10 +122,11 @@ def _one(number: Number, expect: dict[str, Any], max_width: float, min_seeds: in
     if number.seeds < min_seeds:
         some = "1 seed" if number.seeds == 1 else f"{number.seeds} seeds"
         return UNDECIDED, f"{shown} is from {some}, and the claim needs {min_seeds}"
-    width = 0.0 if number.lo == number.hi else number.hi - number.lo
-    if width > max_width:
-        return UNDECIDED, f"{shown}: the interval is wider than {max_width:g}, so the run is too small"
+    if number.lo == number.hi and math.isfinite(number.lo):
+        return UNDECIDED, f"{shown} has no width: nothing varies, so nothing says how certain it is"
     verdict = judge(number.lo, number.hi, expect)
+    if verdict == UNDECIDED and number.hi - number.lo > max_width:
+        return UNDECIDED, f"{shown}: the interval is wider than {max_width:g}, so the run is too small"
     says = {
         SUPPORTED: f"{shown} is {region}",
         REFUTED: f"{shown} is not {region}",

@@ -7,32 +7,29 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from srt.claims.accuracy_estimators import Options, each, interval
+from srt.claims.accuracy_estimators import Options, each
 from srt.claims.evidence import Undecided, View
 from srt.claims.verdict import Number
+from srt.metrics.intervals import Estimate, crossed, ratio_values
 
 
 def one_answer(view: View, options: Options) -> list[Number]:
     """Share of problems, over all test sets together, whose majority is the most common majority answer.
 
-    A problem without a parsed answer agrees with none. Needs no true answer. Each seed has its own most common answer;
-    the number is the mean over seeds. Resamples keep that answer: the largest share of each resample would be biased
-    upwards where answers are many and rare, and its interval could lie above the estimate.
+    A problem without a parsed answer agrees with none. Needs no true answer. Each seed has its own most common answer,
+    which the interval keeps: the largest share of other problems would have another answer, and be too high where
+    answers are many and rare. The number is the mean over seeds.
     """
     numbers = []
     for of, sets in each(options):
-        seeds = _frames(view, options, sets)
-        shares, replicates = [], []
-        for parts in seeds:
+        agree = []
+        for parts in _frames(view, options, sets):
             codes, _ = pd.factorize(pd.concat([part["majority"] for part in parts]))
-            counts = np.concatenate([view.problem_counts(d, len(p)) for d, p in zip(sets, parts, strict=True)], axis=1)
-            votes = np.eye(codes.max() + 1 if len(codes) and codes.max() >= 0 else 1)[np.maximum(codes, 0)]
-            votes[codes < 0] = 0
-            common = votes[:, votes.sum(axis=0).argmax()]
-            shares.append(common.mean())
-            replicates.append(counts @ common / len(codes))
+            known = codes[codes >= 0]
+            agree.append((codes == np.bincount(known).argmax()) if len(known) else np.zeros(len(codes), dtype=bool))
+        values = np.array(agree, dtype=np.float64)
         name = f"share of the most common majority answer of {options['run']}{of}"
-        numbers.append(_over_seeds(view, options, name, shares, replicates, sum(len(part) for part in seeds[0])))
+        numbers.append(_number(view, options, sets, name, crossed({"all": values}, share=True), *values.shape[::-1]))
     return numbers
 
 
@@ -40,9 +37,9 @@ def gap(view: View, options: Options) -> list[Number]:
     """Accuracy of the majority minus that of parsed responses, on problems that reach the consistency threshold."""
     numbers = []
     for of, sets in each(options):
-        estimate, replicates, kept, seeds = _curve(view, options, sets, options["threshold"], "gap")
+        values, kept = _values(view, options, sets, options["threshold"], "gap")
         name = f"gap of {options['run']} at threshold {options['threshold']:g}{of}"
-        numbers.append(Number(name, estimate, *interval(replicates), kept, seeds))
+        numbers.append(_kept(view, options, sets, name, values, kept))
     return numbers
 
 
@@ -50,37 +47,44 @@ def gap_trend(view: View, options: Options) -> list[Number]:
     """One curve of the gap plot at the high threshold minus the same at the low one, paired by problem."""
     numbers = []
     for of, sets in each(options):
-        low, low_reps, *_ = _curve(view, options, sets, options["low"], options["curve"])
-        high, high_reps, kept, seeds = _curve(view, options, sets, options["high"], options["curve"])
+        low, _ = _values(view, options, sets, options["low"], options["curve"])
+        high, kept = _values(view, options, sets, options["high"], options["curve"])
         what = {"gap": "gap", "majority": "majority accuracy", "prompt": "per-prompt accuracy"}[options["curve"]]
         name = f"{what} of {options['run']} at threshold {options['high']:g} minus {options['low']:g}{of}"
-        numbers.append(Number(name, high - low, *interval(high_reps - low_reps), kept, seeds))
+        difference = {dataset: high[dataset] - low[dataset] for dataset in sets}
+        numbers.append(_kept(view, options, sets, name, difference, kept))
     return numbers
 
 
-def _curve(
+def _values(
     view: View, options: Options, sets: list[str], threshold: float, curve: str
-) -> tuple[float, np.ndarray, int, int]:
-    """One curve of the gap plot at a threshold: estimate, replicates [B], problems kept, seeds."""
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Values [S, P] whose means are one curve of the gap plot at a threshold, and the fewest problems kept, by set."""
     seeds = _frames(view, options, sets)
-    shares, replicates, kept = [], [], 0
-    for parts in seeds:
-        values, reps = [], []
-        for dataset, part in zip(sets, parts, strict=True):
-            keep = part["consistency"].to_numpy(np.float64) >= threshold - 1e-9
-            if not keep.any():
-                raise Undecided(f"no problem of '{dataset}' reaches the consistency {threshold:g}")
-            value = _accuracy(part, curve)
-            counts = view.problem_counts(dataset, len(part))
-            drawn = counts @ keep.astype(np.float64)
-            total = counts @ (keep * value)
-            reps.append(np.divide(total, drawn, out=np.full_like(total, np.nan), where=drawn > 0.5))
-            values.append(value[keep].mean())
-            kept += int(keep.sum())
-        shares.append(np.mean(values))
-        replicates.append(np.mean(reps, axis=0))
-    weights = view.seed_weights(options["run"], len(seeds))
-    return float(np.mean(shares)), (weights * np.stack(replicates, axis=1)).sum(axis=1), kept // len(seeds), len(seeds)
+    values, kept = {}, {}
+    for place, dataset in enumerate(sets):
+        parts = [seed[place] for seed in seeds]
+        keep = np.array([part["consistency"].to_numpy(np.float64) >= threshold - 1e-9 for part in parts], dtype=float)
+        if not keep.any(axis=1).all():
+            raise Undecided(f"no problem of '{dataset}' reaches the consistency {threshold:g}")
+        values[dataset] = ratio_values(keep * np.array([_accuracy(part, curve) for part in parts]), keep)
+        kept[dataset] = int(keep.sum(axis=1).min())
+    return values, kept
+
+
+def _kept(
+    view: View, options: Options, sets: list[str], name: str, values: dict[str, np.ndarray], kept: dict[str, int]
+) -> Number:
+    """The number of values of which only the kept problems tell something."""
+    estimate = crossed(values, dof={dataset: count - 1 for dataset, count in kept.items()})
+    return _number(view, options, sets, name, estimate, sum(kept.values()), len(next(iter(values.values()))))
+
+
+def _number(
+    view: View, options: Options, sets: list[str], name: str, estimate: Estimate, problems: int, seeds: int
+) -> Number:
+    samples = view.n(options["run"], sets)
+    return Number(name, float(estimate.value), *estimate.interval(), problems, seeds, samples, estimate)
 
 
 def _accuracy(part: pd.DataFrame, curve: str) -> np.ndarray:
@@ -102,14 +106,6 @@ def _frames(view: View, options: Options, sets: list[str]) -> list[list[pd.DataF
     index = steps.index(int(moment))
     seeds = range(1 if index == 0 and len(set(entry["starts"])) == 1 else len(entry["instances"]))
     return [[view.evidence.frames(options["run"], dataset)[seed][index] for dataset in sets] for seed in seeds]
-
-
-def _over_seeds(
-    view: View, options: Options, name: str, shares: list[float], replicates: list[np.ndarray], problems: int
-) -> Number:
-    weights = view.seed_weights(options["run"], len(shares))
-    joint = (weights * np.stack(replicates, axis=1)).sum(axis=1)
-    return Number(name, float(np.mean(shares)), *interval(joint), problems, len(shares))
 
 
 ESTIMATORS: dict[str, Callable[[View, Options], list[Number]]] = {

@@ -27,7 +27,7 @@ def _moment(value: int | str) -> int | str:
     return value
 
 
-# A step of the run, or `base` (step 0), `peak` (the evaluated step with the best value) or `last`.
+# A step of the run, or `base` (step 0), `peak` (the best of the evaluated steps after it) or `last`.
 Moment = Annotated[int | str, AfterValidator(_moment)]
 
 
@@ -91,7 +91,9 @@ class LevelOptions(MetricOptions):
 class ChangeOptions(MetricOptions):
     """Estimator `change`: the metric at one moment minus that at an earlier one, on the same problems."""
 
-    since: Moment = Field("base", description="The earlier moment: a step, `base`, `peak` or `last`.")
+    since: Moment = Field(
+        "base", description="The earlier moment: a step, `base`, `peak` (the best step before the later) or `last`."
+    )
     at: Moment = Field("last", description="The later moment.")
 
 
@@ -162,7 +164,7 @@ class SaturatesOptions(MetricOptions):
 
 
 class EarlyStoppingOptions(TestOptions):
-    """Estimator `early_stopping`: accuracy at the best step minus accuracy at the step that a held-out set selects."""
+    """Estimator `early_stopping`: accuracy at the best other step minus that at the step a held-out set selects."""
 
     validation_dataset: str = Field(description="The held-out set that chooses the step.")
     each: bool = Field(
@@ -305,7 +307,8 @@ class Claim(Strict):
     max_width: float | None = Field(
         None,
         gt=0,
-        description="Maximum width of an interval, in the unit of the number; a wider one leaves the claim undecided.",
+        description="Width of an interval, in the unit of the number, above which an undecided claim is reported as "
+        "measured too coarsely. A clear result counts whatever its width.",
     )
     min_seeds: int = Field(1, ge=1, description="Minimum number of seeds; with fewer the claim is undecided.")
     untested: str | None = Field(

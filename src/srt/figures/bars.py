@@ -2,7 +2,7 @@
 
 Each series is one run: its first point is the base model, its last the trained one. Groups are the data sets of each
 series (`datasets` of the spec, the panel or the series), in order of first appearance; a panel with one data set gives
-the group its title, and a group has the bars of its own series only. Whiskers are 95 % bootstrap intervals over
+the group its title, and a group has the bars of its own series only. Whiskers are 95 % intervals over
 problems and seeds. The number above a bar is the paired gain over the same problems, with its interval where a group
 has one trained model and groups are few; the CSV has all of them.
 
@@ -173,7 +173,7 @@ def _gains(data: FigureData, group: Group) -> dict[str, pd.DataFrame]:
     for label, seeds in group.by_label.items():
         before = data.values([run.points[0] for run in seeds], group.dataset)
         after = data.values([run.points[-1] for run in seeds], group.dataset)
-        gains[label] = _row(after - before, _last_steps(seeds))
+        gains[label] = _row(after - before, _last_steps(seeds), share=False)
     return gains
 
 
@@ -181,8 +181,8 @@ def _last_steps(seeds: list[Series]) -> list[int]:
     return [run.points[-1].step for run in seeds]
 
 
-def _row(values: np.ndarray, steps: list[int]) -> pd.DataFrame:
-    value, lo, hi = mean_interval([values])
+def _row(values: np.ndarray, steps: list[int], share: bool = True) -> pd.DataFrame:
+    value, lo, hi = mean_interval([values], share)
     columns = {"step": max(steps), "value": value, "lo": lo, "hi": hi}
     return pd.DataFrame([{**columns, "n_problems": values.shape[1], "n_seeds": values.shape[0]}])
 

@@ -1,7 +1,7 @@
 """Accuracy against the RL step (Figs. 2, 6, 7, 8, 10-15, 17; v2: 2-4, 6, 8, 17-22, 30, 32-34).
 
 With `average`, one panel per panel of the spec: the mean over data sets. Without, one panel per data set. Several
-metrics are rows of panels. Lines are means over seeds; the band of one seed is its 95 % bootstrap interval over
+metrics are rows of panels. Lines are means over seeds; the band of one seed is its 95 % interval over
 problems, that of several their range, with the interval over problems and seeds (`srt.metrics.intervals`) as thin
 edges. Triangles mark where the collapse alarm rings, rings where early stopping would stop, grey lines what the paper
 states.

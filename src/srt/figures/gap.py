@@ -2,7 +2,7 @@
 
 One panel per data set (one row per series, if there are several). At threshold x the problems count whose majority
 answer has at least the share x of the parsed answers. Drawn are the mean per-prompt accuracy over parsed responses and
-the accuracy of the majority vote, each with a 95 % bootstrap band over problems, and behind them the share of prompts.
+the accuracy of the majority vote, each with its 95 % interval over problems, and behind them the share of prompts.
 A line ends where no prompt is left.
 
 Options

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ GREY = "#666666"
 LIGHT = "#D9D9D9"
 STEP_LABEL = "RL step"
 _LEGEND_ROW = 0.16  # inches
+_NOTE_SIZE, _NOTE_ROW, _NOTE_WIDTH = 6.0, 0.11, 22  # points, inches of a line, characters to an inch
 
 RC = {
     "font.family": "DejaVu Sans",
@@ -237,6 +239,15 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> None:
                 figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + _LEGEND_ROW * (rows - 1))
                 break
             drawn.remove()
+
+
+def note(figure: Figure, text: str) -> None:
+    """Small grey text above the panels of a figure, which makes it taller by its lines; an empty one does nothing."""
+    if not text:
+        return
+    lines = textwrap.wrap(text, max(20, int(figure.get_figwidth() * _NOTE_WIDTH)))
+    figure.suptitle("\n".join(lines), fontsize=_NOTE_SIZE, color=GREY)
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + _NOTE_ROW * len(lines))
 
 
 def to_bytes(figure: Figure, title: str) -> dict[str, bytes]:

@@ -1,23 +1,219 @@
-"""Intervals of figures and claims: one bootstrap for one run or several seeds, one data set or the mean of several.
+"""The intervals of figures and claims: means over problems crossed with seeds, and steps found on noisy curves.
 
-Each replicate draws, with replacement, problems within each data set, so that a large set does not outweigh a small
-one; where a line has several seeds, it draws the seeds as well. All seeds see the same drawn problems. With one data
-set and one seed the result is `srt.metrics.statistics.bootstrap_mean`, to the same digits. The draws depend only on the
-number of problems and the position of the data set, so all steps of a curve share them and its band is smooth.
+Problems and seeds are both samples: another test set of the same kind would hold other problems, another training run
+would have another seed. `crossed` estimates the two variances of a mean and adds them, each with the t quantile of its
+own degrees of freedom (Banerjee 1960). The interval then covers with three seeds as with ten, whichever of the two
+dominates; `srt coverage` simulates it. With one seed nothing is known of seeds: the interval is over problems only.
+
+Every interval is a function of its level: an `Estimate` gives the 95 % interval of a figure, and the p-value of a claim
+is the largest level that still decides it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
 N_BOOT = 2000
 LEVEL = 0.95
-SEED_OF_SEEDS = 10_007  # keeps the draw of seeds apart from the draws of problems (seeds 0, 1, 2, ...)
-_CHUNK = 1 << 21  # indices drawn at once, as in `srt.metrics.statistics.bootstrap_mean`: the same draws, bounded memory
-_ROWS = 250  # replicates at once: 17,000 problems then need 34 MB
+_CHUNK = 1 << 21  # indices drawn at once: bounds memory to about 32 MB whatever the number of problems
+_NOTHING = 1e-24  # a squared width of rounding errors alone
+
+# By name of the data set, a value for each seed and problem: float [..., S, P].
+Cells = Mapping[str, np.ndarray]
+
+
+class HasInterval(Protocol):
+    """A number with an interval for each level."""
+
+    value: Any
+
+    def interval(self, level: float = LEVEL) -> tuple[Any, Any]:
+        """Both ends."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the variances of its interval; floats, or arrays over simulated data sets.
+
+    seeds: (variance of the mean, degrees of freedom) of each independent group of seeds. problems: the same of each set
+    of problems, less what the seeds' variance already holds of it, so that an entry can be negative. share: number of
+    problems if the values are shares in [0, 1], whose intervals stay in that range; None for differences.
+    """
+
+    value: Any
+    seeds: tuple[tuple[Any, int], ...]
+    problems: tuple[tuple[Any, int], ...]
+    share: int | None = None
+
+    def interval(self, level: float = LEVEL) -> tuple[Any, Any]:
+        """Both ends; NaN where one problem alone says nothing of its spread, equal ends where nothing varies."""
+        squared = np.maximum(sum(t_quantile(level, dof) ** 2 * variance for variance, dof in self.problems), 0.0)
+        squared = squared + sum(t_quantile(level, dof) ** 2 * variance for variance, dof in self.seeds)
+        squared = np.where(squared < _NOTHING, 0.0, squared)
+        half = np.sqrt(squared)
+        lo, hi = self.value - half, self.value + half
+        if self.share is not None:
+            lo, hi = self._within_bounds(lo, hi, squared, level)
+        return (lo, hi) if np.ndim(lo) else (float(lo), float(hi))
+
+    def _within_bounds(self, lo: Any, hi: Any, squared: Any, level: float) -> tuple[Any, Any]:
+        """The interval of a share, widened by Wilson's near 0 and 1, where a symmetric one covers too rarely.
+
+        Wilson's interval of k² = half²/(m (1 - m)) has the centre (m + k²/2)/(1 + k²). Few problems tell little of the
+        spread where most are alike: k² grows by what one more problem, a trial of its own, would add. Where all values
+        are 0, or all are 1, each problem counts as one trial.
+        """
+        mean, size = np.clip(self.value, 0.0, 1.0), max(self.share or 1, 2)
+        spread, trial = mean * (1 - mean), t_quantile(level, size - 1) ** 2 / size
+        some = (squared > 0) & (spread > 0)
+        ratio = np.where(some, squared / np.where(some, spread, 1.0) + trial / size, 0.0)
+        ratio = np.where(spread > 1e-12, ratio, trial)
+        centre = (mean + ratio / 2) / (1 + ratio)
+        half = np.sqrt(spread * ratio + ratio**2 / 4) / (1 + ratio)
+        return np.maximum(np.minimum(lo, centre - half), 0.0), np.minimum(np.maximum(hi, centre + half), 1.0)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A number that is no mean, such as the step of a peak: its spread over problems is found by resampling them.
+
+    seeds: as in `Estimate`, of the numbers of single seeds. replicates [B]: the number on resampled problems, mean over
+    seeds. below, above: how far the truth can lie on each side because checkpoints are some steps apart. least: a bound
+    of the number, such as 0 of a distance.
+    """
+
+    value: float
+    seeds: tuple[tuple[float, int], ...]
+    replicates: np.ndarray
+    below: float = 0.0
+    above: float = 0.0
+    least: float = -math.inf
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Both ends: the distances to the quantiles of the replicates and the seeds' t interval, added as squares."""
+        known = self.replicates[~np.isnan(self.replicates)]
+        if not len(known) or math.isnan(self.value):
+            return math.nan, math.nan
+        # inverted_cdf: ends are values that occur, so that infinity is never interpolated
+        ends = np.quantile(known, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+        if math.isinf(self.value):
+            return (self.value, float(ends[1])) if self.value < 0 else (float(ends[0]), self.value)
+        seeds = sum(t_quantile(level, dof) ** 2 * variance for variance, dof in self.seeds)
+        lo = self.value - math.sqrt(max(self.value - ends[0], 0.0) ** 2 + seeds) - self.below
+        hi = self.value + math.sqrt(max(ends[1] - self.value, 0.0) ** 2 + seeds) + self.above
+        return max(lo, self.least), hi
+
+
+def crossed(*sides: Cells, share: bool = False, dof: Mapping[str, int] | None = None) -> Estimate:
+    """Mean over data sets of the mean over seeds and problems, summed over `sides`.
+
+    A side holds values [..., S, P] of the same seeds on each data set; each data set weighs the same, as in the paper's
+    averages over test sets. Values of one side are paired by seed and problem; those of different sides by problem
+    alone, where they name the same data set: subtract a run with the same seeds within one side, and give a run with
+    other seeds, negated, as a second side.
+
+    With a_s the effect of a seed, b_p that of a problem and e_sp the rest, the variance of a mean over S seeds and P
+    problems is var(a)/S + var(b)/P + var(e)/(SP). The variance of the seeds' means estimates the first and the third
+    term, that of the problems' means the second and the third; var(e) comes from the residuals and counts once.
+
+    Args:
+        share: the values are shares in [0, 1].
+        dof: degrees of freedom of a data set's problems, where fewer than its problems count; default P - 1.
+    """
+    total: Any = 0.0
+    seeds: list[tuple[Any, int]] = []
+    effects: dict[str, Any] = {}  # problems' means over seeds, summed over sides
+    rest: dict[str, Any] = {}  # variance of the residuals' means, which the seeds' variance holds already
+    for side in sides:
+        by_seed: Any = 0.0
+        for name, values in side.items():
+            values = np.asarray(values, dtype=np.float64) / len(side)
+            count, problems = values.shape[-2:]
+            means, effect = values.mean(axis=-1), values.mean(axis=-2)
+            by_seed = by_seed + means
+            effects[name] = effects[name] + effect if name in effects else effect
+            if count > 1 and problems > 1:
+                residual = values - means[..., None] - (effect - effect.mean(axis=-1, keepdims=True))[..., None, :]
+                variance = (residual**2).sum(axis=(-2, -1)) / ((count - 1) * (problems - 1))
+                rest[name] = rest.get(name, 0.0) + variance / (count * problems)
+        total = total + by_seed.mean(axis=-1)
+        if by_seed.shape[-1] > 1:
+            seeds.append((by_seed.var(axis=-1, ddof=1) / by_seed.shape[-1], by_seed.shape[-1] - 1))
+    problems_ = []
+    for name, effect in effects.items():
+        size = effect.shape[-1]
+        free = size - 1 if dof is None else dof.get(name, size - 1)
+        variance = effect.var(axis=-1, ddof=1) / size if size > 1 and free > 0 else np.full(effect.shape[:-1], np.nan)
+        problems_.append((variance - rest.get(name, 0.0), max(free, 1)))
+    count = sum(effect.shape[-1] for effect in effects.values())
+    return Estimate(total if np.ndim(total) else float(total), tuple(seeds), tuple(problems_), count if share else None)
+
+
+def seeds_of(*sides: np.ndarray) -> tuple[tuple[float, int], ...]:
+    """The part of an interval that comes from the seeds: numbers [S] of single seeds, one array per group of seeds.
+
+    NaN marks a seed that has no such number, such as one that does not fall.
+    """
+    known = [side[~np.isnan(side)] for side in sides]
+    return tuple((float(side.var(ddof=1)) / len(side), len(side) - 1) for side in known if len(side) > 1)
+
+
+def mean_interval(strata: Sequence[np.ndarray], share: bool = True) -> tuple[float, float, float]:
+    """Mean over data sets of the mean over seeds and problems, with its 95 % interval: (mean, lo, hi).
+
+    `strata` holds one array [seeds, problems] per data set, with the same seeds in each. `share`: the values are shares
+    in [0, 1], not differences.
+
+    >>> mean_interval([np.array([[0.0, 1.0, 0.0, 1.0]])])[0]
+    0.5
+    """
+    seeds = strata[0].shape[0]
+    if any(values.ndim != 2 or values.shape[0] != seeds for values in strata):
+        raise ValueError("each data set needs an array [seeds, problems] with the same seeds")
+    estimate = crossed({str(place): values for place, values in enumerate(strata)}, share=share)
+    return estimate.value, *estimate.interval()
+
+
+def ratio_values(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """Values [S, P] whose mean over problems is sum(numerators)/sum(denominators) of each seed, to first order.
+
+    The ratio of a seed plus what each problem adds to it (its influence); a seed whose denominators are all 0 is NaN.
+    """
+    whole, parts = denominators.sum(axis=1, keepdims=True), numerators.sum(axis=1, keepdims=True)
+    ratio = np.divide(parts, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    size = denominators.shape[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return ratio + np.where(whole > 0, (numerators - ratio * denominators) * size / whole, np.nan)
+
+
+def ratio_interval(strata: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
+    """Mean over data sets and seeds of sum(numerator) / sum(denominator) over problems, with its interval.
+
+    `strata` holds (numerators, denominators), each [seeds, problems], one pair per data set. A seed whose denominators
+    are all 0 in some data set is left out; without any seed the result is NaN.
+    """
+    values = [ratio_values(*pair) for pair in strata]
+    known = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in values])
+    if not known.any():
+        return math.nan, math.nan, math.nan
+    return mean_interval([each[known] for each in values])
+
+
+def kept_mean_intervals(values: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of the mean over kept problems.
+
+    `values` float [P] in [0, 1], `keep` bool [P, T] (which problems each of T thresholds keeps). Returns (lo [T],
+    hi [T]), NaN where a threshold keeps fewer than two problems.
+    """
+    nothing = (math.nan, math.nan, math.nan)
+    found = [mean_interval([values[None, some]]) if some.sum() > 1 else nothing for some in keep.T]
+    return np.array([lo for _, lo, _ in found]), np.array([hi for _, _, hi in found])
 
 
 @lru_cache(maxsize=32)
@@ -33,82 +229,22 @@ def draw_counts(size: int, seed: int, n_boot: int = N_BOOT) -> np.ndarray:
     return counts
 
 
-def count_blocks(size: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """`draw_counts` in blocks of replicates, to bound memory: (which rows, float64 [rows, size])."""
-    counts = draw_counts(size, seed)
-    for start in range(0, len(counts), _ROWS):
-        rows = slice(start, min(start + _ROWS, len(counts)))
-        yield rows, counts[rows].astype(np.float64)
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
-def percentile_interval(replicates: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The central `level` interval of bootstrap replicates; NaN replicates (nothing was drawn) are left out."""
-    replicates = replicates[np.isfinite(replicates)]
-    if not len(replicates):
-        return float("nan"), float("nan")
-    lo, hi = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    return float(lo), float(hi)
+@lru_cache(maxsize=4096)
+def t_quantile(level: float, dof: int) -> float:
+    """The x with P(-x < T < x) = level for Student's t with `dof` degrees of freedom, to 10 digits.
 
+    T = sqrt(dof) tan(u), and the density of u is proportional to cos(u)^(dof - 1): Gauss-Legendre up to u, bisection.
 
-def mean_interval(strata: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Mean over data sets of the mean over seeds and problems, with its bootstrap interval.
-
-    `strata` holds one array [seeds, problems] per data set, with the same seeds in each. Every data set weighs the
-    same, as in the paper's averages over test sets. Returns (mean, lo, hi).
-
-    >>> mean_interval([np.ones((1, 4)), np.zeros((1, 2))])
-    (0.5, 0.5, 0.5)
+    >>> round(t_quantile(0.95, 2), 4)
+    4.3027
     """
-    seeds = strata[0].shape[0]
-    if any(values.ndim != 2 or values.shape[0] != seeds for values in strata):
-        raise ValueError("each data set needs an array [seeds, problems] with the same seeds")
-    mean = float(np.mean([values.mean() for values in strata]))
-    seed_counts = draw_counts(seeds, SEED_OF_SEEDS).astype(np.float64)
-    total = np.zeros(N_BOOT)
-    for position, values in enumerate(strata):
-        for rows, counts in count_blocks(values.shape[1], position):
-            # Counts first and one division: a replicate of equal values is that value to the last bit.
-            total[rows] += np.sum((counts @ values.T) * seed_counts[rows], axis=1) / values.size
-    return mean, *percentile_interval(total / len(strata))
-
-
-def ratio_interval(strata: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
-    """Mean over data sets and seeds of sum(numerator) / sum(denominator) over problems, with its bootstrap interval.
-
-    `strata` holds (numerators, denominators), each [seeds, problems], one pair per data set; problems and seeds are
-    drawn as in `mean_interval`. A seed whose denominators are all 0 is left out; without any seed the result is NaN.
-    """
-    seeds = strata[0][0].shape[0]
-    seed_counts = draw_counts(seeds, SEED_OF_SEEDS).astype(np.float64)
-    total = np.zeros(N_BOOT)
-    means = []
-    for position, (numerators, denominators) in enumerate(strata):
-        whole, parts = denominators.sum(axis=1), numerators.sum(axis=1)
-        ratios = np.divide(parts, whole, out=np.full(seeds, np.nan), where=whole > 0)
-        if np.isnan(ratios).all():
-            return float("nan"), float("nan"), float("nan")
-        means.append(np.nanmean(ratios))
-        for rows, counts in count_blocks(numerators.shape[1], position):
-            drawn = counts @ denominators.T
-            ratio = np.divide(counts @ numerators.T, drawn, out=np.full_like(drawn, np.nan), where=drawn > 0)
-            weight = seed_counts[rows] * np.isfinite(ratio)
-            weighted = np.sum(np.nan_to_num(ratio) * weight, axis=1)
-            there = weight.sum(axis=1)
-            total[rows] += np.divide(weighted, there, out=np.full(len(there), np.nan), where=there > 0)
-    return float(np.mean(means)), *percentile_interval(total / len(strata))
-
-
-def kept_mean_intervals(values: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals of the mean over kept problems; the number of kept problems is resampled as well.
-
-    `values` float [P], `keep` bool [P, T] (which problems each of T thresholds keeps). Returns (lo [T], hi [T]), NaN
-    where a threshold keeps nothing.
-    """
-    replicates = np.empty((N_BOOT, keep.shape[1]))
-    kept, kept_values = keep.astype(np.float64), keep * values[:, None]
-    for rows, counts in count_blocks(len(values), 0):
-        drawn, total = counts @ kept, counts @ kept_values
-        # A replicate that drew none of the kept problems has no mean: NaN, left out by `percentile_interval`.
-        replicates[rows] = np.divide(total, drawn, out=np.full_like(total, np.nan), where=drawn > 0.5)
-    pairs = [percentile_interval(column) for column in replicates.T]
-    return np.array([lo for lo, _ in pairs]), np.array([hi for _, hi in pairs])
+    scale = 2 * math.exp(math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2)) / math.sqrt(math.pi)
+    lo, hi = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (lo + hi) / 2
+        inside = scale * middle / 2 * float(_WEIGHTS @ np.cos((_POINTS + 1) * middle / 2) ** (dof - 1))
+        lo, hi = (middle, hi) if inside < level else (lo, middle)
+    return math.sqrt(dof) * math.tan(lo)
