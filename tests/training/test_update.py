@@ -239,9 +239,53 @@ def test_a_batch_of_nothing_to_learn_still_reduces(models):
     assert result["packed_tokens"] == 0 and result["tokens"] > 0
 
 
+@pytest.mark.parametrize("aggregation", ["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"])
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+def test_masked_responses_leave_nothing_but_their_reward(models, aggregation, placement):
+    """Other tokens and other lengths of masked responses change no gradient; their rewards do, through the baseline."""
+    masked = np.arange(16) % 4 == 1
+    rng = np.random.default_rng(9)
+
+    def gradient(other_responses: bool = False, other_rewards: bool = False) -> dict[str, torch.Tensor]:
+        b = batch()
+        if other_responses:
+            b.responses[:] = [
+                rng.integers(0, 30, 13).astype(np.int32) if hidden else r
+                for r, hidden in zip(b.responses, masked, strict=True)
+            ]
+            b.rollout_logprobs[:] = [np.full(len(r), -3.0, np.float32) for r in b.responses]
+        rewards = b.rewards + 0.5 * masked if other_rewards else b.rewards
+        b = Batch(b.prompts, b.responses, b.group, rewards, b.labelled, b.rollout_logprobs, masked)
+        plain = Plain(copy.deepcopy(models[0]))
+        train = hyperparameters(
+            preset="authors", aggregation=aggregation, kl_placement=placement, entropy_coefficient=0.1
+        )
+        result = policy_update(plain, Reference(models[1]), train, ALONE).run(b)
+        assert result["kept_rate"] == 0.75
+        return plain.steps[0]
+
+    given, same, other = gradient(), gradient(other_responses=True), gradient(other_rewards=True)
+    assert max(float(g.abs().max()) for g in given.values()) > 1e-3
+    for name, expected in given.items():
+        torch.testing.assert_close(same[name], expected, atol=1e-12, rtol=1e-9)
+    assert any(not torch.allclose(other[name], expected, rtol=1e-3) for name, expected in given.items())
+
+
+def test_a_batch_of_masked_responses_alone_changes_nothing(models):
+    b = batch()
+    b = Batch(b.prompts, b.responses, b.group, b.rewards, b.labelled, b.rollout_logprobs, np.ones(16, dtype=bool))
+    plain = Plain(models[0])
+    result = policy_update(plain, Reference(models[1]), hyperparameters(), ALONE).run(b)
+    assert all((g == 0).all() for g in plain.steps[0].values()) and result["kept_rate"] == 0 and result["loss"] == 0
+
+
 def test_joined_batches_keep_groups_apart():
     b = batch()
     both = Batch.joined([b.take(list(range(8))), b.take(list(range(4)))])
+    assert both.masked is None
+    hidden = Batch(b.prompts, b.responses, b.group, b.rewards, b.labelled, b.rollout_logprobs, np.arange(16) % 3 == 0)
+    joined = Batch.joined([hidden.take([3, 4]), hidden.take([6, 7])])
+    assert joined.masked is not None and joined.masked.tolist() == [True, False, True, False]
     assert both.group == [0] * 4 + [1] * 4 + [2] * 4 and len(both.rewards) == 12
     assert Batch.joined([b]).group == b.group
 

@@ -23,6 +23,8 @@ from srt.config.train import Train
 REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
 # added to the revision of data for generators whose answers alone are read differently
 GENERATOR_REVISION = {"family_relationships": 1}
+# hyperparameters that are in a run's spec only where they differ from this, because they are newer than some results
+NEWER_TRAIN = {"truncated": "count"}
 # fields of a model entry that do not change the model's files: resources of jobs, and how the model is sampled
 MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job", "context", "sampling"}
 
@@ -111,6 +113,7 @@ def train_spec(config: Config, instance: str) -> str:
         origin["on_alarm"] = {"action": run.on_alarm, "rule": config.alarm.model_dump(mode="json")}
     if run.refill:
         origin["refill"] = run.refill.model_dump(mode="json")
+    train = run.train.resolved().model_dump(mode="json")
     return canonical_json(
         {
             "run": instance,
@@ -122,7 +125,7 @@ def train_spec(config: Config, instance: str) -> str:
             "extractor": config.scoring.extractor,
             **origin,
             "prompt_suffix": config.models[run.model].prompt_suffix,
-            "train": run.train.resolved().model_dump(mode="json"),
+            "train": {k: v for k, v in train.items() if k not in NEWER_TRAIN or v != NEWER_TRAIN[k]},
             "revision": train_revision(run.train),
         }
     )

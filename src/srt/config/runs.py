@@ -215,6 +215,16 @@ class Run(Strict):
                 f"rollout_tensor_parallel ({self.rollout_tensor_parallel}) works with vLLM only: set "
                 "train.rollout_engine to vllm, or remove it"
             )
+        if self.train.truncated != "count" and self.uses_stored_responses:
+            raise ValueError(
+                f"train.truncated: {self.train.truncated}: reward {self.reward} draws no responses that could be cut: "
+                "set it to count"
+            )
+        if self.train.truncated == "no_vote" and self.reward not in VOTING:
+            raise ValueError(
+                f"train.truncated: no_vote: reward {self.reward} does not come from the run's own votes: set it to "
+                "count or mask"
+            )
         if self.preference is not None:
             check_keys(self.preference, self.reward)
         if self.teacher is not None and not self.uses_labels and not self.uses_stored_responses:

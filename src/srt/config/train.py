@@ -13,6 +13,7 @@ KlEstimator = Literal["k1", "k2", "k3"]
 Advantage = Literal["rloo", "group_std"]
 Aggregation = Literal["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"]
 Ratio = Literal["token", "sequence"]
+Truncated = Literal["count", "mask", "no_vote"]
 Checkpointing = Literal["none", "selective", "full"]
 # All presets set the same keys: those of `Train` whose default is null. Sources: docs/trainer.md.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -135,6 +136,12 @@ class Train(Strict):
     )
     unparsable_groups: Literal["drop", "keep"] | None = Field(
         None, description="Prompts without a label: `drop` leaves them out of the loss, `keep` gives them advantage 0."
+    )
+    truncated: Truncated = Field(
+        "count",
+        description="Responses cut at `max_new_tokens`: `count`: like any other (all presets); `mask`: they vote and "
+        "are in the baseline, but not in the loss (DAPO's overlong filtering, TRL's mask_truncated_completions); "
+        "`no_vote`: like those without an answer, no vote and reward 0, for rewards `majority` and `soft_majority`.",
     )
     kl_clamp: float | None = Field(None, gt=0, description="Per-token KL estimates are clipped to plus or minus this.")
     majority_threshold: float = Field(

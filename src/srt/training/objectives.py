@@ -46,10 +46,12 @@ class PolicyObjective:
         )
 
     def weigh(self, batch: Batch) -> TokenWeights:
-        """Groups without a label leave the denominator if `unparsable_groups` says so."""
+        """Masked responses leave the denominator, and groups without a label if `unparsable_groups` says so."""
         train = self.train
         labelled = torch.from_numpy(batch.labelled)
         kept = labelled if train["unparsable_groups"] == "drop" else torch.ones_like(labelled)
+        if batch.masked is not None:
+            kept = kept & ~torch.from_numpy(batch.masked)
         lengths = torch.tensor([len(r) for r in batch.responses])
         weights = sequence_weights(lengths, train["aggregation"], kept, train["micro_batch_sequences"])
         trained = torch.ones_like(labelled)
@@ -66,8 +68,9 @@ class PolicyObjective:
         train = self.train
         labelled = torch.from_numpy(batch.labelled[rows])
         scores = torch.from_numpy(batch.rewards[rows]).double()
-        if self.kl_in_reward:  # a group without a label carries no KL (the authors' mask)
-            scores = scores - train["kl_coefficient"] * statistics.kl_sum[rows] * labelled
+        if self.kl_in_reward:  # neither a group without a label (the authors' mask) nor a masked response carries a KL
+            carries = labelled if batch.masked is None else labelled & ~torch.from_numpy(batch.masked[rows])
+            scores = scores - train["kl_coefficient"] * statistics.kl_sum[rows] * carries
         group = torch.tensor([batch.group[i] for i in rows], dtype=torch.long)
         return advantages(scores, group, train["advantage"], labelled)
 

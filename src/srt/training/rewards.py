@@ -18,6 +18,7 @@ from srt.answers import Grader, Vote
 from srt.answers.votes import reaches, soft_shares
 from srt.config.preferences import OFFLINE
 from srt.config.runs import VOTING, Reward
+from srt.rollout import STOP, Rollout
 
 ONLINE = tuple(reward for reward in get_args(Reward) if reward not in OFFLINE)
 
@@ -46,6 +47,19 @@ class GroupRewards:
     def unanimous(self) -> np.ndarray:
         """Bool [G]: all rewards of the group are equal, as without a label, so that no response has an advantage."""
         return np.asarray((self.rewards == self.rewards[:, :1]).all(axis=1))
+
+
+def is_cut(rollout: Rollout) -> bool:
+    """Whether a response was cut at the maximum length, so that its end is unknown."""
+    return rollout.finish_reason != STOP
+
+
+def without_cut(texts: Sequence[Sequence[str]], groups: Sequence[Sequence[Rollout]]) -> list[list[str]]:
+    """The texts [G, n] with those of cut responses empty: they have no answer, so no vote and reward 0."""
+    return [
+        ["" if is_cut(rollout) else text for text, rollout in zip(row, group, strict=True)]
+        for row, group in zip(texts, groups, strict=True)
+    ]
 
 
 def training_rewards(

@@ -20,12 +20,12 @@ from srt.answers import Vote
 from srt.distributed.rank_agreement import refused_together
 from srt.distributed.world import World, gather
 from srt.evaluation.engine_probe import check_sampling
-from srt.rollout import STOP, Rollout, RolloutEngine, Sampling
+from srt.rollout import Rollout, RolloutEngine, Sampling
 from srt.training.base_trainer import BaseTrainer
 from srt.training.batches import Batches, label_threshold
 from srt.training.objectives import policy_update
 from srt.training.reference import load_reference
-from srt.training.rewards import GroupRewards, Monitor, batch_statistics, training_rewards
+from srt.training.rewards import GroupRewards, Monitor, batch_statistics, is_cut, training_rewards, without_cut
 from srt.training.segment import Segment
 from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights
 from srt.training.training_set import TrainingSet
@@ -96,13 +96,14 @@ class RLTrainer(BaseTrainer):
         with self.timer("reward"):
             texts = self._texts(groups)
             rewards = training_rewards(
-                self.spec["reward"], self.grader, texts, self.data.labels_of(positions), tasks,
+                self.spec["reward"], self.grader, self._answers(texts, groups), self.data.labels_of(positions), tasks,
                 label_threshold(self.spec),
             )  # fmt: skip
             observed = self.monitor.observe(ids, texts, rewards, tasks)
 
         # == policy, reference, advantages, optimizer: srt.training.update =======================================
-        updated = self.update.run(make_batch(prompts, groups, rewards, train["rollouts_trained"]))
+        mask = train.get("truncated") == "mask"
+        updated = self.update.run(make_batch(prompts, groups, rewards, train["rollouts_trained"], mask))
         majorities = gather([v.majority for v in rewards.votes], world)
         votes = batch_statistics(majorities, gather(rewards.unanimous.tolist(), world))
         return {"step": step + 1, **self._means(groups, observed), **votes, **updated, **refill_metrics}
@@ -125,7 +126,8 @@ class RLTrainer(BaseTrainer):
     def vote(self, positions: Sequence[int], groups: Sequence[Sequence[Rollout]]) -> list[Vote]:
         """The vote of each group, given its position in the data."""
         with self.timer("reward"):
-            return self.grader.vote(self._texts(groups), tasks=[self.data.tasks[i] for i in positions])
+            texts = self._answers(self._texts(groups), groups)
+            return self.grader.vote(texts, tasks=[self.data.tasks[i] for i in positions])
 
     def check_logprobs(self, difference: float) -> None:
         """Stop if the engine did not sample from the policy's weights; called before the weights change."""
@@ -153,13 +155,17 @@ class RLTrainer(BaseTrainer):
     def _texts(self, groups: Sequence[Sequence[Rollout]]) -> list[list[str]]:
         return [self.tokenizer.batch_decode([r.token_ids for r in group], skip_special_tokens=True) for group in groups]
 
+    def _answers(self, texts: list[list[str]], groups: Sequence[Sequence[Rollout]]) -> list[list[str]]:
+        """The texts that vote and are rewarded."""
+        return without_cut(texts, groups) if self.train.get("truncated") == "no_vote" else texts
+
     def _means(self, groups: list[list[Rollout]], observed: list[dict[str, float]]) -> dict[str, float]:
         """Means of the known values over the groups of all ranks."""
         rows = [
             row
             | {
                 "response_length": float(np.mean([len(r.token_ids) for r in group])),
-                "truncated_rate": float(np.mean([r.finish_reason != STOP for r in group])),
+                "truncated_rate": float(np.mean([is_cut(r) for r in group])),
             }
             for row, group in zip(observed, groups, strict=True)
         ]
@@ -169,9 +175,10 @@ class RLTrainer(BaseTrainer):
 
 
 def make_batch(
-    prompts: list[list[int]], groups: list[list[Rollout]], rewards: GroupRewards, trained: int | None
-) -> Batch:
-    """The responses that are trained on: the first `trained` of each group, or all."""
+    prompts: list[list[int]], groups: list[list[Rollout]], rewards: GroupRewards, trained: int | None,
+    mask: bool = False,
+) -> Batch:  # fmt: skip
+    """The responses that are trained on, the first `trained` of each group or all; `mask` masks those that were cut."""
     pairs = [(g, i) for g, group in enumerate(groups) for i in range(len(group))[:trained]]
     return Batch(
         prompts=[prompts[g] for g, _ in pairs],
@@ -180,4 +187,5 @@ def make_batch(
         rewards=np.array([rewards.rewards[g, i] for g, i in pairs]),
         labelled=np.array([rewards.labelled[g] for g, _ in pairs], dtype=bool),
         rollout_logprobs=[groups[g][i].logprobs for g, i in pairs],
+        masked=np.array([is_cut(groups[g][i]) for g, i in pairs], dtype=bool) if mask else None,
     )

@@ -38,7 +38,8 @@ class Batch:
     """N responses; those of one group (one prompt) are adjacent.
 
     `prompts`, `responses` [N] token ids; `group` [N] names the group; `rewards` [N] float; `labelled` [N] bool: False
-    where the group has no label; `rollout_logprobs` [N] the rollout engine's log-probs, or None for stored responses.
+    where the group has no label; `rollout_logprobs` [N] the rollout engine's log-probs, or None for stored responses;
+    `masked` [N] bool: the reward is in the group's baseline, but no token is in the loss; None: no response is masked.
     """
 
     prompts: list[list[int]]
@@ -47,6 +48,7 @@ class Batch:
     rewards: np.ndarray
     labelled: np.ndarray
     rollout_logprobs: list[np.ndarray] | None = None
+    masked: np.ndarray | None = None
 
     def take(self, rows: list[int]) -> Batch:
         """The batch of these rows."""
@@ -54,6 +56,7 @@ class Batch:
             [self.prompts[i] for i in rows], [self.responses[i] for i in rows], [self.group[i] for i in rows],
             self.rewards[rows], self.labelled[rows],
             None if self.rollout_logprobs is None else [self.rollout_logprobs[i] for i in rows],
+            None if self.masked is None else self.masked[rows],
         )  # fmt: skip
 
     @staticmethod

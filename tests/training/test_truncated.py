@@ -1,0 +1,61 @@
+"""Responses cut at the length limit: counted, masked from the loss, or barred from the vote."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from srt.rollout import Rollout
+from srt.training.update import Batch
+from support.hand_made_rollouts import TRUTH, make_trainer, naive, near, updated
+
+
+@pytest.mark.parametrize(
+    ("preset", "reward", "truncated"),
+    [
+        ("clean", "majority", "mask"), ("authors", "majority", "mask"), ("authors", "ground_truth", "mask"),
+        ("clean", "majority", "no_vote"), ("authors", "majority", "no_vote"),
+    ],
+)  # fmt: skip
+def test_cut_responses_are_masked_or_do_not_vote(tmp_path, tiny_base, sums, preset, reward, truncated):
+    """Against the formulas: masked rows are in no sum over tokens, but their rewards are in the others' baselines."""
+    trainer = make_trainer(
+        tmp_path, tiny_base, sums, preset=preset, reward=reward, truncated=truncated, micro_batch_sequences=6
+    )
+    labels, authors = TRUTH if reward == "ground_truth" else None, preset == "authors"
+    expected = naive(
+        trainer, labels, drop=not authors, entropy_coefficient=0.001 if authors else 0.0,
+        clamp=10.0 if authors else None, micro=6 if authors else None,
+    )  # fmt: skip
+    actual, result = updated(trainer, labels=labels)
+    near(actual, expected)
+    dropped = 0 if authors else 1  # of the four groups: the one without a label
+    masked = (4 - dropped) if truncated == "mask" else 0
+    assert result["kept_rate"] == (16 - 4 * dropped - masked) / 16
+
+
+@pytest.mark.parametrize("truncated", ["count", "mask", "no_vote"])
+def test_a_step_masks_bars_or_counts_what_it_has_cut(tmp_path, tiny_base, sums, monkeypatch, truncated):
+    """A whole step with real rollouts, of which the length limit cuts some; the refill asks the same votes."""
+    trainer = make_trainer(tmp_path, tiny_base, sums, truncated=truncated, max_new_tokens=10, rollouts_trained=3)
+    seen: list[Batch] = []
+    monkeypatch.setattr(trainer.update, "run", lambda b: seen.append(b) or {"loss": 0.0})
+    drawn: list[list[Rollout]] = []
+    sample = trainer.batches.sample
+    monkeypatch.setattr(trainer.batches, "sample", lambda *args: drawn.extend(sample(*args)) or list(drawn))
+    row = trainer.step(0)
+    cut = np.array([[len(r.token_ids) == 10 and r.token_ids[-1] not in trainer.end_tokens for r in g] for g in drawn])
+    assert 0 < cut.sum() < cut.size and row["truncated_rate"] == cut.mean()
+    (batch,) = seen
+    assert (batch.masked is None) == (truncated != "mask")
+    if truncated == "mask":
+        assert batch.masked.tolist() == cut[:, :3].ravel().tolist()
+    texts = trainer._texts(drawn)
+    barred = [
+        ["" if c and truncated == "no_vote" else text for text, c in zip(row, cuts, strict=True)]
+        for row, cuts in zip(texts, cut, strict=True)
+    ]
+    votes = trainer.grader.vote(barred, tasks=["chain_sum"] * 4)
+    assert [v.majority for v in trainer.vote(trainer.order.batch(0), drawn)] == [v.majority for v in votes]
+    expected = [[float(c == 0) for c in v.classes[:3]] for v in votes]
+    assert batch.rewards.tolist() == np.ravel(expected).tolist()
