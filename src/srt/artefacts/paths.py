@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 # What the names of an evaluation's three tables end with.
 SAMPLES, SCORES, GROUPS = ".samples.parquet", ".scores.parquet", ".groups.parquet"
@@ -44,6 +45,10 @@ class Paths:
     def evaluation(self, checkpoint: str, suite: str) -> str:
         """How the paths of an evaluation's three tables begin; `suite` is its name of `srt.artefacts.settings`."""
         return f"{self.results}/eval/{checkpoint}/{suite}"
+
+    def evaluated(self, table: Path) -> str:
+        """The checkpoint of one of an evaluation's tables."""
+        return table.parent.relative_to(f"{self.results}/eval").as_posix()
 
     def samples(self, checkpoint: str, suite: str) -> str:
         """The raw responses of a checkpoint on a suite."""

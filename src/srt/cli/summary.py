@@ -74,14 +74,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def all_settings(config: Config) -> pd.DataFrame:
-    """The rows of the table of all evaluations for the evaluations on disk, whatever settings they have."""
+    """The rows of the table of all evaluations for the evaluations on disk, whatever settings they have.
+
+    Those of a checkpoint that has been trained again since are left out.
+    """
     import pandas as pd
 
     from srt.artefacts.evaluations import kept_evaluations
+    from srt.artefacts.paths import Paths
     from srt.common.errors import SrtError
+    from srt.common.io import parquet_metadata
     from srt.metrics.results_table import results_table
+    from srt.models.checkpoint import fingerprint
 
-    frames = [results_table(rows, settings="all").assign(suite=name) for name, rows in kept_evaluations(config).items()]
+    paths, frames = Paths(config.results), []
+    for name, rows in kept_evaluations(config).items():
+        present = [
+            row
+            for row in rows
+            for file in map(Path, row["groups"])
+            if parquet_metadata(file).get("checkpoint") == fingerprint(paths.checkpoint(paths.evaluated(file)))
+        ]
+        if present:
+            frames.append(results_table(present, settings="all").assign(suite=name))
     if not frames:
         raise SrtError(f"{config.results} has no evaluations yet: make them with snakemake all_eval")
     return pd.concat(frames, ignore_index=True).sort_values(["run", "dataset", "step"], kind="stable")
