@@ -5,6 +5,7 @@
     accuracy_estimators, vote_estimators, training_estimators    what is measured (docs/claims.md)
     verdict            the rule: supported, not supported, undecided
     check_claims       every claim measured and judged
+    power              which claims the configured seeds and problems can decide
     verdict_tables     CSV, Markdown and HTML
 
 `srt.claims` itself imports no module: every job resolves specs, and should not have to load pandas. No verdict is

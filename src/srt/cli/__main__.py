@@ -24,6 +24,7 @@ COMMANDS = {
     "summary": "show the base model and the last step of every run",
     "compare": "compare two runs: specs, metrics, final evaluations",
     "claims": "show the paper's claims and their verdicts so far",
+    "power": "show which claims the configured seeds and problems can decide",
     "coverage": "simulate how often the intervals of claims cover",
     "adopt": "adopt results that have no record of their origin",
     "rename": "keep the results of a run whose name has changed",

@@ -21,6 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line per finding; 1 if one is bad."""
+    from srt.claims.power import powers, summary
     from srt.cluster.partitions import PARTITIONS_FILE, read_cluster_limits
     from srt.plan.needs import needs
     from srt.workflow import preflight
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         preflight.space(config, need.disk_bytes),
         *(preflight.partitions(read_cluster_limits(PARTITIONS_FILE), need.gpus) if slurm else ()),
         *(() if slurm else (preflight.gpus(need.gpus),)),
+        *((preflight.Finding(True, "claims", f"{summary(powers(config))} (srt power)"),) if config.claims else ()),
     ]
     for finding in findings:
         print(f"{'ok' if finding.good else 'ERROR':<6} {finding.topic:<9} {finding.text}")
