@@ -17,7 +17,7 @@ from srt.config.models import GgufModel, HubModel, LocalModel, ModelConfig, Tiny
 from srt.data.prompts import check_prompts
 from srt.models.checkpoint import end_tokens, write_provenance
 from srt.models.customise import customise
-from srt.models.loading import LOCAL, as_sentence, check_vocabulary, read_model, read_tokenizer
+from srt.models.loading import LOCAL, as_sentence, check_complete, check_vocabulary, read_model, read_tokenizer
 from srt.models.model_files import PATTERNS, check_files
 
 
@@ -102,10 +102,11 @@ def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
     with as_sentence(f"models: {name}: file: {model.file}"):
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=model.file, **LOCAL)
         # without `dequantize`, save_pretrained refuses the model because it is quantised
-        net = AutoModelForCausalLM.from_pretrained(
+        net, info = AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=model.file, dtype=torch.float32, **LOCAL,
-            quantization_config=GgufConfig(dequantize=True),
+            quantization_config=GgufConfig(dequantize=True), output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
+    check_complete(net, info, f"models: {name}: file: {model.file}")
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -96,22 +96,7 @@ def read_model(folder: Path, dtype: Any, where: str, device: Any = "cpu") -> Any
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **LOCAL
         )  # fmt: skip
-    if info["mismatched_keys"]:
-        name, stored, needed = min(info["mismatched_keys"])
-        raise SrtError(
-            f"{where}: {name}{_others(info['mismatched_keys'])} has shape {list(stored)}, but config.json asks for "
-            f"{list(needed)}: use the config.json and the weights of one model"
-        )
-    if info["missing_keys"]:
-        raise SrtError(
-            f"{where}: the weights lack {min(info['missing_keys'])}{_others(info['missing_keys'])}: copy all files of "
-            "the model, or set tie_word_embeddings in its config.json if only the head is missing"
-        )
-    if info["unexpected_keys"]:
-        raise SrtError(
-            f"{where}: {min(info['unexpected_keys'])}{_others(info['unexpected_keys'])} is no part of "
-            f"{type(model).__name__} as config.json describes it: use the config.json and the weights of one model"
-        )
+    check_complete(model, info, where)
     for name, parameter in model.named_parameters():
         if types.get(name, "F32") not in FLOATS:
             raise SrtError(
@@ -129,6 +114,30 @@ def read_model(folder: Path, dtype: Any, where: str, device: Any = "cpu") -> Any
         )
     _mend_generation_config(model, where)
     return model
+
+
+def check_complete(model: Any, info: dict[str, Any], where: str) -> None:
+    """Refuse a model whose weights were not exactly those that its configuration asks for.
+
+    Args:
+        info: what `from_pretrained` returns with `output_loading_info`.
+    """
+    if info["mismatched_keys"]:
+        name, stored, needed = min(info["mismatched_keys"])
+        raise SrtError(
+            f"{where}: {name}{_others(info['mismatched_keys'])} has shape {list(stored)}, but config.json asks for "
+            f"{list(needed)}: use the config.json and the weights of one model"
+        )
+    if info["missing_keys"]:
+        raise SrtError(
+            f"{where}: the weights lack {min(info['missing_keys'])}{_others(info['missing_keys'])}: copy all files of "
+            "the model, or set tie_word_embeddings in its config.json if only the head is missing"
+        )
+    if info["unexpected_keys"]:
+        raise SrtError(
+            f"{where}: {min(info['unexpected_keys'])}{_others(info['unexpected_keys'])} is no part of "
+            f"{type(model).__name__} as config.json describes it: use the config.json and the weights of one model"
+        )
 
 
 def check_vocabulary(tokenizer: Any, rows: int, where: str) -> None:
