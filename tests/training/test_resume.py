@@ -19,8 +19,8 @@ from srt.common.errors import Interrupted, SrtError
 from srt.common.io import read_json, read_parquet, sha256_file
 from srt.common.lock import folder_lock
 from srt.distributed.state import check_state
+from srt.rollout import TOLERANCE
 from srt.training.run import run_segment
-from srt.training.sync_check import TOLERANCE
 from srt.training.training_set import TrainingSet, join_metrics, read_training_set
 from support.specs import train_spec
 from support.training import command, killed_then_finished, script, segment, start, train, wait_for_state, weights

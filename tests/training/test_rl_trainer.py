@@ -18,6 +18,7 @@ from srt.common.errors import SrtError
 from srt.common.io import read_parquet, sha256_file, write_parquet
 from srt.distributed.world import init_world
 from srt.models.checkpoint import load_model
+from srt.packing import attention
 from srt.rollout import tensor_checksum
 from srt.rollout.transformers_engine import TransformersEngine
 from srt.training import base_trainer, reference
@@ -130,7 +131,7 @@ def test_a_run_that_never_answers_counts_its_steps(tmp_path, tiny_base, sums):
     assert (frame["reward_accuracy"] == 1).all()  # nothing was right and nothing was rewarded
 
 
-def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
+def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums, monkeypatch):
     """The engine samples with one stale layer: one sentence names run, step and layer."""
     spec = train_spec()
     data, truth = read_training_set(sums, "majority")
@@ -152,8 +153,16 @@ def test_rollouts_of_other_weights_stop_the_run(tmp_path, tiny_base, sums):
     trainer.rollout_engine.checksums = lambda: {  # an engine whose checksums do not show the fault
         name: tensor_checksum(w) for name, w in trainer.policy.weights()
     }
-    with pytest.raises(SrtError, match=r"step 3: the rollout engine's log-probs are .* from the trainer's"):
+    with pytest.raises(
+        SrtError, match=r"step 3: the rollout engine's log-probs are .*: it is how the engine computes: "
+    ):
         trainer.step(2)
+    with monkeypatch.context() as patch:  # a token sees only itself and the one before
+        stale.load_state_dict(trainer.policy.model.state_dict())
+        seen = attention.Bucket.wide
+        patch.setattr(attention.Bucket, "wide", lambda self, shared, window=None: seen(self, shared, 2))
+        with pytest.raises(SrtError, match=r"step 3: .*: the model does not fit into packs: .* engine [0-9.]+e-0"):
+            trainer.step(2)
     assert all(torch.equal(w, before[name]) for name, w in trainer.policy.weights()), "nothing was updated"
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from srt.common.errors import SrtError
-from srt.rollout import Rollout, tensor_checksum
+from srt.rollout import TOLERANCE, Rollout, tensor_checksum
 from srt.rollout.transformers_engine import TransformersEngine
-from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights, differing_tensors
+from srt.training.sync_check import check_logprobs, check_weights, differing_tensors
 from support.rollout_cases import KEYS, LONG, PROMPTS, SAMPLING, engine_fixtures, logprobs_of, make_model
 
 FAULTS = [
@@ -55,7 +55,13 @@ def test_engines_in_step_pass(fresh: tuple, temperature: float) -> None:
     assert difference < TOLERANCE["float32"] / 100
     assert differing_tensors(engine, model.named_parameters(), "float32") == []
     check_logprobs(
-        difference, TOLERANCE["float32"], engine, model.named_parameters(), dtype="float32", where="run a, step 1"
+        difference,
+        TOLERANCE["float32"],
+        engine,
+        model.named_parameters(),
+        (0, 0),
+        dtype="float32",
+        where="run a, step 1",
     )
     few = [(prompt, group[0].token_ids) for prompt, group in zip(PROMPTS, groups, strict=True)]
     for t in (temperature, temperature + 0.3):  # given responses, at any temperature
@@ -83,13 +89,18 @@ def test_a_corrupt_layer_fails_the_step_by_name(fresh: tuple, name: str) -> None
     difference = of_a_step(model, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING))
     with pytest.raises(SrtError) as error:
         check_logprobs(
-            difference, TOLERANCE["float32"], engine, model.named_parameters(), dtype="float32", where="run a, step 7"
+            difference,
+            TOLERANCE["float32"],
+            engine,
+            model.named_parameters(),
+            (0, difference),
+            dtype="float32",
+            where="run a, step 7",
         )
     assert str(error.value) == (
         f"run a, step 7: the rollout engine's log-probs are {difference:.3g} from the trainer's on average, more than "
-        f"0.001: 1 tensors differ between them, first {name}: the engine did not receive all weights: run the "
-        "same command again to resume from the last saved state; if it stops there again, set train.rollout_engine to "
-        "transformers"
+        f"0.001: the engine's weights are stale: 1 tensors differ, first {name}: run the same command again to resume "
+        "from the last saved state; if it stops there again, set train.rollout_engine to transformers"
     )
 
 
@@ -103,9 +114,15 @@ def test_stale_weights_are_caught(fresh: tuple) -> None:
     optimizer.step()
     difference = of_a_step(trainer, PROMPTS, engine.generate(PROMPTS, KEYS, SAMPLING))
     first = next(iter(trainer.named_parameters()))[0]
-    with pytest.raises(SrtError, match=rf"tensors differ between them, first {first}"):
+    with pytest.raises(SrtError, match=rf"tensors differ, first {first}"):
         check_logprobs(
-            difference, TOLERANCE["float32"], engine, trainer.named_parameters(), dtype="float32", where="a, step 2"
+            difference,
+            TOLERANCE["float32"],
+            engine,
+            trainer.named_parameters(),
+            (0, 1),
+            dtype="float32",
+            where="a, step 2",
         )
     names = [name for name, _ in trainer.named_parameters()]
     assert [n for n in differing_tensors(engine, trainer.named_parameters(), "float32") if n != "lm_head.weight"] == [
@@ -142,11 +159,15 @@ def test_a_stale_prefix_cache_is_told_from_stale_weights(fresh: tuple, monkeypat
         engine.update_weights(other.named_parameters())
         stale = of_a_step(other, prompts, engine.generate(prompts, keys, SAMPLING))
     assert differing_tensors(engine, other.named_parameters(), "float32") == []
-    with pytest.raises(
-        SrtError, match=r"all checksums of the weights agree, so the forward passes differ: a stale pre"
-    ):
+    with pytest.raises(SrtError, match=r"it is how the engine computes: the weights are the same, .*\(a stale prefix"):
         check_logprobs(
-            stale, TOLERANCE["float32"], engine, other.named_parameters(), dtype="float32", where="run a, step 3"
+            stale,
+            TOLERANCE["float32"],
+            engine,
+            other.named_parameters(),
+            (0, stale),
+            dtype="float32",
+            where="a, step 3",
         )
     assert of_a_step(other, prompts, engine.generate(prompts, keys, SAMPLING)) < TOLERANCE["float32"] / 100
 
@@ -181,18 +202,40 @@ def test_missing_foreign_and_broken_tensors_differ() -> None:
     assert differing_tensors(holding(held | {"e": torch.ones(1)}), weights.items(), "float32") == ["b", "c", "d", "e"]
 
 
+APART = "the rollout engine's log-probs are 1 from the trainer's"
+BROKEN = "log-probs of the rollout engine or the trainer are not finite"
+ENGINE, LAYOUT = "it is how the engine computes: ", "the model does not fit into packs: "
+
+
 @pytest.mark.parametrize(
-    ("value", "what", "fix"),
+    ("value", "distances", "what", "why", "fix"),
     [
-        (math.nan, "log-probs of the rollout engine or the trainer are not finite", "run the same command again"),
-        (math.inf, "log-probs of the rollout engine or the trainer are not finite", "run the same command again"),
-        (1.0, "the rollout engine's log-probs are 1 from the trainer's", "or raise train.sync_tolerance"),
+        (
+            1.0,
+            (1e-6, 1.0),
+            APART,
+            f"{ENGINE}.* the trainer is 1e-06 nats .*, the engine 1 \\(",
+            "set train.*, or raise",
+        ),
+        (1.0, (1.0, 1e-6), APART, f"{LAYOUT}.* the trainer is 1 nats .*, the engine 1e-06", "choose another base"),
+        (math.nan, (1e-6, math.nan), BROKEN, ENGINE, "set train.rollout_engine to transformers$"),
+        (math.nan, (math.nan, 1e-6), BROKEN, LAYOUT, "choose another base model"),
+        (math.inf, (1e-6, math.inf), BROKEN, ENGINE, "set train.rollout_engine to transformers$"),
+        (
+            math.nan,
+            (math.nan, math.nan),
+            BROKEN,
+            "the model's plain forward pass is not finite",
+            "run the same command",
+        ),
     ],
 )
-def test_a_difference_that_is_no_number_fails(value: float, what: str, fix: str) -> None:
+def test_the_message_says_which_it_is(value: float, distances: tuple, what: str, why: str, fix: str) -> None:
     weights = {"a": torch.ones(4)}
-    with pytest.raises(SrtError, match=rf"run a, step 1: {what}.*all checksums of the weights agree.*{fix}"):
-        check_logprobs(value, 0.05, holding(weights), weights.items(), dtype="float32", where="run a, step 1")
+    with pytest.raises(SrtError, match=rf"run a, step 1: {what}.*: {why}.*: {fix}"):
+        check_logprobs(
+            value, 0.05, holding(weights), weights.items(), distances, dtype="float32", where="run a, step 1"
+        )
 
 
 @pytest.mark.slow

@@ -183,6 +183,31 @@ def test_the_mismatch_is_checked_before_weights_change(models):
     assert plain.steps == []
 
 
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_distances_from_the_plain_pass_are_those_of_the_worst_responses(models, iterations):
+    """Two responses whose log-probs the engine got wrong by nats, and the two worst of the others."""
+    model, reference = models
+    b, found = batch(), []
+    plain = [
+        one_by_one(model, prompt, r, 0.8).gather(-1, torch.from_numpy(r).long()[:, None])[:, 0].detach().numpy()
+        for prompt, r in zip(b.prompts, b.responses, strict=True)
+    ]
+    for i, row in enumerate(plain):
+        b.rollout_logprobs[i] = row + {2: 3.0, 5: -5.0}.get(i, 1e-3 * i)
+    train = hyperparameters(iterations=iterations, clip=0.2)
+
+    def check(difference: float) -> None:
+        found.append(update.distances_from_plain())
+
+    update = policy_update(Plain(model), Reference(reference), train, ALONE, check)
+    update.run(b)
+    worst = [5, 2, len(plain) - 1, len(plain) - 2]
+    lengths = [len(b.responses[i]) for i in worst]
+    by = [5.0, 3.0, 1e-3 * worst[2], 1e-3 * worst[3]]
+    trainer, engine = found[0]
+    assert trainer < 1e-5 and engine == pytest.approx(np.average(by, weights=lengths), rel=1e-4)
+
+
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 @pytest.mark.parametrize("whole", [False, True], ids=["one token", "all tokens"])
 @pytest.mark.parametrize("iterations", [1, 2])

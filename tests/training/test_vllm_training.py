@@ -13,13 +13,18 @@ import pytest
 import torch
 
 from srt.cluster import launch
-from srt.common.io import read_parquet
+from srt.common.errors import SrtError
+from srt.common.io import read_json, read_parquet
 from srt.data.prompts import render
+from srt.evaluation.engine_probe import vllm_probe
 from srt.models.base_models import make
 from srt.models.checkpoint import load_model
+from srt.models.probe_record import record_path
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import pack
+from srt.rollout.vllm_models import check_trainable_beside_vllm
 from support import ROOT
+from support.families import FAMILIES
 from support.specs import TINY_BASE, train_spec
 from support.training import script, whole_run
 
@@ -40,6 +45,18 @@ def test_two_steps_of_training_with_vllm_rollouts(tmp_path: Path, tiny_base: Pat
     assert frame["step"].tolist() == [1, 2]
     assert frame["kl"].iloc[0] == 0 and frame["kl"].iloc[1] > 0
     assert np.isfinite(frame[["loss", "grad_norm", "entropy"]].to_numpy()).all()
+    assert max(read_json(record_path(tiny_base))["passed"][vllm_probe("float32")].values()) < 1e-4
+
+
+def test_models_that_vllm_cannot_take_beside_a_trainer_are_sentences() -> None:
+    config = FAMILIES["olmo2"].config()
+    config.architectures = ["Olmo2ForCausalLM"]
+    with pytest.raises(SrtError, match="base: vLLM cannot sample for the training of model type olmo2: it has no code"):
+        check_trainable_beside_vllm("base", config)
+    if not torch.cuda.is_available():
+        with pytest.raises(SrtError, match=r"qwen3_moe: on a CPU .*: set train.rollout_engine to transformers"):
+            check_trainable_beside_vllm("base", FAMILIES["qwen3_moe"].config())
+    check_trainable_beside_vllm("base", FAMILIES["qwen3_4b"].config())
 
 
 def test_two_ranks_train_with_one_engine(tmp_path: Path, sums: Path) -> None:

@@ -14,9 +14,10 @@ from srt.common.progress import log
 from srt.cost.memory import SAMPLING_VLLM_PERCENT
 from srt.data import read_problems
 from srt.data.prompts import render_all
-from srt.evaluation.engine_probe import check_sampling
+from srt.evaluation.engine_probe import check_sampling, check_vllm, plain_samples, vllm_probe
 from srt.models.checkpoint import check_model, fingerprint, load_model
 from srt.models.context import check_context
+from srt.models.probe_record import recorded
 from srt.rollout import Rollout, RolloutEngine, Sampling, sample_key
 
 SPEC = (
@@ -69,10 +70,19 @@ def sample(spec: dict[str, Any], checkpoint: Path, problem_files: list[Path], ou
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check_model(checkpoint)
     model, tokenizer, eos = load_model(checkpoint, spec["dtype"], "cpu" if spec["engine"] == "vllm" else device)
-    check_context(checkpoint, model.config, spec["max_prompt_tokens"] + spec["max_new_tokens"])
+    tokens, kind, dtype = spec["max_prompt_tokens"] + spec["max_new_tokens"], model.config.model_type, spec["dtype"]
+    check_context(checkpoint, model.config, tokens)
+    samples = None
     if spec["engine"] == "transformers":
         check_sampling(checkpoint, model)
+    elif spec["engine"] == "vllm" and not recorded(checkpoint, vllm_probe(dtype)):
+        samples = plain_samples(model.to(device), tokens)
+    if spec["engine"] == "vllm":
+        model = None  # vLLM takes most of the memory, and reads the weights itself
+        torch.cuda.empty_cache()
     engine = make_engine(spec, checkpoint, model, eos)
+    if samples is not None:
+        check_vllm(checkpoint, kind, samples, engine, dtype)
     sampling = Sampling(spec["n"], spec["temperature"], spec["top_p"], spec["max_new_tokens"], spec["seed"])
     tables, fingerprints, left_out = [], {}, 0
     for file in problem_files:

@@ -54,6 +54,12 @@ def probed(folder: str | Path, probe: str, measure: Callable[[], dict[str, Any]]
     return found
 
 
+def recorded(folder: str | Path, probe: str) -> bool:
+    """Whether the model in `folder` has passed `probe`."""
+    key = {"fingerprint": fingerprint(folder), "code": code_version()}
+    return probe in _passed(record_path(Path(folder)), key)
+
+
 @cache
 def code_version() -> str:
     """16 hex digits of the source of ROOMS and the versions of LIBRARIES."""

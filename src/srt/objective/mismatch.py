@@ -28,6 +28,12 @@ def importance_weights(trainer: Tensor, rollout: Tensor, mask: Tensor, cap: floa
     return torch.where(usable, delta.clamp(max=math.log(cap)).exp(), torch.zeros_like(delta))
 
 
+def row_differences(trainer: Tensor, rollout: Tensor, mask: Tensor) -> Tensor:
+    """The mean |trainer - rollout| over the tokens of each response [N]; nan or inf where a log-prob is not finite."""
+    delta = (trainer.detach().double() - rollout.double()).abs()
+    return torch.where(mask, delta, torch.zeros_like(delta)).sum(-1) / mask.sum(-1)
+
+
 def mismatch(trainer: Tensor, rollout: Tensor, mask: Tensor) -> dict[str, float]:
     """The difference of the trainer's and the rollout engine's log-probs [N, T], as parts for `combine_mismatch`.
 

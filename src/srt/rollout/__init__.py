@@ -9,6 +9,7 @@ from __future__ import annotations
 from srt.rollout.protocol import (
     LENGTH,
     STOP,
+    TOLERANCE,
     Checksum,
     Rollout,
     RolloutEngine,
@@ -20,6 +21,7 @@ from srt.rollout.protocol import (
 __all__ = [
     "LENGTH",
     "STOP",
+    "TOLERANCE",
     "Checksum",
     "Rollout",
     "RolloutEngine",

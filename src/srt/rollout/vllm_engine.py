@@ -102,6 +102,7 @@ class VllmEngine:
             enable_chunked_prefill=not on_cpu,
             distributed_executor_backend="external_launcher" if world > 1 else "uni",
         )
+        self._has_head = self._llm.apply_model(lambda model: hasattr(model, HEAD.partition(".")[0]))[0]
 
     def _start(self, **options: Any) -> Any:
         """A `vllm.LLM` with these options and those that every engine here needs."""
@@ -308,7 +309,7 @@ class VllmEngine:
         """Pass the weights on, adding a tied head after the embedding, and check that none is missing.
 
         When vLLM loads a model on a CPU, it packs lm_head into a separate copy. Updating only the embedding would
-        silently leave the old head in place.
+        silently leave the old head in place. Some models (Gemma 2) have the embedding alone.
         """
         seen: set[str] = set()
         for name, tensor in weights:
@@ -316,7 +317,7 @@ class VllmEngine:
                 continue
             seen.add(name)
             yield name, tensor
-            if self._tied and name.endswith(EMBEDDING):
+            if self._tied and self._has_head and name.endswith(EMBEDDING):
                 yield HEAD, tensor
         if missing := sorted(self._sizes.keys() - seen):
             raise ValueError(f"update_weights: {len(missing)} tensors of the checkpoint are missing: {missing[:5]}")

