@@ -26,12 +26,13 @@ def run(args: argparse.Namespace) -> None:
     from srt.common.errors import SrtError
     from srt.common.io import write_text
     from srt.report.miniature_page import fill
-    from srt.report.miniature_tables import collect
+    from srt.report.miniature_tables import collect, judge_again
 
     template = args.out / "template.md"
     if not template.is_file():
         raise SrtError(f"{template} does not exist: --out names the folder of the page and its template")
     if not args.fill_only:
         collect(configuration(args), args.out)
+    judge_again(configuration(args), args.out)
     write_text(args.out / "README.md", fill(template.read_text(encoding="utf-8"), args.out))
     print(args.out / "README.md")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import TemplateError
 
-from srt.claims.verdict import SIGN
+from srt.claims.verdict import CHANCE, REFUTED, SIGN, SUPPORTED, UNDECIDED
+from srt.claims.verdict_tables import FALSE_DISCOVERIES
 from srt.common.errors import SrtError, nearest
 from srt.common.markup import fill_template, markdown_table
+from srt.report.miniature_tables import BOOTSTRAP
 
 EXTENSIONS = "extensions"  # the figure that compares the variants of SRT
 
@@ -56,6 +58,15 @@ class _Page:
         """The verdict on a claim alone."""
         return self.claim(name).split("**")[1]
 
+    def finding(self, name: str) -> str:
+        """A claim's statement with the verdict on it and its numbers."""
+        table = self._table("claims")
+        self.verdict(name)  # an unknown claim is a sentence
+        statement = table.loc[table["claim"] == name, "statement"].iloc[0].rstrip(".")
+        numbers = table[(table["claim"] == name) & table["estimate"].notna()]
+        measured = f": {_intervals(numbers)}" if len(numbers) else ""
+        return f"*{statement}* is **{self.verdict(name)}**{measured}"
+
     def number(self, name: str) -> str:
         """The numbers of a claim and their intervals alone."""
         table = self._table("claims")
@@ -79,7 +90,9 @@ class _Page:
 
     def earlier(self) -> str:
         """The claims on which an earlier run of the same configuration had another verdict (earlier_claims.csv)."""
-        now, then = (self._table(name).groupby("claim", sort=False) for name in ("claims", "earlier_claims"))
+        mine = BOOTSTRAP.removesuffix(".csv")  # by the same rule as the earlier run's
+        mine = mine if (self._folder / BOOTSTRAP).is_file() else "claims"
+        now, then = (self._table(name).groupby("claim", sort=False) for name in (mine, "earlier_claims"))
         names = [name for name, _ in now if name in then.groups]
         rows, reversed_ = [], 0
         for name in names:
@@ -95,6 +108,48 @@ class _Page:
             "changed from supported to not supported or back:"
         )
         return f"{summary}\n\n{markdown_table(['statement', 'here', 'earlier'], rows)}"
+
+    def turned(self) -> str:
+        """The claims whose verdict the present rule changes, with the reason."""
+        now = self._table("claims").groupby("claim", sort=False)
+        then = self._table(BOOTSTRAP.removesuffix(".csv")).groupby("claim", sort=False)
+        rows = []
+        for name, here in now:
+            before = then.get_group(name)
+            verdicts = [claim["verdict"].iloc[0] for claim in (before, here)]
+            if verdicts[0] == verdicts[1]:
+                continue
+            seeds = int(here["seeds"].min())
+            if verdicts[0] == "undecided":
+                why = "a clear result counts however wide its interval"
+            elif "peak" in str(here["number"].iloc[0]):
+                why = f"the peak is chosen by other seeds, and {seeds} seeds have a t interval"
+            else:
+                why = f"{seeds} seeds have a t interval"
+            cells = [f"{verdict}: {_intervals(rows_)}" for verdict, rows_ in zip(verdicts, (before, here), strict=True)]
+            rows.append((f"`{name}`", *cells, why))
+        return markdown_table(["claim", "with the bootstrap", "now", "why"], rows)
+
+    def in_short(self) -> str:
+        """The paper's statements, grouped by their verdicts."""
+        claims = self._table("claims").drop_duplicates("claim")
+        claims = claims[claims["version"] != "ours"]
+        heads = {SUPPORTED: "Supported", REFUTED: "Not supported", UNDECIDED: "Undecided"}
+        return "\n".join(
+            f"- **{head}**: {' '.join(part['statement'])}"
+            for verdict, head in heads.items()
+            if len(part := claims[claims["verdict"] == verdict])
+        )
+
+    def chance(self) -> str:
+        """How many claims chance alone would support, and how many of the supported a correction leaves."""
+        claims = self._table("claims").drop_duplicates("claim")
+        supported = claims[claims["verdict"] == SUPPORTED]
+        measured, left = int(claims["p"].notna().sum()), int((supported["p_adjusted"] <= FALSE_DISCOVERIES).sum())
+        return (
+            f"If none of the {measured} measured claims were true, at most {CHANCE * measured:.1f} would be supported "
+            f"by chance; {left} of the {len(supported)} supported ones remain after Benjamini and Hochberg's correction"
+        )
 
     def above_srt(self, *names: str) -> str:
         """The variants whose whole interval lies above 0, from claims on "variant minus SRT"."""

@@ -8,11 +8,22 @@ from pathlib import Path
 import pandas as pd
 
 from srt.artefacts.paths import Paths
+from srt.claims.verdict_tables import to_frame
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet, write_csv
 from srt.config.root import Config
 from srt.metrics.alarm import accuracy_fall, evaluate_alarm
 from srt.plan.spent import spent
+from srt.report.kept_claims import judge_kept
+
+# The claims of a run whose intervals were bootstraps, which `judge_again` judges by the present rule.
+BOOTSTRAP = "bootstrap_claims.csv"
+
+
+def judge_again(config: Config, out: Path) -> None:
+    """Write claims.csv anew from the kept tables, if they are of a run whose intervals were bootstraps."""
+    if (out / BOOTSTRAP).is_file():
+        write_csv(out / "claims.csv", to_frame(judge_kept(config, out)))
 
 
 def collect(config: Config, out: Path) -> None:
@@ -24,6 +35,7 @@ def collect(config: Config, out: Path) -> None:
         if not file.is_file():
             raise SrtError(f"{file} does not exist: finish the run (`make mini`), then collect again")
         shutil.copyfile(file, out / file.name)
+    (out / BOOTSTRAP).unlink(missing_ok=True)  # of the run before
     write_csv(out / "alarm.csv", alarm_table(config))
     write_csv(out / "cost.csv", spent(config))  # costs.csv lacks the jobs that ended after it
 
