@@ -191,7 +191,7 @@ def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.
 def test_clear_errors_before_vllm_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SrtError, match=r"config\.json does not exist"):
         VllmEngine(tmp_path, [EOS], max_model_len=32)
-    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "tie_word_embeddings": True}))
     with pytest.raises(SrtError, match=r"no \*\.safetensors file"):
         VllmEngine(tmp_path, [EOS], max_model_len=32)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "part-1.safetensors"}}))
