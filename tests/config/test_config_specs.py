@@ -160,6 +160,7 @@ def test_presets_are_what_the_documents_say() -> None:
     )  # fmt: skip
     assert authors.votes == "authors"
     assert Train(preset="authors", kl_clamp=3.0).resolved().kl_clamp == 3.0
+    assert {Train(preset=name).resolved().truncated for name in PRESETS} == {"count"}  # type: ignore[arg-type]
     for preset in PRESETS.values():  # all presets set the same keys, none of which has a default of its own
         assert set(preset) == set(PRESETS["clean"])
         assert set(preset) <= {k for k, v in Train.model_fields.items() if v.default is None}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from srt.rollout import Rollout
+from srt.answers import Grader
+from srt.rollout import LENGTH, STOP, Rollout
+from srt.training.rewards import training_rewards, without_cut
 from srt.training.update import Batch
 from support.hand_made_rollouts import TRUTH, make_trainer, naive, near, updated
+
+GRADER = Grader()
 
 
 @pytest.mark.parametrize(
@@ -59,3 +67,30 @@ def test_a_step_masks_bars_or_counts_what_it_has_cut(tmp_path, tiny_base, sums, 
     assert [v.majority for v in trainer.vote(trainer.order.batch(0), drawn)] == [v.majority for v in votes]
     expected = [[float(c == 0) for c in v.classes[:3]] for v in votes]
     assert batch.rewards.tolist() == np.ravel(expected).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from(["1", "2", "3", None]), st.booleans()), min_size=4, max_size=4), max_size=3
+    )
+)
+def test_what_was_cut_has_no_vote_and_no_reward(groups):
+    """Against counting by hand; ties may go to any of the answers that have most votes."""
+    texts = [["no answer" if a is None else f"so \\boxed{{{a}}}" for a, _ in row] for row in groups]
+    empty = np.zeros(0, np.float32)
+    rollouts = [[Rollout(empty, empty, LENGTH if cut else STOP) for _, cut in row] for row in groups]
+    given_ = {
+        kind: training_rewards(kind, GRADER, without_cut(texts, rollouts), None, ["math"] * len(groups))
+        for kind in ("majority", "soft_majority")
+    }
+    for g, row in enumerate(groups):
+        votes = Counter(a for a, cut in row if a is not None and not cut)
+        for kind, rewards in given_.items():
+            label = rewards.labels[g]
+            assert votes[label] == max(votes.values()) if votes else label is None
+            share = {a: votes[a] / votes.total() for a in votes}
+            whole = [None if cut else a for a, cut in row]
+            expected = [float(a == label is not None) if kind == "majority" else share.get(a, 0.0) for a in whole]
+            assert rewards.rewards[g].tolist() == pytest.approx(expected)
+            assert rewards.votes[g].consistency_all == max(votes.values(), default=0) / 4  # over all four responses
