@@ -32,7 +32,11 @@ class Curriculum(Strict):
         "does not.",
     )
     fraction: float = Field(
-        1 / 3, gt=0, lt=1, description="Share of the prompts that is kept; their number is rounded up."
+        1 / 3,
+        gt=0,
+        lt=1,
+        description="Share of the prompts that is kept; their number is rounded up. "
+        "Of prompts with equal values the first of the data set's table are kept.",
     )
     model: str | None = Field(
         None,
