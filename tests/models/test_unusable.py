@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from srt.common.errors import SrtError
 from srt.models.base_models import make
@@ -281,3 +281,22 @@ def test_so_is_one_in_shards(folder: Path) -> None:
     shards(folder)
     model, *_ = load_model(build(folder), "float32")
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_names_of_older_checkpoints_are_those_of_the_same_model(family: str, folder: Path) -> None:
+    """GPT-2 without the prefix and with its masks as tensors, Llama with inverse frequencies: nothing is refused."""
+    common = {"vocab_size": ROWS, "bos_token_id": None, "eos_token_id": 263, "pad_token_id": 264}
+    if family == "gpt2":
+        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, **common))
+        more = {f"h.{i}.attn.bias": torch.ones(1, 1, 64, 64).tril() for i in range(2)}
+    else:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        model = LlamaForCausalLM(LlamaConfig(**sizes, **common))
+        more = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(2)}
+    model.save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    save_file({k.removeprefix("transformer."): v for k, v in stored.items()} | more, folder / "model.safetensors")
+    loaded, *_ = load_model(build(folder), "float32")
+    expected = dict(model.named_parameters())
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.named_parameters())
