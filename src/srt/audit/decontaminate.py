@@ -40,7 +40,7 @@ def decontaminated(evaluations: Iterable[Mapping[str, Any]], clean_rows: pd.Data
     """One row per run, step and test set, and one for the mean over the test sets of a suite, which weigh the same.
 
     problems, clean: the number of questions, and of those in none of the run's training sets. avg, maj: avg@n and maj@n
-    over all questions; avg_clean, maj_clean: over the clean ones, with 95 % bootstrap intervals over problems (strata:
+    over all questions; avg_clean, maj_clean: over the clean ones, with 95 % intervals over problems (strata:
     the test sets). gain_clean: avg_clean minus the base model's on the same clean questions, paired. In the row of the
     mean, the clean mean leaves out test sets without a clean question; `sets_clean` counts the others. Step 0 is the
     base model: which questions its pretraining saw is not known here.
