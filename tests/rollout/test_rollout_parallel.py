@@ -92,6 +92,10 @@ def test_parts_of_ranks_make_a_whole() -> None:
     ranks[1]["norm"] = (2.5, 2.5, 4)
     assert combine(ranks, sizes)["norm"] == (2.25, 2.5)
     assert combine(ranks[:1], {"matrix": 6, "norm": 4}) == {"matrix": (1.0, 3.0), "norm": (2.0, 2.5)}
+    with pytest.raises(
+        SrtError, match=r"vLLM holds matrix in a form that cannot be read.*: set train.rollout_engine to"
+    ):
+        combine([{"matrix": (0.0, 0.0, 0)}], {"matrix": 6})
 
 
 if __name__ == "__main__":

@@ -196,6 +196,15 @@ def test_weights_are_rounded_to_the_engines_precision_first() -> None:
     assert differing_tensors(engine, weights.items(), "float32") == ["a", "b"]
 
 
+def test_a_head_that_only_the_engine_has_is_the_embedding_whatever_its_name() -> None:
+    """OPT calls it `model.decoder.embed_tokens.weight`."""
+    weights = {"model.decoder.embed_tokens.weight": torch.arange(4.0), "b": torch.ones(4)}
+    assert differing_tensors(holding(weights | {"lm_head.weight": torch.arange(4.0)}), weights.items(), "float32") == []
+    assert differing_tensors(holding(weights | {"lm_head.weight": torch.zeros(4)}), weights.items(), "float32") == [
+        "lm_head.weight"
+    ]
+
+
 def test_missing_foreign_and_broken_tensors_differ() -> None:
     weights = {"a": torch.ones(4), "b": torch.ones(4), "c": torch.ones(4), "d": torch.tensor([1.0, -1.0])}
     held = {"a": torch.ones(4), "b": torch.tensor([1, 1, 1, math.nan]), "d": torch.tensor([2.0, -2.0])}

@@ -123,6 +123,11 @@ def combine(ranks: list[dict[str, Part]], sizes: dict[str, int]) -> dict[str, Ch
     sums = {}
     for name in ranks[0]:
         totals = [sum(rank[name][i] for rank in ranks) for i in range(3)]
+        if not totals[2]:
+            raise SrtError(
+                f"vLLM holds {name} in a form that cannot be read, so its weights cannot be checked: set "
+                "train.rollout_engine to transformers"
+            )
         copies = totals[2] / sizes.get(name, totals[2])
         sums[name] = (totals[0] / copies, totals[1] / copies)
     return sums

@@ -20,7 +20,7 @@ from srt.rollout import Checksum, RolloutEngine, tensor_checksum
 # Rounding of equal values summed in another order, relative to the absolute sum in float64. The last digit of one
 # weight in a bfloat16 matrix of 10^8 is 4e-11; an optimizer step changes all of them.
 SUM_TOLERANCE = 1e-13
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 OTHER_ENGINE = "set train.rollout_engine to transformers"
 AGAIN = f"run the same command again to resume from the last saved state; if it stops there again, {OTHER_ENGINE}"
 
@@ -33,18 +33,18 @@ def differing_tensors(engine: RolloutEngine, weights: Iterable[tuple[str, torch.
         dtype: the engine's ("float32" or "bfloat16"); the weights are rounded to it before they are summed.
 
     A tensor that only one of the two has counts as different. A head that only the engine has, because it is tied in
-    the trainer, is compared with the embedding. Values that changed places within one tensor are not noticed.
+    the trainer, has to be one of the trainer's tensors: the embedding. Values that changed places within one tensor are
+    not noticed.
     """
     engine_sums = dict(engine.checksums())
-    names, embedding = [], None
+    names, all_wanted = [], []
     for name, tensor in weights:
         wanted = tensor_checksum(tensor.to(getattr(torch, dtype)))
-        if name == EMBEDDING:
-            embedding = wanted
+        all_wanted.append(wanted)
         if name not in engine_sums or not _equal(engine_sums.pop(name), wanted):
             names.append(name)
     for name, checksum in engine_sums.items():
-        if name != HEAD or embedding is None or not _equal(checksum, embedding):
+        if name != HEAD or not any(_equal(checksum, wanted) for wanted in all_wanted):
             names.append(name)
     return names
 
