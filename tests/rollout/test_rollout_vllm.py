@@ -207,3 +207,12 @@ def test_clear_errors_before_vllm_starts(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(vllm_isolation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SrtError, match="make setup-vllm-cpu"):
         vllm_isolation.set_vllm_environment()
+
+
+def test_a_model_that_vllm_cannot_load_is_a_sentence(tmp_path: Path) -> None:
+    """Here it is too short: 512 positions."""
+    make_model(True).save_pretrained(tmp_path / "model")
+    with pytest.raises(
+        SrtError, match=r"model: vLLM cannot load it \(.*max_model_len.*\): choose the engine transformers"
+    ):
+        VllmEngine(tmp_path / "model", [EOS], max_model_len=600, dtype="float32", kv_cache_gb=0.1)

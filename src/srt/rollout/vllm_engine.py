@@ -13,6 +13,7 @@ same samples; in another batch, a prompt gives the same samples unless a draw fa
 from __future__ import annotations
 
 import gc
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,17 +110,25 @@ class VllmEngine:
         with preserve_process_state():
             from vllm import LLM
 
-            llm = LLM(
-                model=str(self.model_dir),
-                max_model_len=self.max_model_len,
-                skip_tokenizer_init=True,
-                trust_remote_code=False,
-                generation_config="vllm",  # else the model's generation_config.json adds stop tokens and defaults
-                enable_prefix_caching=True,  # lets the n samples of a prompt share its prefill
-                logprobs_mode="processed_logprobs",  # under the sampling distribution: after temperature and top-p
-                disable_log_stats=True,
-                **options,
-            )
+            try:
+                llm = LLM(
+                    model=str(self.model_dir),
+                    max_model_len=self.max_model_len,
+                    skip_tokenizer_init=True,
+                    trust_remote_code=False,
+                    generation_config="vllm",  # else the model's generation_config.json adds stop tokens and defaults
+                    enable_prefix_caching=True,  # lets the n samples of a prompt share its prefill
+                    logprobs_mode="processed_logprobs",  # under the sampling distribution: after temperature and top-p
+                    disable_log_stats=True,
+                    **options,
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except (AssertionError, AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+                said = textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__
+                raise SrtError(
+                    f"{self.model_dir}: vLLM cannot load it ({said}): choose the engine transformers, or another model"
+                ) from error
         if not self._owns_process_group:
             # Else garbage collection of the engine would shut down the process group, which is the trainer's.
             llm.llm_engine.engine_core._finalizer.detach()
