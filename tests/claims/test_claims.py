@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ from srt.config.base import literals
 from srt.config.claims import FROM_TRAINING, OPTIONS, Claim
 from srt.metrics.intervals import crossed, mean_interval, t_quantile
 from srt.report.first_page import verdict_summary
-from support import ROOT
+from support import ROOT, warm
 from support.claims_tables import Tables, curve, values
 from support.config_files import change, write
 
@@ -314,8 +312,7 @@ def test_the_command_writes_the_same_bytes_twice(tables: Tables, tmp_path: Path)
     made = []
     for name in ("a", "b"):
         prefix = tmp_path / name / "claims"
-        command = [sys.executable, ROOT / "scripts/claims.py", "--spec", spec, "--out-prefix", prefix]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+        done = warm.run([str(ROOT / "scripts/claims.py"), "--spec", spec, "--out-prefix", str(prefix)])
         assert done.returncode == 0, done.stderr
         assert done.stdout == "3 claims: 1 supported, 1 not supported, 1 undecided\n"
         made.append([prefix.with_suffix(suffix).read_bytes() for suffix in (".csv", ".md", ".html")])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support import ROOT
+from support import ROOT, warm
 from support.dag import copy_of_the_tree, jobs, results
 from support.slurm_cluster import Cluster, missing, processes_of, sweep
 
@@ -30,10 +30,8 @@ def cluster():
 
 def snakemake(cluster: Cluster, folder: Path, *args: str, code: int = 0, env: dict[str, str] | None = None) -> str:
     """`snakemake --profile slurm` in `folder`; all that it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", "slurm", *args], cwd=folder, capture_output=True, text=True,
-        timeout=400, env={**cluster.env, **(env or {})},
-    )  # fmt: skip
+    words = ["-m", "snakemake", "--profile", "slurm", *args]
+    done = warm.run(words, cwd=folder, env={**cluster.env, **(env or {})})
     output = done.stdout + done.stderr
     assert done.returncode == code, output
     return output

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from support.slurm_cluster import Cluster, can_limit_memory
-from support.slurm_faults import FAULTS, STEPS, TARGET, execute, local, outputs, prepare
+from support.slurm_faults import FAULTS, IN_A_ROW, STEPS, TARGET, execute, local, outputs, prepare
 
 pytestmark = pytest.mark.slurm
 
@@ -34,10 +34,13 @@ def undisturbed(prepared, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.long] if f.long else []) for n, f in FAULTS.items()]
+    ("name", "fault"),
+    [
+        ("in_a_row", IN_A_ROW),
+        *(pytest.param(n, f, marks=[pytest.mark.long] if f.long else []) for n, f in FAULTS.items()),
+    ],
 )
-def test_a_fault_costs_no_result(name, cluster, prepared, undisturbed, tmp_path):
-    fault = FAULTS[name]
+def test_a_fault_costs_no_result(name, fault, cluster, prepared, undisturbed, tmp_path):
     if reason := fault.skip():
         pytest.skip(reason)
     began = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from srt.common.errors import SrtError
 from srt.config import load_config, read_yaml
+from support import warm
 from support.config_files import FILES, MAIN, change, load, specs, write
 
 # id: file, the right text, the mistaken text, parts of the sentence
@@ -91,10 +91,10 @@ def test_what_came_from_the_command_line_is_called_so(tmp_path: Path) -> None:
 
 def snakemake(folder: Path, root: Path, *options: str, target: str = "all") -> subprocess.CompletedProcess[str]:
     """A dry-run of the real workflow in `folder`, without a profile, for each of which Snakemake prints a line."""
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", target, "-n", "-s", root / "Snakefile", "--directory", folder,
-         "--configfile", folder / "main.yaml", "--workflow-profile", "none", *options],
-        capture_output=True, text=True, timeout=400, cwd=folder,
+    return warm.run(
+        ["-m", "snakemake", target, "-n", "-s", str(root / "Snakefile"), "--directory", str(folder),
+         "--configfile", str(folder / "main.yaml"), "--workflow-profile", "none", *options],
+        cwd=folder,
     )  # fmt: skip
 
 
@@ -128,10 +128,7 @@ def test_a_main_file_that_snakemake_cannot_read(
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").write_bytes(data)
     options = ["--configfile", str(tmp_path / "config/config.yaml")] if named else []
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--directory", tmp_path, *options],
-        capture_output=True, text=True, timeout=400, cwd=root,
-    )  # fmt: skip
+    done = warm.run(["-m", "snakemake", "-n", "--directory", str(tmp_path), *options], cwd=root)
     name = f"{tmp_path}/config/config.yaml" if named else "config/config.yaml"
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: {name}{expected}"), done.stderr
     assert "Traceback" not in done.stderr

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-from support import ROOT
+from support import ROOT, warm
 
 MICRO = ["--profile", "workflow/profiles/local", "--configfile", "tests/micro/config.yaml", "--cores", "2"]
 
@@ -28,9 +27,7 @@ def copy_of_the_tree(target: Path) -> Path:
 
 def snakemake(folder: Path, *args: str, code: int = 0) -> str:
     """Run Snakemake in `folder` and return all that it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, text=True, timeout=1000
-    )
+    done = warm.run(["-m", "snakemake", *args], cwd=folder, timeout=1000)
     output = done.stdout + done.stderr
     assert done.returncode == code, output
     return output

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from support import ROOT
+from support import ROOT, warm
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -24,4 +24,4 @@ def command(script: str, **options: Any) -> list[str]:
 
 
 def run(script: str, **options: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, **options), env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+    return warm.run(command(script, **options)[1:], env=ENVIRONMENT)

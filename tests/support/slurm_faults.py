@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from support.dag import copy_of_the_tree
+from support.dag import copy_of_the_tree, snakemake
 from support.slurm_cluster import Cluster, can_limit_memory
 
 CONFIG = ["--configfile", "tests/cluster/faults.yaml"]
@@ -39,10 +39,8 @@ def prepare(folder: Path) -> Path:
 
 def local(folder: Path, *targets: str) -> None:
     """Make targets without SLURM, by the same models without GPUs."""
-    command = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/local", *CONFIG, "--cores", "2",
-               "--config", "files={models: tests/micro/models.yaml}", "--", *targets]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    snakemake(folder, "--profile", "workflow/profiles/local", *CONFIG, "--cores", "2",
+              "--config", "files={models: tests/micro/models.yaml}", "--", *targets)  # fmt: skip
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -292,13 +290,13 @@ NOTHING = "nothing"
 FAULTS: dict[str, Fault] = {
     "sigkill": Fault(
         "Trainer killed (SIGKILL, crash, out of host memory)",
-        "the job fails; a retry is submitted and resumes from the last saved state", NOTHING, _sigkill,
+        "the job fails; a retry is submitted and resumes from the last saved state", NOTHING, _sigkill, long=True,
     ),
     "scancel": Fault(
         "`scancel` of a training job", "counts as a failure; a retry is submitted and resumes",
-        "nothing; to stop for good, Ctrl-C in the controller", _scancel,
+        "nothing; to stop for good, Ctrl-C in the controller", _scancel, long=True,
     ),
-    "preempted": Fault("Preemption, PreemptMode=REQUEUE", REQUEUED, NOTHING, _urgent),
+    "preempted": Fault("Preemption, PreemptMode=REQUEUE", REQUEUED, NOTHING, _urgent, long=True),
     "requeued": Fault("`scontrol requeue`", REQUEUED, NOTHING, _requeue, long=True),
     "preempted_for_good": Fault(
         "Preemption, PreemptMode=CANCEL", "the plugin alone would wait for ever; after 3 minutes the job counts as "
@@ -340,6 +338,17 @@ FAULTS: dict[str, Fault] = {
         long=True,
     ),
 }  # fmt: skip
+
+
+def _in_a_row(cluster: Cluster, run: Run) -> None:
+    """Three faults in one run, each three steps after the last: a trainer killed, preempted, cancelled."""
+    for number, act in enumerate((_sigkill, _urgent, _scancel), start=1):
+        run.until_step(3 * number - 1)
+        act(cluster, run)
+        run.wait(lambda: len(run.journal("start")) > number)  # noqa: B023 (called before the next turn)
+
+
+IN_A_ROW = Fault("", "", NOTHING, _in_a_row, attempts=4)
 
 
 def execute(cluster: Cluster, prepared: Path, folder: Path, fault: Fault) -> Run:

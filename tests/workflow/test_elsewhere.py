@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from srt.common.lock import folder_lock
-from support import ROOT
+from support import ROOT, warm
 from support.dag import jobs
 
 pytestmark = pytest.mark.slow
@@ -20,10 +18,8 @@ CONFIG = ["--configfile", str(ROOT / "tests/micro/config.yaml")]
 
 def snakemake(folder: Path, *args: str | Path, code: int = 0) -> str:
     """Snakemake in `folder` with this checkout's library; all that it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *map(str, args)], cwd=folder, capture_output=True, text=True, timeout=600,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = warm.run(["-m", "snakemake", *map(str, args)], cwd=folder, env=environment, timeout=600)
     output = done.stdout + done.stderr
     assert done.returncode == code, output
     return output

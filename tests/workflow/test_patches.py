@@ -19,7 +19,7 @@ from snakemake.persistence import PersistenceBase
 from srt.cluster.slurm import job_prefix
 from srt.workflow import out_of_memory
 from srt.workflow.patches import PATCHES, StatusQuery, apply_patches, is_controller, submits_to_slurm
-from support import ROOT
+from support import ROOT, warm
 
 HEADER = f"""
 import sys
@@ -33,10 +33,7 @@ assert apply_patches(Path("results")) == []
 def snakemake(folder: Path, rules: str, *args: str, code: int = 0, **environment: str) -> str:
     """Run Snakemake, with the patches, on a Snakefile of these rules; return all that it printed."""
     (folder / "Snakefile").write_text(HEADER + rules, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *args], cwd=folder, env=os.environ | environment, capture_output=True,
-        text=True, timeout=400,
-    )  # fmt: skip
+    done = warm.run(["-m", "snakemake", *args], cwd=folder, env=os.environ | environment)
     output = done.stdout + done.stderr
     assert done.returncode == code, output
     return output

@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support import warm
 from support.dag import MICRO, jobs, snakemake
 
 EXPENSIVE = {"data", "base_model", "sample", "score", "labels", "preferences", "curriculum", "train", "train_last"}
@@ -45,10 +45,8 @@ def planned(folder: Path, *args: str) -> tuple[set[str], str]:
 
 def srt(folder: Path, *args: str, config: bool = True) -> subprocess.CompletedProcess[str]:
     """`srt COMMAND` in a copy of the tree."""
-    return subprocess.run(
-        [sys.executable, "-m", "srt.cli", *args, *(["--configfile", CONFIG] if config else [])],
-        cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(folder / "src")}, timeout=300,
-    )  # fmt: skip
+    words = ["-m", "srt.cli", *args, *(["--configfile", CONFIG] if config else [])]
+    return warm.run(words, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder / "src")})
 
 
 def records(folder: Path) -> list[Path]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from srt.cluster.refusals import refusal
-from support import ROOT
+from support import ROOT, warm
 from support.slurm_cluster import Cluster
 
 POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
@@ -98,10 +96,7 @@ OPTIONS = ("--executor", "slurm", "--slurm-status-command", "squeue", "--slurm-i
 def snakemake(folder: Path, rules: str, *args: str, code: int = 0, env: dict[str, str] | None = None) -> str:
     """Run Snakemake with its SLURM plugin and the patches on these rules; return all that it printed."""
     (folder / "Snakefile").write_text(HEADER + rules, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *OPTIONS, *args], cwd=folder, env=env or os.environ, capture_output=True,
-        text=True, timeout=500,
-    )  # fmt: skip
+    done = warm.run(["-m", "snakemake", *OPTIONS, *args], cwd=folder, env=env or dict(os.environ), timeout=500)
     output = done.stdout + done.stderr
     assert done.returncode == code, output
     return output
