@@ -5,8 +5,8 @@ PYTHON ?=
 # nproc would obey OMP_NUM_THREADS, which says how many threads one process takes
 CORES ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
-# a file on each core at a time, in the order of tests/conftest.py
-PYTEST := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+# A file at a time, in the order of tests/conftest.py. One process more than cores: some tests wait for a cluster.
+PYTEST := $(BIN)/python -m pytest -n $(shell expr $(CORES) + 1) --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?=
 export PYTHON
 

@@ -183,13 +183,13 @@ def test_memory_limit_kills():
 
 
 @pytest.mark.slow
-def test_the_pool_survives_a_thousand_kills_in_a_row():
+def test_the_pool_survives_two_hundred_kills_in_a_row():
     pool = ComparisonPool(2, timeout_s=0.03, memory_mb=1024)
     try:
-        jobs = [["metric", f"\\boxed{{{i}^{{10^{{10}}}}}}", "x+1"] for i in range(2, 1002)]
+        jobs = [["metric", f"\\boxed{{{i}^{{10^{{10}}}}}}", "x+1"] for i in range(2, 202)]
         answers = pool.run(jobs)
         killed = sum(isinstance(answer, str) for answer in answers)
-        assert killed == 1000 and pool.counters["timeouts"] + pool.counters["memory_kills"] == 1000
+        assert killed == 200 and pool.counters["timeouts"] + pool.counters["memory_kills"] == 200
         assert pool.counters["processes_started"] == 2 and pool.counters["process_restarts"] == 0
         assert pool.run([["equal", "1/2", "0.5"]]) == [True]  # and it still works
     finally:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from support import ROOT
+from support.requirements import REQUIREMENTS
 
-TRL = pytest.param([], marks=pytest.mark.trl)
+ALONE = [] if REQUIREMENTS["trl"].there() else ["--no-trl"]
 
 
 def quick(name: str, out: Path, *arguments: str) -> dict[str, Any]:
@@ -27,12 +28,11 @@ def quick(name: str, out: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["--no-trl"], TRL])
-def test_update(tmp_path: Path, arguments: list[str]) -> None:
+def test_update(tmp_path: Path) -> None:
     # the code of `--device cuda` as well, which differs in dtype and shape only
-    result = quick("update.py", tmp_path / "update.json", *arguments)
+    result = quick("update.py", tmp_path / "update.json", *ALONE)
     case = result["cases"]["quick"]
-    assert case["against"] == ("padded" if arguments else "trl")
+    assert case["against"] == ("padded" if ALONE else "trl")
     assert 0 < case["gradients_differ_by"]["ours"] <= 1e-5
     ours = case["sides"]["ours"]
     assert case["real_tokens"] > ours["tokens_processed"] > 0 and 0 < ours["share_of_limit"] < 1
@@ -49,11 +49,10 @@ def test_rollout(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["--no-trl"], TRL])
-def test_step(tmp_path: Path, arguments: list[str]) -> None:
-    result = quick("step.py", tmp_path / "step.json", *arguments)
+def test_step(tmp_path: Path) -> None:
+    result = quick("step.py", tmp_path / "step.json", *ALONE)
     assert 0 < result["engine_against_trainer_nats"] < 1e-4
-    assert set(result["sides"]) == ({"ours"} if arguments else {"trl", "ours"})
+    assert set(result["sides"]) == ({"ours"} if ALONE else {"trl", "ours"})
     assert all(0 < side["mean_response"] <= 24 for side in result["sides"].values())
 
 

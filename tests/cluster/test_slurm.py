@@ -106,9 +106,12 @@ def test_the_cluster_config_is_the_micro_config_with_gpus(root):
 
 @pytest.fixture(scope="module")
 def run(cluster, tmp_path_factory) -> tuple[Path, str, list[dict[str, str]]]:
-    """A fresh clone after `snakemake --profile slurm` on the micro DAG: folder, output, SLURM's record of each job."""
+    """A fresh clone after `snakemake --profile slurm` on the micro DAG up to a figure of both runs.
+
+    Returns folder, output, SLURM's record of each job.
+    """
     folder = copy_of_the_tree(tmp_path_factory.mktemp("slurm") / "clone")
-    output = snakemake(cluster, folder, "--configfile", "tests/cluster/config.yaml", *FAST)
+    output = snakemake(cluster, folder, "--configfile", "tests/cluster/config.yaml", *FAST, "fig2")
     shown = cluster.call("scontrol", "show", "job", "-o", check=True).splitlines()
     seen = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in shown]
     return folder, output, [job for job in seen if job["JobName"].startswith("srt-")]
@@ -116,7 +119,7 @@ def run(cluster, tmp_path_factory) -> tuple[Path, str, list[dict[str, str]]]:
 
 def test_the_results_are_those_of_a_local_run_byte_for_byte(run, micro_run):
     ours, theirs = results(run[0]), results(micro_run)
-    assert ours.keys() == theirs.keys() and len(ours) > 30
+    assert ours.keys() <= theirs.keys() and len(ours) > 25
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 

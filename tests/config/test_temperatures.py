@@ -145,8 +145,8 @@ refilled:
   reward: majority
   refill: {majority: 0.25, rounds: 2}
   steps: 2
-  segment: 1
-  probe: {suites: [cold, warm], step: 1}
+  segment: 2
+  probe: {suites: [cold, warm], step: 2}
 """
 BARS = """
 fig16:
@@ -157,7 +157,7 @@ fig16:
     - {title: Greedy, runs: [refilled], suite: cold}
     - {title: Warm, runs: [refilled], suite: warm}
     - {title: Usual, runs: [refilled], suite: tests}
-  options: {step: 1}
+  options: {step: 2}
 """
 
 
@@ -175,7 +175,7 @@ def probed(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "workflow/report/fig16.rst").write_text("Temperatures.\n")
     planned = jobs(snakemake(folder, *MICRO, "-n", "fig16"))
     assert planned["sample"] == planned["score"] == 5  # two temperatures for two checkpoints, the usual one for the new
-    assert planned["train"] == 1 and not {"data", "base_model", "train_last"} & set(planned)
+    assert planned["train_last"] == 1 and not {"data", "base_model", "train"} & set(planned)
     snakemake(folder, *MICRO, "fig16", "refilled_s1")
     return folder
 
@@ -187,7 +187,7 @@ def test_a_new_temperature_samples_its_suite_and_nothing_else(probed: Path, tmp_
     change(folder, "tests/micro/config.yaml", "temperature: 0.5", "temperature: 0.6")
     output = snakemake(folder, *MICRO, "-n", "fig16", "refilled_s1")
     assert jobs(output) == {"sample": 2, "score": 2, "fig16": 1, "total": 5}
-    names = set(re.findall(r"Sample (?:base/micro|refilled-s1/step-1) on (\S+)", output))
+    names = set(re.findall(r"Sample (?:base/micro|refilled-s1/step-2) on (\S+)", output))
     assert len(names) == 1 and re.fullmatch(r"warm@[0-9a-f]{8}", names.pop())
     assert "micro on warm: temperature=0.5, now 0.6" in output and "new ones are made beside them" in output
 
@@ -201,9 +201,8 @@ def test_the_samples_are_of_their_temperature(probed: Path) -> None:
     assert mean[0] > mean[1] + 0.1  # log-probs are those of the distribution that was sampled from
     table = pd.read_csv(probed / "results/micro/figures/fig16.csv")
     bars = table[table["quantity"] != "gain"]
-    assert bars["panel"].unique().tolist() == ["Greedy (T = 0)", "Warm (T = 0.5)", "Usual (T = 1)"] and set(
-        table["step"]
-    ) == {0, 1}
+    assert bars["panel"].unique().tolist() == ["Greedy (T = 0)", "Warm (T = 0.5)", "Usual (T = 1)"]
+    assert set(table["step"]) == {0, 2}
     assert bars["quantity"].unique().tolist() == ["avg@1", "avg@8"]
     groups_ = read_parquet(folder / "cold.groups.parquet").to_pandas()
     shown = bars[(bars["panel"] == "Greedy (T = 0)") & (bars["method"] == "base")]["value"].iloc[0]

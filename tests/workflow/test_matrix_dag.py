@@ -101,8 +101,8 @@ def climbed(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     micro = folder / "tests/micro"
     (micro / "experiments.yaml").write_text(
         "up: {label: Ground truth, method: ground_truth, model: micro, data: sums, reward: ground_truth, steps: 2, "
-        "segment: 1, suites: [tests]}\n"
-        "more: {extends: up, label: SRT, method: srt, reward: majority, init: {run: up}, "
+        "segment: 2, suites: [tests]}\n"
+        "more: {extends: up, label: SRT, method: srt, reward: majority, segment: 1, init: {run: up}, "
         "validation: {dataset: sums_test, metric: maj}}\n"
         "taught: {extends: more, label: Fixed teacher, method: offline, reward: offline_labels, steps: 1}\n"
     )
