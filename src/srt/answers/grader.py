@@ -210,8 +210,11 @@ class Grader:
         references = [form for option in options if (form := self._form(option, kind))]
         forms: dict[str, Form] = {}
         responses: dict[str, list[int]] = {}
+        parsed: dict[str | None, Form | None] = {}  # most responses of a group have an answer that others have
         for r, item in enumerate(items):
-            if form := self._form(_beside(item.answer, label), kind):
+            if item.answer not in parsed:
+                parsed[item.answer] = self._form(_beside(item.answer, label), kind)
+            if form := parsed[item.answer]:
                 forms[form.text] = form
                 responses.setdefault(form.text, []).append(r)
         return [_Question(group, responses[text], (forms[text], ref)) for text in forms for ref in references]
