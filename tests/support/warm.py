@@ -7,6 +7,7 @@ sends signals starts its program with `subprocess` instead.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -49,12 +50,15 @@ def _program(words: list[str], cwd: str, environment: dict[str, str], out: Path,
     os.environ.clear()
     os.environ.update(environment)
     extra = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if words[0] == "-m":
-        sys.argv, sys.path[:0] = words[1:], [cwd, *extra]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv, sys.path[:0] = words, [str(Path(words[0]).parent), *extra]
-        runpy.run_path(words[0], run_name="__main__")
+    try:
+        if words[0] == "-m":
+            sys.argv, sys.path[:0] = words[1:], [cwd, *extra]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[:0] = words, [str(Path(words[0]).parent), *extra]
+            runpy.run_path(words[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out
 
 
 _SERVER = multiprocessing.get_context("forkserver")
