@@ -37,7 +37,7 @@ RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
     ("whole", {"zero_stage": 1}, [3]),
 ]
 # Three prompts on two ranks are unequal shares; one row per micro-batch makes unequal numbers of micro-batches.
-COMMON = {"prompts_per_step": 3, "learning_rate": 2e-4, "micro_batch_tokens": 1}
+COMMON = {"prompts_per_step": 3, "rollouts_per_prompt": 4, "learning_rate": 2e-4, "micro_batch_tokens": 1}
 
 
 def train_all(folder: Path, base: Path, problems: Path) -> None:

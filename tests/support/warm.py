@@ -19,6 +19,8 @@ from pathlib import Path
 LIBRARIES = ["torch", "transformers", "transformers.models.qwen2.modeling_qwen2", "pandas", "pyarrow.parquet",
              "pydantic", "yaml", "snakemake.cli", "snakemake.api"]  # fmt: skip
 
+SEARCH_PATH = list(sys.path)  # before tests and libraries add to it
+
 
 def run(
     words: list[str], cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 400
@@ -27,7 +29,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         out, err = (Path(folder, name) for name in ("out", "err"))
         place, environment = str(cwd or Path.cwd()), dict(os.environ if env is None else env)
-        process = _SERVER.Process(target=_program, args=(words, place, environment, out, err))
+        process = _SERVER.Process(target=_program, args=(words, place, environment, SEARCH_PATH, out, err))
         process.start()
         process.join(timeout)
         if process.exitcode is None:
@@ -39,7 +41,9 @@ def run(
         return subprocess.CompletedProcess(words, code, *(path.read_text("utf-8", "replace") for path in (out, err)))
 
 
-def _program(words: list[str], cwd: str, environment: dict[str, str], out: Path, err: Path) -> None:
+def _program(
+    words: list[str], cwd: str, environment: dict[str, str], search_path: list[str], out: Path, err: Path
+) -> None:
     """Become `python WORDS`: output into two files, and the interpreter's own exit code."""
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -52,10 +56,10 @@ def _program(words: list[str], cwd: str, environment: dict[str, str], out: Path,
     extra = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     try:
         if words[0] == "-m":
-            sys.argv, sys.path[:0] = words[1:], [cwd, *extra]
+            sys.argv, sys.path[:] = words[1:], [cwd, *extra, *search_path]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
-            sys.argv, sys.path[:0] = words, [str(Path(words[0]).parent), *extra]
+            sys.argv, sys.path[:] = words, [str(Path(words[0]).parent), *extra, *search_path]
             runpy.run_path(words[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 from srt.cluster.partitions import ClusterLimits, Partition
 from srt.plan.needs import needs
 from srt.workflow import preflight
+from support import ROOT
 from support.config_files import DATASETS, MODELS, change, load, write
 from support.dag import MICRO, copy_of_the_tree, snakemake
 from support.hub_server import NEW, Hub, serve
@@ -101,6 +103,14 @@ def test_without_a_connection_only_offline_mode_is_an_error(tmp_path: Path, monk
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (found,) = preflight.hub(load(tmp_path), ["far_test"], [])
     assert not found.good and "HF_HUB_OFFLINE" in found.text
+
+
+def test_the_version_of_a_package_is_the_one_that_import_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "pyarrow-1.0.0.dist-info"
+    old.mkdir()
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: pyarrow\nVersion: 1.0.0\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert [finding.text for finding in preflight.versions(ROOT) if not finding.good] == []
 
 
 def test_space(tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ def versions(root: Path) -> Iterator[Finding]:
     yield Finding("python", SpecifierSet(needed).contains(python), f"{python} ({needed} is needed)")
     lines = (line.partition("#")[0].strip() for line in (root / CONSTRAINTS).read_text(encoding="utf-8").splitlines())
     pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines) if name}
-    installed = {canonicalize_name(found.name): found.version for found in metadata.distributions()}
+    found_first = reversed(list(metadata.distributions()))  # setuptools appends a folder of old copies to sys.path
+    installed = {canonicalize_name(found.name): found.version for found in found_first}
     for text in project["dependencies"]:
         if canonicalize_name(name := Requirement(text).name) not in installed:
             yield Finding("packages", False, f"{name} is not installed: run make setup")
