@@ -306,7 +306,7 @@ FAULTS: dict[str, Fault] = {
         "Time limit", "the trainer ends before it: state saved, exit code 75; a retry resumes",
         "nothing; the same command again if a segment needs more than 4 jobs", _nothing,
         # the first job keeps 50 of its 60 s free, so it stops after a step or two; the next one has 4 minutes
-        args=("--set-resources", "train_last:runtime=attempt*attempt"), env={"SRT_MARGIN_SECONDS": "50"},
+        args=("--set-resources", "train_last:runtime=attempt*attempt"), env={"SRT_MARGIN_SECONDS": "50"}, long=True,
     ),
     "controller": Fault(
         "Controller (Snakemake) killed, login node rebooted", "its jobs continue; the same command waits for them, "
