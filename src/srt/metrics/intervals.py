@@ -52,7 +52,7 @@ class Estimate:
     share: int | None = None
 
     def interval(self, level: float = LEVEL) -> tuple[Any, Any]:
-        """Both ends; NaN where one problem alone says nothing of its spread, equal ends where nothing varies."""
+        """Both ends; NaN with one problem, which has no spread, equal ends where nothing varies."""
         squared = np.maximum(sum(t_quantile(level, dof) ** 2 * variance for variance, dof in self.problems), 0.0)
         squared = squared + sum(t_quantile(level, dof) ** 2 * variance for variance, dof in self.seeds)
         squared = np.where(squared < _NOTHING, 0.0, squared)
