@@ -1,4 +1,4 @@
-"""Claims: estimators on tables with a known truth, intervals by brute force, the rule of verdicts, and the real command."""
+"""Claims: estimators on tables with a known truth, intervals by brute force, the rule, and the real command."""
 
 from __future__ import annotations
 

@@ -8,25 +8,13 @@ import pandas as pd
 import pytest
 
 from srt.claims.resolve import resolve_claims
-from srt.claims.verdict import (
-    SUPPORTED,
-    UNDECIDED,
-)
+from srt.claims.verdict import SUPPORTED, UNDECIDED
 from srt.common.errors import SrtError
 from srt.common.io import canonical_json
 from srt.config import load_config, read_yaml
 from srt.report.first_page import verdict_summary
 from support import ROOT
-from support.claims_tables import Tables
 from support.config_files import change, write
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path)
-
-
-# -- the configuration -------------------------------------------------------------------------------------------------
 
 CLAIMS = """\
 rises:

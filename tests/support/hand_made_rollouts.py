@@ -137,3 +137,10 @@ def near(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tol
     assert size > 1e-3, "a gradient of zero would prove nothing"
     for name, grad in expected.items():
         torch.testing.assert_close(actual[name], grad.to(actual[name]), atol=tolerance * size, rtol=tolerance)
+
+
+def naive_of_preset(trainer: RLTrainer, labels: list[str] | None, preset: str) -> dict[str, torch.Tensor]:
+    """`naive` with what the preset `clean` or `authors` sets, in micro-batches of 6 sequences."""
+    if preset == "authors":
+        return naive(trainer, labels, drop=False, entropy_coefficient=0.001, clamp=10.0, micro=6)
+    return naive(trainer, labels, drop=True, entropy_coefficient=0.0, clamp=None, micro=None)

@@ -27,7 +27,7 @@ from srt.training.rl_trainer import RLTrainer
 from srt.training.run import run_segment
 from srt.training.training_set import METRICS, TrainingSet, join_metrics, read_training_set
 from srt.training.update import PHASES
-from support.hand_made_rollouts import GROUPS, PARSED, TRUTH, hand_made, make_trainer, naive, near, updated
+from support.hand_made_rollouts import GROUPS, PARSED, TRUTH, hand_made, make_trainer, naive_of_preset, near, updated
 from support.specs import train_spec
 from support.training import whole_run
 
@@ -40,11 +40,7 @@ def test_gradient_is_that_of_the_formulas(tmp_path, tiny_base, sums, preset, rew
     trainer = make_trainer(tmp_path, tiny_base, sums, preset=preset, reward=reward, temperature=0.9,
                            micro_batch_sequences=6, zero_stage=zero_stage)  # fmt: skip
     labels = TRUTH if reward == "ground_truth" else None
-    authors = preset == "authors"
-    expected = naive(
-        trainer, labels, drop=not authors, entropy_coefficient=0.001 if authors else 0.0,
-        clamp=10.0 if authors else None, micro=6 if authors else None,
-    )  # fmt: skip
+    expected = naive_of_preset(trainer, labels, preset)
     actual, result = updated(trainer, labels=labels)
     near(actual, expected)
     norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in expected.values()))

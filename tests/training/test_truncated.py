@@ -13,7 +13,7 @@ from srt.answers import Grader
 from srt.rollout import LENGTH, STOP, Rollout
 from srt.training.rewards import training_rewards, without_cut
 from srt.training.update import Batch
-from support.hand_made_rollouts import TRUTH, make_trainer, naive, near, updated
+from support.hand_made_rollouts import TRUTH, make_trainer, naive_of_preset, near, updated
 
 GRADER = Grader()
 
@@ -31,10 +31,7 @@ def test_cut_responses_are_masked_or_do_not_vote(tmp_path, tiny_base, sums, pres
         tmp_path, tiny_base, sums, preset=preset, reward=reward, truncated=truncated, micro_batch_sequences=6
     )
     labels, authors = TRUTH if reward == "ground_truth" else None, preset == "authors"
-    expected = naive(
-        trainer, labels, drop=not authors, entropy_coefficient=0.001 if authors else 0.0,
-        clamp=10.0 if authors else None, micro=6 if authors else None,
-    )  # fmt: skip
+    expected = naive_of_preset(trainer, labels, preset)
     actual, result = updated(trainer, labels=labels)
     near(actual, expected)
     dropped = 0 if authors else 1  # of the four groups: the one without a label
