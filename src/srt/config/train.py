@@ -182,8 +182,8 @@ class Train(Strict):
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1,
-        description="DeepSpeed ZeRO stage: what is partitioned over the GPUs. 0: nothing; 1: optimizer states; 2: "
-        "also gradients; 3: also weights.",
+        description="DeepSpeed ZeRO stage: what is partitioned over the GPUs. 0 (with `dtype: float32` only): nothing; "
+        "1: optimizer states; 2: also gradients; 3: also weights.",
     )
     dtype: Dtype = Field("bfloat16", description="Precision of computation; the optimizer updates float32 weights.")
     gradient_checkpointing: Checkpointing = Field(
@@ -212,6 +212,11 @@ class Train(Strict):
         if full.kl_placement == "loss" and full.kl_estimator == "k1" and full.kl_coefficient > 0:
             raise ValueError(
                 "kl_estimator k1 in the loss has a mean gradient of zero: set it to k2 or k3, or kl_placement to reward"
+            )
+        if full.zero_stage == 0 and full.dtype == "bfloat16":
+            raise ValueError(
+                "zero_stage 0 keeps no float32 weights for the optimizer, which dtype bfloat16 needs: set zero_stage "
+                "to 1, 2 or 3, or dtype to float32"
             )
         return self
 
