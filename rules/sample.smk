@@ -36,6 +36,7 @@ rule sample:
         " --checkpoint {input.checkpoint}"
         " --problems {input.problems}"
         " --out {output.samples}"
+        " --gpus {resources.gpu}"
         " > {log} 2>&1"
 
 

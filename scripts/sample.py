@@ -12,11 +12,15 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, type=Path, help="model folder in Hugging Face format")
     parser.add_argument("--problems", required=True, type=Path, nargs="+", help="problem tables (parquet)")
     parser.add_argument("--out", required=True, type=Path, help="raw samples to write (parquet)")
+    parser.add_argument("--gpus", type=int, help="GPUs of the job; 0: use none; by default one that torch sees")
     args = parser.parse_args()
 
+    from srt.cluster.launch import hide_gpus
     from srt.common.io import parse_spec
     from srt.evaluation.sampling import SPEC, sample
 
+    if args.gpus == 0:
+        hide_gpus()
     counts = sample(parse_spec(args.spec, SPEC), args.checkpoint, args.problems, args.out)
     print(" ".join(f"{key}={value}" for key, value in counts.items()))
 

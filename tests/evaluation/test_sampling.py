@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +115,17 @@ def test_wrong_specs_are_a_sentence_and_leave_nothing(tmp_path, tiny_base, odd, 
     with pytest.raises(SrtError, match=expected):
         sample(VALUES | change, tiny_base, [odd], tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_without_a_gpu_samples_on_the_cpu_of_a_machine_that_has_one(tmp_path, tiny_base, odd, monkeypatch):
+    """CUDA is faked by what its driver does: it sees the devices that the environment shows."""
+    import sample as script
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != "")
+    out = tmp_path / "x.parquet"
+    words = ["--spec", json.dumps(VALUES | {"n": 2}), "--checkpoint", str(tiny_base), "--problems", str(odd)]
+    monkeypatch.setattr(sys, "argv", ["sample.py", *words, "--out", str(out), "--gpus", "0"])
+    script.main()
+    assert read_parquet(out).num_rows == 4

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import Qwen2Config
 
 from srt.common.errors import SrtError
-from srt.packing.attention import check_packable
+from srt.packing import attention
+from srt.packing.attention import PackAttention, check_packable
 from srt.packing.pack import balance, pack, runs, split
 
 quick = settings(deadline=None, derandomize=True, max_examples=200)
@@ -115,3 +116,17 @@ def test_models_that_cannot_be_packed_are_refused():
     with pytest.raises(SrtError, match=r"base/config.json: layer_types has chunked_attention: .*: choose another base"):
         check_packable("base", config)
     check_packable("base", Qwen2Config(use_sliding_window=True, max_window_layers=1, num_hidden_layers=2))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "kernel"),
+    [
+        ("cuda", torch.bfloat16, True), ("cuda", torch.float16, True), ("cuda", torch.float32, False),
+        ("cuda", torch.float64, False), ("cpu", torch.bfloat16, False),
+    ],
+)  # fmt: skip
+def test_the_kernel_of_a_gpu_gets_only_the_types_that_it_takes(monkeypatch, device, dtype, kernel):
+    """The probe of a base model (srt.training.pack_probe) computes in float32 on a GPU too."""
+    layout = pack([[1, 2]], [np.array([3, 4])], [0], [0]).attention.layout
+    monkeypatch.setattr(attention, "_varlen", lambda layout, device: "arguments of the kernel")
+    assert (PackAttention(layout, 3, device, dtype).varlen is not None) == kernel

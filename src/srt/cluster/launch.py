@@ -10,6 +10,8 @@ launcher, which replaces itself by the command that fits:
 torchrun is `python -m srt.cluster.torchrun`, which passes SIGTERM on and ends with the workers' exit code. PYTHONPATH
 begins with the folder of this srt, so that it is found where srt is not installed.
 
+A job that requests no GPU sees none (`hide_gpus`), also on a machine that has some.
+
 There is one process per GPU that torch sees, not per GPU that was requested: with a broken driver, n processes without
 a GPU would compete for the CPU. `SRT_PROCESSES_PER_NODE` overrides the count (tests, and clusters without GPUs).
 
@@ -40,6 +42,14 @@ KEEP_MEMORY = {
         f"glibc.malloc.{name}" for name in ("hugetlb=1", f"mmap_threshold={32 << 20}", f"trim_threshold={4 << 30}")
     )
 }
+
+
+def hide_gpus() -> None:
+    """Let this process, and those that it starts, see no GPU: for a job without one on a machine that has some.
+
+    Call it before CUDA is used for the first time.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _ask_slurm(job: str, fields: str) -> str:
@@ -167,6 +177,7 @@ def main(gpus: int, nodes: int, script: list[str]) -> None:
     argv = command(gpus, nodes, script)
     # With GPUs, complete states briefly sit in host memory, which must be released to the system afterwards.
     if gpus == 0:
+        hide_gpus()
         os.environ.update(KEEP_MEMORY | os.environ)
     if argv[0] == "srun":  # else srun would keep to Snakemake's job step of one node, which these describe
         for name in [n for n in os.environ if n.startswith("SLURM_") and n not in ("SLURM_JOB_ID", "SLURM_CONF")]:

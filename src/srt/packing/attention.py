@@ -1,8 +1,8 @@
 """Attention over a pack: each token sees its own prompt and what precedes it in its own sequence.
 
-On a GPU this is one call of PyTorch's variable-length kernel. On a CPU, which has none, sequences of about the same
-length are padded to one rectangle; linear layers never see that padding. Soft caps and sinks, which the kernel does not
-have, are computed on the rectangles on a GPU too.
+On a GPU this is one call of PyTorch's variable-length kernel, which takes 16-bit numbers only. Elsewhere (on a CPU, in
+float32) sequences of about the same length are padded to one rectangle; linear layers never see that padding. Soft caps
+and sinks, which the kernel does not have, are computed on the rectangles on a GPU too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from srt.rollout.attention_arguments import refuse_unknown
 ATTENTION = "srt_packed"
 SAME_LENGTH = 0.75  # a bucket ends before a row shorter than this share of its longest row
 BUCKET = 16  # rows that a bucket has at least
-
+KERNEL_TYPES = (torch.bfloat16, torch.float16)  # that the variable-length kernel takes
 
 KINDS = {"full_attention", "sliding_attention"}  # of layers (`layer_types`) that a pack reproduces
 
@@ -78,16 +78,17 @@ class Layout:
 class PackAttention:
     """Who sees whom in a pack of `tokens` tokens; `dtype`, of the bias, is the model's.
 
-    `longest` is the number of tokens of the longest sequence. `varlen`, on a GPU: cumulative lengths of queries and of
-    keys, places of all keys, prompts first, and the longest query and key. `buckets`, made where they are used, and
-    `place` [tokens] where the output of each token is among those of all buckets, which lie one after the other,
-    padding included.
+    `longest` is the number of tokens of the longest sequence. `varlen`, on a GPU in 16 bits: cumulative lengths of
+    queries and of keys, places of all keys, prompts first, and the longest query and key. `buckets`, made where they
+    are used, and `place` [tokens] where the output of each token is among those of all buckets, which lie one after the
+    other, padding included.
     """
 
     def __init__(self, layout: Layout, tokens: int, device: torch.device | str, dtype: torch.dtype) -> None:
         self.layout, self.tokens, self.device, self.dtype = layout, tokens, torch.device(device), dtype
         self.longest = int(max(layout.prompt_length.max(), (layout.own_prompt_length + layout.length).max()))
-        self.varlen = _varlen(layout, device) if self.device.type == "cuda" else None
+        kernel = self.device.type == "cuda" and dtype in KERNEL_TYPES
+        self.varlen = _varlen(layout, device) if kernel else None
 
     @cached_property
     def buckets(self) -> list[Bucket]:
