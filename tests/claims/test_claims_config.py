@@ -97,6 +97,8 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path) -> None:
         ("difference", "against: other, also: [gt], at: 6", 12, "at: run 'gt' has no checkpoint at step 6"),
         ("difference", "against: gt, at: peak, until: 6", 12, "until: run 'gt' has no checkpoint at step 6"),
         ("difference", "against: gt, at: last, until: 6", 6, "until: neither run is read at its peak: set at to peak"),
+        ("peak_step", "against_datasets: [sums]", 6, "datasets: run 'srt' is not evaluated on 'sums'"),
+        ("peak_step", "against_datasets: [sums_test]", 6, "datasets: data set 'sums_test' appears twice: remove one"),
         ("peak_then_fall", "after: 5", 6, "after: run 'srt' has no checkpoint at step 5: use a multiple"),
         ("alarm_rate", "also: [gtt]", 6, "also: unknown run 'gtt' (did you mean 'gt'?)"),
         ("alarm_rate", "also: [gt, srt]", 6, "also: run 'srt' appears twice: remove one"),

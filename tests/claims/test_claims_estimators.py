@@ -126,6 +126,28 @@ def test_peak_then_fall_and_peak_step(tables: Tables) -> None:
     assert tables.verdict("peak_step", {"within": [150, 250]}, run="flat", datasets=["t"]) == UNDECIDED
 
 
+def test_peaks_on_several_test_sets(tables: Tables) -> None:
+    """By hand: peaks at 200 (in one seed at 300) and 100; each lies within half the distance of its neighbours."""
+    early, late, later = (curve(*rates, noise=0.02) for rates in (
+        (0.3, 0.6, 0.3, 0.2, 0.1), (0.3, 0.4, 0.6, 0.4, 0.2), (0.3, 0.4, 0.4, 0.6, 0.2),
+    ))  # fmt: skip
+    tables.run("same", {"a": late, "b": late, "held": late})
+    tables.run("apart", {"a": early, "held": late})
+    same = {"run": "same", "datasets": ["a", "b"], "against_datasets": ["held"]}
+    numbers = tables.numbers("peak_step", each=True, **same)
+    assert [n.name for n in numbers] == [f"peak step of avg@32 of same on {name} minus that on held" for name in "ab"]
+    assert [(n.estimate, n.lo, n.hi) for n in numbers] == [(0, -100, 100)] * 2
+    apart = {"run": "apart", "datasets": ["a"], "against_datasets": ["held"]}
+    (number,) = tables.numbers("peak_step", **apart)
+    assert (number.estimate, number.lo, number.hi) == (-100, -200, 0)
+    assert tables.verdict("peak_step", {"within": [-100, 100]}, **same) == SUPPORTED
+    assert tables.verdict("peak_step", {"within": [50, 100]}, **apart) == REFUTED
+    tables.run("seeds", {"a": [late, later], "held": [late, late]}, seeds=2)
+    (number,) = tables.numbers("peak_step", run="seeds", datasets=["a"], against_datasets=["held"])
+    # the seeds' differences are 0 and 100: their standard error is 50
+    assert number.seeds == 2 and number.hi - number.estimate >= t_quantile(0.95, 1) * 50
+
+
 def test_when_the_fall_comes(tables: Tables) -> None:
     rates = {
         "late": curve(0.3, 0.5, 0.6, 0.58, 0.2, noise=0.01), "early": curve(0.3, 0.6, 0.3, 0.25, 0.2, noise=0.01),

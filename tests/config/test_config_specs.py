@@ -72,6 +72,7 @@ ALL_OF_TINY = {"model tiny", "sample tiny"} | RUN_SRT | RUN_GT
         (RUNS, "reward: majority", "reward: offline_labels", RUN_SRT),
         (RUNS, "reward: majority", "reward: majority\n  on_alarm: stop", RUN_SRT),
         (RUNS, "reward: majority", "reward: majority\n  on_alarm: offline_labels", RUN_SRT),
+        (RUNS, "reward: ground_truth", "reward: ground_truth\n  stop_at: {accuracy: 0.9}", RUN_GT),
         (RUNS, "data: sums\n  reward: majority", "data: sums_test\n  reward: majority", RUN_SRT),
         (RUNS, "curriculum: {by: pass_rate}", "curriculum: {by: majority_frequency}", RUN_SRT),
         (RUNS, "curriculum: {by: pass_rate}", "curriculum: {by: pass_rate, fraction: 0.5}", RUN_SRT),
@@ -133,7 +134,7 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
         "label", "method", "seeds", "steps", "segment", "suites", "probe", "gpus", "job", "reference_offload",
         "engine_sleep", "rollout_tensor_parallel", "extends", "validation",
     }  # fmt: skip
-    in_it_when_used = {"init", "teacher", "on_alarm", "refill", "preference"}
+    in_it_when_used = {"init", "teacher", "on_alarm", "stop_at", "refill", "preference"}
     assert set(Run.model_fields) - left_out - in_it_when_used <= set(spec)
     assert not (left_out | in_it_when_used) & set(spec)
 

@@ -227,14 +227,16 @@ def test_the_wall_time_of_a_target_is_of_what_remains(micro: Config, monkeypatch
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 
-def gpu_config(seeds: int = 1, **plan: object) -> Config:
-    """The smoke configuration with the 7B model in the tiny one's place."""
+def gpu_config(seeds: int = 1, steps: dict[str, int] | None = None, **plan: object) -> Config:
+    """The smoke configuration with the 7B model in the tiny one's place; `steps` of runs instead of its own."""
     raw = read_yaml(ROOT / "config/smoke.yaml")
     files = raw.pop("files")
     sections = {name: read_yaml(ROOT / path) for name, path in files.items()}
     entry = {"source": "hub", "repo": "Qwen/Qwen2.5-Math-7B", "revision": "b" * 40, "parameters": 7.6e9,
              "gpus_train": 8, "gpus_sample": 1}  # fmt: skip
     sections["models"] = {"tiny": entry}
+    for run, count in (steps or {}).items():
+        sections["runs"][run]["steps"] = count
     train = {"max_prompt_tokens": 1024, "max_new_tokens": 3072, "dtype": "bfloat16"}
     sampling = {"n": 32, "max_prompt_tokens": 1024, "max_new_tokens": 3072}
     raw |= {"results": "none", "seeds": seeds, "train_defaults": train, "sampling": sampling, "plan": plan}
@@ -260,6 +262,23 @@ def test_seeds_are_counted_once_for_the_target() -> None:
     one, three = make_plan(gpu_config(target_gpu_hours=1.0)), make_plan(gpu_config(3, target_gpu_hours=1.0))
     line = next(line for line in savings(one) if line.startswith("With one seed"))
     assert line in savings(three) and len(three.dag.jobs) > 2 * len(one.dag.jobs)
+
+
+def test_a_part_that_stands_apart_is_what_the_total_would_lack() -> None:
+    long = make_plan(gpu_config(3, apart={"longer mix": {"gt_mix": 6, "srt_mix": 6}}, target_gpu_hours=1.0))
+    short = make_plan(gpu_config(3, steps={"gt_mix": 6, "srt_mix": 6}))
+    added = long.gpu_hours(set(long.dag.jobs)) - short.gpu_hours(set(short.dag.jobs))
+    (row,) = to_json(long)["apart"]
+    assert row["part"] == "longer mix" and row["gpu_hours"] == pytest.approx(added) and added > 0
+    assert row["jobs"] == len(long.dag.jobs) - len(short.dag.jobs)
+    assert row["one_seed_gpu_hours"] == pytest.approx(added / 3) and row["remaining_gpu_hours"] == row["gpu_hours"]
+    text = to_text(long)
+    assert f"without them, the total is {short.gpu_hours(set(short.dag.jobs)):,.0f} GPU-hours" in text
+    assert "without the parts that stand apart. The target" in text and "longer mix" in text
+    assert "stand apart" not in to_text(short) and to_json(short)["apart"] == []
+    assert long.apart["longer mix"] == {key for key in long.dag.jobs if "_mix-s" in key and "step-12" in key}
+    whole = make_plan(gpu_config(apart={"test-time training": {"ttt_sums4": 0}}))
+    assert whole.apart["test-time training"] == {k for k in whole.dag.jobs if "ttt_sums4-s1/step-6" in k}
 
 
 def test_a_variant_changes_only_what_it_says() -> None:

@@ -111,6 +111,8 @@ def train_spec(config: Config, instance: str) -> str:
         origin["preference"] = {**preference_spec(config, instance), **run.preferences.loss(run.reward)}
     if run.on_alarm:  # with the rule: changing it trains these runs again
         origin["on_alarm"] = {"action": run.on_alarm, "rule": config.alarm.model_dump(mode="json")}
+    if run.stop_at:
+        origin["stop_at"] = run.stop_at.model_dump(mode="json")
     if run.refill:
         origin["refill"] = run.refill.model_dump(mode="json")
     train = run.train.resolved().model_dump(mode="json")

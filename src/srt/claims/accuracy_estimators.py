@@ -140,21 +140,35 @@ def _fall_after(curve: Curve, step: int, of: str) -> Number:
 
 
 def peak_step(view: View, options: Options) -> list[Number]:
-    """The evaluated step at which the metric is best, to half the distance of its neighbours; ties: the earliest."""
+    """The evaluated step at which the metric is best, to half the distance of its neighbours; ties: the earliest.
+
+    With `against_datasets`, minus that on these sets, by seed.
+    """
     numbers = []
+    others = options.get("against_datasets")
     for of, sets in each(options):
         curve = view.curve(options["run"], sets, options["metric"])
-        best = int(curve.value.argmax())
-        steps = curve.steps.astype(float)
-        near = np.diff(steps)[[max(best - 1, 0), min(best, len(steps) - 2)]] / 2
-        source = Resampled(
-            steps[best],
-            seeds_of(steps[curve.by_seed.argmax(axis=1)]),
-            steps[curve.by_seed_replicates.mean(axis=1).argmax(axis=1)],
-            below=near[0], above=near[1],
-        )  # fmt: skip
-        numbers.append(number(f"peak step of {curve.label} of {curve.run}{of}", source, curve))
+        value, by_seed, replicates, near = _peak_steps(curve)
+        name, below, above = f"peak step of {curve.label} of {curve.run}{of}", *near
+        if others:
+            theirs = _peak_steps(view.curve(options["run"], others, options["metric"]))
+            value, by_seed, replicates = value - theirs[0], by_seed - theirs[1], replicates - theirs[2]
+            below, above = below + theirs[3][1], above + theirs[3][0]
+            name += f" minus that on {' and '.join(others)}"
+        source = Resampled(value, seeds_of(by_seed), replicates, below=below, above=above)
+        numbers.append(number(name, source, curve))
     return numbers
+
+
+def _peak_steps(curve: Curve) -> tuple[float, np.ndarray, np.ndarray, tuple[float, float]]:
+    """The step of the peak: of the mean, of each seed [S], of replicates [B]; and half the distance of its neighbours.
+
+    The base model's step 0 has no neighbour below, the last step none above: the distance to the other one counts.
+    """
+    best, steps = int(curve.value.argmax()), curve.steps.astype(float)
+    below, above = np.diff(steps)[[max(best - 1, 0), min(best, len(steps) - 2)]] / 2
+    by_seed = steps[curve.by_seed.argmax(axis=1)]
+    return steps[best], by_seed, steps[curve.by_seed_replicates.mean(axis=1).argmax(axis=1)], (below, above)
 
 
 @dataclass(frozen=True)

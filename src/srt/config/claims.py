@@ -144,6 +144,10 @@ class PeakThenFallOptions(MetricOptions):
 class PeakStepOptions(MetricOptions):
     """Estimator `peak_step`: the evaluated step at which the metric is best; of equal steps the earliest."""
 
+    against_datasets: list[str] | None = Field(
+        None, min_length=1, description="Subtract the step at which these test sets are best; null subtracts nothing."
+    )
+
 
 class FallsSoonerOptions(MetricOptions):
     """Estimator `falls_sooner`: step of the fall of one run minus that of another, within their common steps."""

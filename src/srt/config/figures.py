@@ -227,6 +227,11 @@ class Panel(Strict):
         description="Suite of this panel, such as one at another temperature; for kind `bars` only, where it may be a "
         "suite of the runs' `probe`; null means the suite of the figure.",
     )
+    step: int | None = Field(
+        None,
+        gt=0,
+        description="Step of the checkpoints in this panel, for kind `bars` only; null means the option `step`.",
+    )
 
 
 class Figure(Strict):
@@ -296,6 +301,8 @@ class Figure(Strict):
             raise ValueError("panels: kind examples shows one run: keep one panel with one run")
         if self.kind != "bars" and any(panel.suite for panel in self.panels):
             raise ValueError(f"panels: suite: kind {self.kind} has one suite for all panels: write it under the figure")
+        if self.kind != "bars" and any(panel.step for panel in self.panels):
+            raise ValueError(f"panels: step: kind {self.kind} shows no single checkpoint: remove step")
         titles = [panel.title for panel in self.panels]
         for mark in self.options.get("marks", []):
             if mark.get("panel") is not None and mark["panel"] not in titles:

@@ -69,6 +69,11 @@ class PlanConfig(Strict):
         "data set's table is made.",
     )
     unknown_rows: int = Field(1000, gt=0, description="Number of problems of a data set where nothing else gives it.")
+    apart: dict[str, dict[str, Annotated[int, Field(ge=0)]]] = Field(
+        default_factory=dict,
+        description="Parts whose cost the plan shows apart, by a name: their runs, each with the step after which its "
+        "jobs belong to the part (0: the whole run).",
+    )
     paper_gpu_hours: dict[str, float] = Field(
         default_factory=dict,
         description="GPU-hours that the paper states for its final results, by version; shown beside ours.",

@@ -59,6 +59,17 @@ class Refill(Strict):
     )
 
 
+class StopAt(Strict):
+    """Train to an accuracy instead of for a number of steps, as v2's warm-ups (Appendix B.3)."""
+
+    accuracy: float = Field(
+        gt=0, le=1, description="Mean accuracy on the training prompts (`true_accuracy`) with which the run ends."
+    )
+    window: int = Field(
+        10, gt=0, le=1000, description="Number of steps whose mean accuracy is compared, the last one included."
+    )
+
+
 def checkpoint_at(run: str, step: int) -> str:
     """The name of a checkpoint of a run of one seed: `{run}/step-{n}`."""
     return f"{run}/step-{step}"
@@ -129,6 +140,11 @@ class Run(Strict):
         description="What happens when the label-free collapse alarm rings (docs/monitors.md). `stop`: training ends, "
         "and later checkpoints have the weights of that step; `offline_labels`: training continues with this reward; "
         "null: nothing happens. For rewards `majority` and `soft_majority`.",
+    )
+    stop_at: StopAt | None = Field(
+        None,
+        description="Accuracy with which training ends, for reward `ground_truth`; later checkpoints have the weights "
+        "of that step. `steps` is then the maximum. null trains for `steps`.",
     )
     curriculum: Curriculum | None = Field(
         None, description="Train only on the easiest part of the data; null means all of the data."
@@ -203,6 +219,11 @@ class Run(Strict):
             raise ValueError(
                 "on_alarm: the alarm reads the KL, and skip_unanimous leaves unanimous groups out of it: set "
                 "train.skip_unanimous to false, or remove on_alarm"
+            )
+        if self.stop_at is not None and self.reward != "ground_truth":
+            raise ValueError(
+                f"stop_at: reward {self.reward} must not depend on true answers: set reward to ground_truth, or remove "
+                "stop_at"
             )
         if self.refill is not None and self.reward not in VOTING:
             raise ValueError(

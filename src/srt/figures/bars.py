@@ -9,7 +9,7 @@ has one trained model and groups are few; the CSV has all of them.
 Options
     names         {data set: name in the figure}
     base_label    label of the base bar; default "Base model"
-    step          checkpoint that is shown, default the last (used by `srt.figures.resolve`)
+    step          checkpoint that is shown, default the last; a panel may have its own (used by `srt.figures.resolve`)
     from_base     the first point is the base model, not where the run starts (used by `srt.figures.resolve`)
 """
 

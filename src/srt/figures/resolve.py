@@ -78,7 +78,7 @@ def _series(
     entry = config.runs[run]
     validation = figure.options.get("validation_dataset")
     suites = figure_suites(config, figure, run, [*datasets, *([validation] if validation else [])], panel)
-    step = figure.options.get("step") or entry.checkpoints[-1]
+    step = (panel.step if panel else None) or figure.options.get("step") or entry.checkpoints[-1]
     steps = [step] if figure.kind == "bars" else entry.checkpoints
     start = f"base/{entry.model}" if figure.options.get("from_base") else config.start(instance)
     points = [(0, start), *((n, checkpoint_at(instance, n)) for n in steps)]

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from srt.config.root import Config
+from srt.config.runs import run_and_step
 from srt.plan.jobs import GPU_RULES, Dag, build
 from srt.plan.measured import measure
 from srt.plan.price import Price, Pricing
@@ -57,6 +58,11 @@ class Plan:
             for count in self.config.plan.partitions
         ]
 
+    @cached_property
+    def apart(self) -> dict[str, set[str]]:
+        """Keys of the jobs of each part that stands apart: training after its steps, and what is made from it."""
+        return {part: _jobs_of_part(self.config, self.dag, runs) for part, runs in self.config.plan.apart.items()}
+
     def gpu_hours(self, keys: set[str]) -> float:
         """GPU-hours of these jobs."""
         return sum(self.prices[key].gpu_hours for key in sorted(keys))
@@ -75,6 +81,23 @@ def make_plan(config: Config) -> Plan:
         plan.options = [(name, _variant_hours(plan, variant)) for name, variant in OPTIONS]
         plan.sensitivity = [(name, _variant_hours(plan, variant)) for name, variant in SENSITIVITY]
     return plan
+
+
+def _jobs_of_part(config: Config, dag: Dag, runs: dict[str, int]) -> set[str]:
+    """Training jobs of these runs after these steps, and all jobs that need them, except those of `dag.leaves`.
+
+    Leaves, such as figures and tables, are made with and without the part.
+    """
+    leaves, found = set(dag.leaves), set()
+    for key in dag.order():
+        job = dag.jobs[key]
+        trained = None
+        if job.rule in ("train", "train_last"):
+            instance, step = run_and_step(job.name)
+            trained = runs.get(config.entry(instance).id, step) < step
+        if key not in leaves and (trained or any(parent in found for parent in dag.parents(key))):
+            found.add(key)
+    return found
 
 
 def _variant_hours(plan: Plan, variant: Variant) -> float:
@@ -116,6 +139,27 @@ def by_target(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_part(plan: Plan) -> pd.DataFrame:
+    """A row per part that stands apart: its jobs, GPU-hours, those of the first seed of each run, and what remains."""
+    rows = [
+        {
+            "part": part,
+            "jobs": len(keys),
+            "gpu_hours": plan.gpu_hours(keys),
+            "one_seed_gpu_hours": plan.gpu_hours({key for key in keys if not later_seed(plan, key)}),
+            "remaining_gpu_hours": plan.gpu_hours(keys & plan.remaining),
+        }
+        for part, keys in plan.apart.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def later_seed(plan: Plan, key: str) -> bool:
+    """Whether a job belongs to a run's second or later seed."""
+    run, _, seed = plan.dag.jobs[key].name.partition("/")[0].rpartition("-s")
+    return run in plan.config.runs and seed.isdecimal() and int(seed) in plan.config.runs[run].seeds[1:]
+
+
 def by_group(plan: Plan) -> pd.DataFrame:
     """A row per rule and model: jobs, hours, the number of measurements and their median over assumed seconds."""
     jobs: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -141,6 +185,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "seeds": {name: len(run.seeds) for name, run in plan.config.runs.items()},
         "targets": _records(plan.targets),
         "groups": _records(by_group(plan)),
+        "apart": _records(by_part(plan)),
         "jobs": dict(sorted(Counter(job.rule for job in plan.dag.jobs.values()).items())),
         "wall": [{k: v for k, v in asdict(s).items() if k != "start"} for s in plan.schedules],
         "final_bytes": plan.final_bytes,

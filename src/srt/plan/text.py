@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from srt.config.root import Config
 from srt.plan.jobs import GPU_RULES
-from srt.plan.tables import Plan, by_group
+from srt.plan.tables import Plan, by_group, by_part, later_seed
 
 
 def to_text(plan: Plan) -> str:
@@ -49,6 +48,8 @@ def to_text(plan: Plan) -> str:
         ),
         f"Disk in the end: {_bytes(plan.final_bytes)}.",
     ]  # fmt: skip
+    if plan.apart:
+        lines += ["", *parts(plan)]
     too_wide = sorted(
         {p.gpus for p in plan.prices.values() if p.gpus > rates.gpus_per_partition * min(rates.partitions)}
     )
@@ -57,6 +58,19 @@ def to_text(plan: Plan) -> str:
     if plan.savings:
         lines += ["", *savings(plan)]
     return "\n".join(lines) + "\n"
+
+
+def parts(plan: Plan) -> list[str]:
+    """What the parts that stand apart add to the total."""
+    rows = [
+        (r.part, f"{r.jobs:,}", _hours(r.gpu_hours), _hours(r.one_seed_gpu_hours), _hours(r.remaining_gpu_hours))
+        for r in by_part(plan).itertuples()
+    ]
+    without = plan.gpu_hours(set(plan.dag.jobs) - set().union(*plan.apart.values()))
+    return [
+        f"Parts that stand apart (`plan: apart`); without them, the total is {without:,.0f} GPU-hours.",
+        *_table(["part", "jobs", "GPU-hours", "with one seed", "remaining"], rows),
+    ]
 
 
 def savings(plan: Plan) -> list[str]:
@@ -84,19 +98,14 @@ def savings(plan: Plan) -> list[str]:
             f"The paper's {version} states {hours:,.0f} GPU-hours for its final results; this plan: {total:,.0f}."
         )
     if (target := plan.config.plan.target_gpu_hours) is not None:
-        one_seed = sum(
-            plan.prices[key].gpu_hours for key, job in plan.dag.jobs.items() if not _later_seed(plan.config, job.name)
-        )
+        first = {key for key in plan.dag.jobs if not later_seed(plan, key)}
+        one_seed, extra = plan.gpu_hours(first), plan.gpu_hours(first & set().union(*plan.apart.values()))
         verdict = "is met" if one_seed <= target else f"is missed by {one_seed - target:,.0f}"
-        lines.append(f"With one seed of each run: {one_seed:,.0f} GPU-hours. The target of {target:,.0f} {verdict}.")
+        said = f", {one_seed - extra:,.0f} without the parts that stand apart" if plan.apart else ""
+        lines.append(
+            f"With one seed of each run: {one_seed:,.0f} GPU-hours{said}. The target of {target:,.0f} {verdict}."
+        )
     return lines
-
-
-def _later_seed(config: Config, name: str) -> bool:
-    """Whether a job belongs to a run's second or later seed."""
-    first = name.partition("/")[0]
-    run, _, seed = first.rpartition("-s")
-    return run in config.runs and seed.isdecimal() and int(seed) in config.runs[run].seeds[1:]
 
 
 def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:

@@ -1,15 +1,16 @@
-"""What a run does when its collapse alarm rings: nothing, end for good, or continue on offline labels (key `on_alarm`).
+"""What ends or changes a run before its last step: its collapse alarm (`on_alarm`), or an accuracy (`stop_at`).
 
-An alarm that changes training does not rely on log files. Its state at the end of a segment is in that segment's
-checksummed progress.json, and the rows since then belong to the state that is resumed. So a chain of segments, killed
-anywhere, is one long run. All ranks see the same rows (means over gathered groups) and make the same decision.
+Neither relies on log files. Its state at the end of a segment is in that segment's checksummed progress.json, and the
+rows since then belong to the state that is resumed. So a chain of segments, killed anywhere, is one long run. All ranks
+see the same rows (means over gathered groups) and make the same decision.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from srt.common.io import read_json
 from srt.config.runs import AlarmAction
@@ -21,11 +22,76 @@ def action_of(spec: Mapping[str, Any]) -> AlarmAction | None:
     return spec["on_alarm"]["action"] if "on_alarm" in spec else None
 
 
+class Watch(Protocol):
+    """Reads a run's metrics step by step, and says what is due.
+
+    `restore` and `update` return an action once per attempt: at its step, or when training resumes from a state in
+    which that step is past.
+    """
+
+    def restore(self, resume: Path | None, metrics: Sequence[Mapping[str, Any]]) -> AlarmAction | None:
+        """Take up the state `resume` (None: a fresh start) and the rows of the steps taken since."""
+
+    def update(self, row: Mapping[str, Any]) -> AlarmAction | None:
+        """Take one more step's metrics."""
+
+    def progress(self) -> dict[str, Any]:
+        """What a state has to keep."""
+
+    def sentence(self) -> str:
+        """When and why the action was due."""
+
+
+def watch_of(spec: Mapping[str, Any]) -> Watch:
+    """What a run of this spec watches: an accuracy, or its alarm, which may only ring."""
+    return AccuracyGoal(spec) if "stop_at" in spec else ActingAlarm(spec)
+
+
+class AccuracyGoal:
+    """Ends a run on true answers once its mean training accuracy over a window of steps reaches the goal (`stop_at`).
+
+    Steps whose accuracy is unknown (NaN) do not count.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.run, self.goal = spec["run"], spec["stop_at"]
+        self.recent: list[float] = []
+        self.reached: int | None = None
+
+    def restore(self, resume: Path | None, metrics: Sequence[Mapping[str, Any]]) -> AlarmAction | None:
+        """As `Watch`."""
+        if resume is not None:
+            state = read_json(resume / "progress.json")["stop_at"]
+            self.recent, self.reached = list(state["recent"]), state["reached"]
+        for row in metrics:
+            self.update(row)
+        return "stop" if self.reached is not None else None
+
+    def update(self, row: Mapping[str, Any]) -> AlarmAction | None:
+        """As `Watch`."""
+        accuracy, window = float(row["true_accuracy"]), self.goal["window"]
+        if self.reached is not None or math.isnan(accuracy):
+            return None
+        self.recent = [*self.recent, accuracy][-window:]
+        if len(self.recent) < window or sum(self.recent) / window < self.goal["accuracy"]:
+            return None
+        self.reached = int(row["step"])
+        return "stop"
+
+    def progress(self) -> dict[str, Any]:
+        """As `Watch`."""
+        return {"stop_at": {"recent": self.recent, "reached": self.reached}}
+
+    def sentence(self) -> str:
+        """As `Watch`."""
+        return (
+            f"{self.run}: the accuracy of {self.goal['window']} steps reached {self.goal['accuracy']:g} at step "
+            f"{self.reached} (stop_at)"
+        )
+
+
 class ActingAlarm:
     """The alarm of a run that may act on it.
-
-    `restore` and `update` return the action when it is due, once per attempt: when the alarm rings, or when training
-    resumes from a state in which it has already rung.
 
     Args:
         spec: the run's. The spec includes the alarm's rule, since another rule trains another run.

@@ -38,7 +38,7 @@ class BaseTrainer(ABC):
     """Takes the steps of one segment: `step` is one optimizer step, `update` its last part.
 
     `prompts` are the token ids of all problems of `data` (empty where too long), `order` is that of the usable ones.
-    `ended`: the run's alarm has ended it, so that no further step is taken, in this segment and in all later ones.
+    `ended`: the run's alarm or `stop_at` has ended it: no further step is taken, in this segment and in all later ones.
     """
 
     update: Update
@@ -115,14 +115,14 @@ class BaseTrainer(ABC):
         return {}
 
     def apply(self, action: AlarmAction) -> str:
-        """Do what the run's alarm asks for, and return a sentence about it.
+        """Do what the run's alarm or `stop_at` asks for, and return a sentence about it.
 
         `stop` ends the run. `offline_labels` switches to the teacher's labels: from then on prompts, their order and
         the reward are those of a run that had this reward from the start.
         """
         if action == "stop":
             self.ended = True
-            return "training ended there, and later checkpoints keep these weights (on_alarm: stop)"
+            return "training ended there, and later checkpoints keep these weights"
         usable = self._later_labelled()
         left_out = len(self.order.usable) - len(usable)
         self.spec = {**self.spec, "reward": "offline_labels"}

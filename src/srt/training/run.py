@@ -20,7 +20,7 @@ from srt.distributed.rank_agreement import check_base, find_state, segment_lock
 from srt.distributed.saving import Saver
 from srt.distributed.state import append_journal, clear_up
 from srt.distributed.world import World, barrier, gather, init_world
-from srt.training.alarm_action import ActingAlarm
+from srt.training.alarm_action import watch_of
 from srt.training.base_trainer import BaseTrainer
 from srt.training.preference_trainer import PreferenceTrainer
 from srt.training.rl_trainer import RLTrainer
@@ -76,7 +76,7 @@ class Attempt:
         self.segment, self.world, self.signals, self.began = segment, world, signals, began
         check_base(segment.base, world)
         self.trainer: BaseTrainer = trainer_of(segment.spec["reward"])(segment, data, world, truth)
-        self.alarm = ActingAlarm(segment.spec)
+        self.watch = watch_of(segment.spec)
         self.inputs = input_fingerprint(segment, data, truth)
         policy = self.trainer.policy
         self.saver = Saver(segment.work, segment.spec, world, self.inputs, policy.snapshot, policy.parameters)
@@ -103,10 +103,10 @@ class Attempt:
         barrier(self.world)  # each rank has read its part at its own pace
         if self.world.main:
             append_journal(segment.work, event="start", step=self.step, stop=segment.stop)
-        self._act(self.alarm.restore(segment.resume, self.metrics))
+        self._act(self.watch.restore(segment.resume, self.metrics))
 
     def train(self) -> None:
-        """Take the remaining steps, unless the alarm ends the run.
+        """Take the remaining steps, unless the alarm or `stop_at` ends the run.
 
         Raises:
             Interrupted: as `run_segment`.
@@ -121,7 +121,7 @@ class Attempt:
                 if self.world.main:
                     append_journal(self.segment.work, event="step", step=self.step)
                 step_log.write(row, timing)
-                self._act(self.alarm.update(row))
+                self._act(self.watch.update(row))
                 self.longest = max(self.longest, timing["seconds"])
                 self._save_or_stop()
         finally:
@@ -129,7 +129,7 @@ class Attempt:
 
     def finish(self) -> None:
         """Save the last state if no earlier attempt has, and write the outputs."""
-        self.step = self.segment.stop  # also where the alarm has ended the run before
+        self.step = self.segment.stop  # also where the run has ended before
         final = self.final or self._save(wait=True)
         policy = self.trainer.policy
         with policy.whole():
@@ -141,7 +141,7 @@ class Attempt:
         if action is not None:
             consequence = self.trainer.apply(action)
             if self.world.main:
-                log(f"{self.alarm.sentence()}: {consequence}")
+                log(f"{self.watch.sentence()}: {consequence}")
 
     def _save_or_stop(self) -> None:
         """Between two steps: save every `save_every` steps; save and raise `Interrupted` if training has to stop."""
@@ -166,4 +166,4 @@ class Attempt:
         return next(filter(None, gather([reason], self.world)), "")
 
     def _save(self, wait: bool) -> Path:
-        return self.saver.start(self.step, self.metrics, self.alarm.progress() | self.trainer.progress(), wait)
+        return self.saver.start(self.step, self.metrics, self.watch.progress() | self.trainer.progress(), wait)

@@ -20,7 +20,7 @@ class StepLog:
 
     Args:
         history: rows of the steps of this segment that a resumed state holds.
-        step: the resumed step. It is later than the last row where the alarm has ended the run.
+        step: the resumed step. It is later than the last row where the run has ended before.
         main: whether this is rank 0.
     """
 

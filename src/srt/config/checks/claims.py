@@ -63,6 +63,8 @@ def _check_datasets(config: Config, claim: Claim, side: _Side, path: list[str]) 
     wanted = list(options.get(side.datasets, ()))
     if options.get("validation_dataset"):
         wanted.append(options["validation_dataset"])
+    if not options.get("against"):  # further test sets of the same run
+        wanted += options.get("against_datasets") or ()
     for position, dataset in enumerate(wanted):
         require(config, "datasets", dataset, [*path, side.datasets])
         if dataset not in evaluated:

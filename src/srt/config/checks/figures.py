@@ -80,7 +80,8 @@ def _check_evaluated(config: Config, figure: Figure, panel: Panel, run: str, pat
     """The run is sampled on every data set that is drawn."""
     suite = panel.suite or figure.suite
     if figure.kind == "bars":
-        require_sampled(config, run, [suite] if suite else [], figure.options.get("step"), path)
+        step = panel.step or figure.options.get("step")
+        require_sampled(config, run, [suite] if suite else [], step, path)
     elif suite is not None and suite not in config.runs[run].suites:
         raise ConfigError(path, f"run '{run}' is not evaluated on suite '{suite}': add it to the run's suites")
     if suite is None:

@@ -22,10 +22,18 @@ def check_suites(config: Config) -> None:
 
 
 def check_plan(config: Config) -> None:
-    """The plan's numbers are for known data sets."""
+    """The plan's numbers are for known data sets, and the parts that it shows apart for known runs and their steps."""
     for key in ("rows", "lengths"):
         for dataset in getattr(config.plan, key):
             require(config, "datasets", dataset, ["plan", key])
+    for part, runs in config.plan.apart.items():
+        for run, step in runs.items():
+            path = ["plan", "apart", part, run]
+            require(config, "runs", run, path)
+            before = [0, *config.runs[run].checkpoints[:-1]]
+            if step not in before:
+                known = ", ".join(map(str, before))
+                raise ConfigError(path, f"run '{run}' has no part after step {step}: write one of {known}")
 
 
 def check_runs(config: Config) -> None:

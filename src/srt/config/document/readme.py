@@ -30,6 +30,7 @@ RUNS = (
     runs.Validation,
     runs.Curriculum,
     runs.Refill,
+    runs.StopAt,
     evaluation.Probe,
     preferences.Preference,
 )
