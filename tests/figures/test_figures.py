@@ -194,8 +194,7 @@ def test_a_figure_says_what_is_behind_it() -> None:
     rows = [("avg@32", 0.1, 30, 1), ("avg@32", 0.2, 40, 1), ("reward", 0.1, None, 3), ("collapse alarm", None, None, 1)]
     table = pd.DataFrame(rows, columns=["quantity", "lo", "n_problems", "n_seeds"])
     assert evidence_note(table) == (
-        "1 seed, 30 to 40 problems, 32 samples per problem; 95 % intervals over problems only: one seed says nothing "
-        "of others"
+        "1 seed, 30 to 40 problems, 32 samples per problem; 95 % intervals over problems only, since there is one seed"
     )
     both = pd.concat([table, table[:1].assign(n_seeds=3, quantity="maj@8")])
     assert evidence_note(both).startswith(

@@ -268,6 +268,9 @@ def test_bars_hold_every_level_and_the_scheme_its_arrows(full: Config, tmp_path:
     ]
     gains = drawn[drawn.quantity == "gain"]
     assert len(gains) == 12 and gains.lo.notna().all()
+    # a panel's own step: SRT trains on, and is compared with its teacher where that ends
+    (path,) = [f for f in resolve_figure(full, "v2_levels")[1] if "srt_family_5-s1/step-" in f]
+    assert full.runs["srt_family_5"].steps == 1500 and "/step-500/" in path
     scheme = table(full, "fig1", tmp_path)
     assert set(scheme.method) == {"ground_truth", "srt"}
     assert ("responses", "majority vote") in set(zip(scheme["from"], scheme["to"], strict=True))

@@ -66,7 +66,7 @@ class Power:
     def verdict(self) -> str:
         """In words: whether the claim can be decided."""
         if self.needs is None and self.power is None:
-            return "over problems only"  # one seed: its own problems may decide, but say nothing of other seeds
+            return "over problems only"  # one seed: its problems may decide, for that run alone
         if self.power is None:
             return "if large enough"
         return "can be decided" if self.power >= ENOUGH else "uncertain" if self.power >= NEVER else "cannot be decided"

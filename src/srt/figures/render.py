@@ -68,6 +68,6 @@ def evidence_note(table: pd.DataFrame) -> str:
     samples = sorted({name.rpartition("@")[2] for name in shown["quantity"] if "@" in name}, key=lambda n: (len(n), n))
     parts += [f"{' or '.join(samples)} samples per problem"] if samples else []
     single, several = (shown["n_seeds"] == 1).any(), (shown["n_seeds"] > 1).any()
-    over = "over problems and seeds" if several else "over problems only: one seed says nothing of others"
+    over = "over problems and seeds" if several else "over problems only, since there is one seed"
     over += ", those of single seeds over problems only" if single and several else ""
     return f"{', '.join(parts)}; 95 % intervals {over}"
