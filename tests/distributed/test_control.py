@@ -1,6 +1,6 @@
 """Ranks wait for one that works alone, longer than a collective of tensors may take; they copy a state together.
 
-Under torchrun this file is the worker. Its default group, of tensors, has a limit of TENSOR_SECONDS.
+As a program this file is a rank. Its default group, of tensors, has a limit of TENSOR_SECONDS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from srt.distributed import saving
 from srt.distributed.saving import copy_state
 from srt.distributed.world import barrier, gather, init_world, shutdown
-from support.training import torchrun
+from support.training import torchrun, two_ranks
 
 TENSOR_SECONDS, ALONE_SECONDS = 2, 6
 FILES = ("engine/a", "engine/b", "c", "d", "e")
@@ -60,7 +60,7 @@ def slow_copies(folder: Path, rank: int) -> None:
 @pytest.mark.parametrize(("place", "fits"), [("tensors", False), ("control", True)])
 def test_ranks_wait_for_one_that_works_alone(tmp_path, place, fits):
     """The limit of tensors would end them, as it does in the first row."""
-    done = torchrun(__file__, str(tmp_path), place)
+    done = two_ranks(__file__, str(tmp_path), place)
     assert (done.returncode == 0) == fits, done.stderr[-4000:]
     assert ("imed out" in done.stderr) != fits
 
@@ -77,7 +77,7 @@ def test_ranks_copy_a_state_together(tmp_path):
     for name in FILES:
         (tmp_path / "state" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "state" / name).write_text(name)
-    done = torchrun(__file__, str(tmp_path), "copy")
+    done = two_ranks(__file__, str(tmp_path), "copy")
     assert done.returncode == 0, done.stderr[-4000:]
     assert {n: (tmp_path / "copy" / n).read_text() for n in FILES} == {n: n for n in FILES}
     shares = [(tmp_path / f"rank-{rank}").read_text().split() for rank in (0, 1)]

@@ -1,6 +1,6 @@
 """DeepSpeed against plain AdamW, two processes against one, checkpoints of two processes.
 
-Under torchrun this file is the worker: it trains real segments in both processes and leaves their outputs.
+As a program this file is a rank: it trains real segments in both processes and leaves their outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from srt.training.run import run_segment
 from srt.training.training_set import read_training_set
 from support import ROOT
 from support.specs import train_spec
-from support.training import script, segment, torchrun
+from support.training import script, segment, torchrun, two_ranks
 
 # Name, changes to the spec, and checkpoints of the chain (the last is step 3).
 RUNS: list[tuple[str, dict[str, Any], list[int]]] = [
@@ -63,7 +63,7 @@ def alone(tmp_path_factory, tiny_base, sums) -> Path:
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, tiny_base, sums) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    result = torchrun(__file__, str(folder), str(tiny_base), str(sums))
+    result = two_ranks(__file__, str(folder), str(tiny_base), str(sums))
     assert result.returncode == 0, result.stderr[-4000:]
     return folder
 

@@ -1,6 +1,6 @@
 """States saved in the background: real copies, complete or absent, one at a time, errors in the main thread.
 
-Under torchrun this file is the worker of the test of two ranks.
+As a program this file is a rank of the test of two ranks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from srt.training.run import run_segment
 from srt.training.training_set import read_training_set
 from support import ROOT
 from support.specs import train_spec
-from support.training import segment
+from support.training import segment, two_ranks
 
 SPEC: dict[str, Any] = {"run": "toy"}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")} | {
@@ -276,11 +276,7 @@ def test_a_kill_while_the_thread_writes_loses_that_save_only(tmp_path, tiny_base
 
 @pytest.mark.slow
 def test_two_ranks_write_one_state_and_fail_together(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, "ranks",
-         str(tmp_path)],
-        capture_output=True, text=True, timeout=400, env=ENVIRONMENT,
-    )  # fmt: skip
+    done = two_ranks(__file__, "ranks", str(tmp_path))
     assert done.returncode == 0, done.stderr
     found = read_json(tmp_path / "found.json")
     state = tmp_path / "work" / "state-1"

@@ -12,7 +12,7 @@ from srt.common.errors import SrtError
 from srt.evaluation.sampling import sample
 from srt.models.checkpoint import check_model
 from support.specs import train_spec
-from support.training import script, torchrun, train, whole_run
+from support.training import script, train, two_ranks, whole_run
 
 
 @pytest.fixture
@@ -66,6 +66,6 @@ def test_neither_sampling_nor_training_starts_from_a_flipped_bit(flipped: Path, 
 @pytest.mark.slow
 def test_two_ranks_refuse_it_together(flipped: Path, sums: Path, tmp_path: Path) -> None:
     given = whole_run(tmp_path, flipped, train_spec())
-    done = torchrun(*script(given, sums))
+    done = two_ranks(*script(given, sums))
     assert done.returncode == 2 and "base/model.safetensors is damaged" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

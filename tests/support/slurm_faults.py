@@ -264,14 +264,14 @@ def _out_of_memory(cluster: Cluster, run: Run) -> None:
     run.wait(lambda: len(run.journal("start")) > 1)
     first, second = (float(m.rstrip("M")) for m in _asked(cluster)[before - 1 :])
     assert second == 2 * first, "a retry asks for more"
-    said = re.findall(r"out of memory: rule train_last \(checkpoint=gt-s1/step-14\) .*", run.log())
     job = "rule train_last (checkpoint=gt-s1/step-14)"
+    said = re.findall(rf"out of memory: {re.escape(job)} asked for {first:.0f} MB.*", run.log())
     assert said == [f"out of memory: {job} asked for {first:.0f} MB in attempt 1 of 4; "
                     f"it is tried again. {said[0].partition('again. ')[2]}"]  # fmt: skip
 
 
 def _never_enough(cluster: Cluster, run: Run) -> None:
-    """Every attempt is killed for its memory; then a person follows the last message."""
+    """Every attempt is killed for its memory; a person follows the last message; it is too little again."""
     run.finish(code=1)
     tried = [f"asked for {50 + 50 * n} MB in attempt {n} of 4" for n in range(1, 5)]
     for attempt in tried:
@@ -281,10 +281,13 @@ def _never_enough(cluster: Cluster, run: Run) -> None:
         "{memory_mb: 500} of the model in config/models.yaml, or --set-resources train_last:mem_mb=500"
     ) in run.log().splitlines(), run.log()
     assert not run.journal(), "it is too little to start with"
-    run.args = ()
+    run.args = MORE_EACH_TIME
     run.start()
+    run.until_step(2)
+    _out_of_memory(cluster, run)
 
 
+MORE_EACH_TIME = ("--set-resources", "train_last:mem_mb=1500*attempt")
 REQUEUED = "back in the queue, same job id; no retry is spent; resumes from the last saved state"
 NOTHING = "nothing"
 FAULTS: dict[str, Fault] = {
@@ -324,11 +327,11 @@ FAULTS: dict[str, Fault] = {
     "memory": Fault(
         "Out of memory in a step", "the kernel kills the trainer; retries request two, three and four times the "
         "memory, and resume", NOTHING, _out_of_memory, needs_memory_limits=True,
-        args=("--set-resources", "train_last:mem_mb=1500*attempt"),
+        args=MORE_EACH_TIME, long=True,
     ),
     "memory_always": Fault(
         "Out of memory at every attempt", "the rule fails for good; the last line names it, the memory that it had, "
-        "and the key that gives it more", "change that key, start the same command", _never_enough, attempts=1,
+        "and the key that gives it more", "change that key, start the same command", _never_enough,
         at_once=True,
         args=("--set-resources", "train_last:mem_mb=50+50*attempt"), needs_memory_limits=True,
     ),

@@ -27,7 +27,7 @@ from srt.training.run import run_segment
 from srt.training.training_set import METRICS, join_metrics, read_training_set
 from support import ROOT
 from support.specs import train_spec
-from support.training import command, segment, start, torchrun, weights
+from support.training import command, segment, start, two_ranks, weights
 
 RINGS = 3
 AT_ONCE = AlarmRule(agreement_rise=-1.0, drift=0.0, patience=1, baseline=RINGS - 1)
@@ -231,7 +231,7 @@ def test_the_script_hands_the_labels_on(tmp_path, tiny_base, sums, labels, plain
 @pytest.mark.slow
 def test_two_processes_stop_alike(tmp_path, tiny_base, sums):
     """If ranks disagreed, they would wait for each other forever."""
-    done = torchrun(*command(tmp_path, tiny_base, sums, spec_of("stop"), 6)[1:])
+    done = two_ranks(*command(tmp_path, tiny_base, sums, spec_of("stop"), 6)[1:])
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr.count("the collapse alarm rang at step 3") == 1, "rank 0 prints it, once"
     assert rows(tmp_path, 6)["step"].tolist() == list(range(1, RINGS + 1))

@@ -1,6 +1,6 @@
 """Refilled batches: the order of prompts against a plain loop, no use of labels, resuming, two processes.
 
-Under torchrun this file is the worker: both processes train, and each leaves the prompts that it drew.
+As a program this file is a rank: both processes train, and each leaves the prompts that it drew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from srt.training.run import run_segment
 from srt.training.training_set import METRICS, REFILL, read_training_set
 from srt.training.update import Update
 from support.specs import train_spec
-from support.training import command, killed_then_finished, segment, torchrun, train, weights
+from support.training import command, killed_then_finished, segment, train, two_ranks, weights
 
 # 24 prompts, 4 per step: about half of the tiny model's prompts reach 0.25, so batches take several rounds.
 RULE = {"majority": 0.25, "rounds": 3}
@@ -254,7 +254,7 @@ def both(tmp_path_factory, tiny_base, sums) -> tuple[Path, Path]:
         for name in CASES:
             (folder / name).mkdir()
     draw_all(alone, tiny_base, sums)
-    result = torchrun(__file__, str(together), str(tiny_base), str(sums))
+    result = two_ranks(__file__, str(together), str(tiny_base), str(sums))
     assert result.returncode == 0, result.stderr[-4000:]
     return alone, together
 

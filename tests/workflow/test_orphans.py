@@ -16,7 +16,7 @@ import pytest
 
 from srt.workflow import orphans
 from support import ROOT
-from support.dag import copy_of_the_tree
+from support.dag import copy_of_the_tree, snakemake
 
 FAULTS = ["--profile", "workflow/profiles/local", "--configfile", "tests/cluster/faults.yaml", "--cores", "2"]
 STEP = "results/faults/runs/gt-s1/step-14"
@@ -80,10 +80,11 @@ def test_a_trainer_that_outlives_snakemake_is_waited_for(tmp_path):
     folder = copy_of_the_tree(tmp_path / "clone")
     config = folder / "tests/cluster/faults.yaml"
     config.write_text(config.read_text().replace("tests/cluster/models.yaml", "tests/micro/models.yaml"))  # no GPUs
-    subprocess.run([sys.executable, "-m", "snakemake", *FAULTS, "all_data", "all_models"], cwd=folder, check=True)
+    snakemake(folder, *FAULTS, OUTPUTS[1])
     quiet = tmp_path / "quiet"
     shutil.copytree(folder, quiet, symlinks=True)
-    subprocess.run([sys.executable, "-m", "snakemake", *FAULTS, "--", OUTPUTS[1]], cwd=quiet, check=True)
+    for name in ("runs", "progress"):
+        shutil.rmtree(folder / "results/faults" / name)
     journal = folder / "results/faults/progress/gt-s1/step-14/journal.jsonl"
 
     first = start(folder, *FAULTS, "--", OUTPUTS[1])

@@ -251,7 +251,8 @@ threading.Thread(target=end, daemon=True).start()
 
 
 @pytest.mark.slurm
-def test_thirty_jobs_where_four_may_be_submitted(tmp_path):
+@pytest.mark.parametrize("count", [10, pytest.param(30, marks=pytest.mark.long)])
+def test_many_jobs_where_four_may_be_submitted(tmp_path, count):
     """A real SLURM, and before its sbatch the limit of an association, which SLURM itself has only with a database."""
     with Cluster() as cluster:
         tools = tmp_path / "tools"
@@ -265,24 +266,24 @@ def test_thirty_jobs_where_four_may_be_submitted(tmp_path):
         )
         (tools / "sbatch").chmod(0o755)
         env = cluster.env | {"PATH": f"{tools}:{cluster.env['PATH']}"}
-        rules = """
+        rules = f"""
 rule all:
-    input: expand("{n}.txt", n=range(30))
+    input: expand("{{n}}.txt", n=range({count}))
 
 rule one:
-    output: "{n}.txt"
+    output: "{{n}}.txt"
     resources: mem_mb=50, runtime=5
-    shell: "echo $SLURM_JOB_ID > {output}"
+    shell: "echo $SLURM_JOB_ID > {{output}}"
 """
         output = snakemake(
             tmp_path, rules, "--jobs", "30", "--default-resources", "slurm_partition=cpu", "mem_mb=50",
             "--latency-wait", "5", env=env,
         )  # fmt: skip
         jobs = {file.read_text().strip() for file in tmp_path.glob("*.txt")}
-        assert len(list(tmp_path.glob("*.txt"))) == 30 and len(jobs) == 30
+        assert len(list(tmp_path.glob("*.txt"))) == count and len(jobs) == count
         assert {str(number) for number in cluster.jobs("COMPLETED")} == jobs
         submitted = (tmp_path / "before").read_text().split()
-        assert len(submitted) == 30 and max(map(int, submitted)) < 4
+        assert len(submitted) == count and max(map(int, submitted)) < 4
         assert (tmp_path / "refused").exists()
         assert output.count("SLURM accepts no job for now (AssocMaxSubmitJobLimit)") == 1
         assert "Trying to restart" not in output and "Error in rule" not in output

@@ -144,22 +144,21 @@ def test_sigkill_of_everything_then_the_same_command_gives_the_same_bytes(clone,
     moments = (
         lambda: (root / "logs/models/micro.log").exists(),
         lambda: any(root.glob("progress/gt-s1/step-*/state-*")),
-        lambda: (root / "logs/train/offline_easy-s1/step-2.log").exists(),
         lambda: any(root.glob("eval/gt-s1/step-*/*.samples.parquet")),
     )
     for moment in moments:
         process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *MICRO], cwd=folder, stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "snakemake", *MICRO, "gt_s1"], cwd=folder, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         wait_until(process, moment)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    snakemake(folder, *MICRO)
+    snakemake(folder, *MICRO, "gt_s1")
     ours, theirs = results(folder), results(clone)
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() <= theirs.keys() and sum(name.endswith("model.safetensors") for name in ours) == 3
     assert [name for name in ours if ours[name] != theirs[name]] == []
-    assert "Nothing to be done" in snakemake(folder, *MICRO, "-n")
+    assert "Nothing to be done" in snakemake(folder, *MICRO, "-n", "gt_s1")
 
 
 @pytest.mark.slow
