@@ -14,11 +14,18 @@ from srt.common.errors import SrtError
 from srt.common.io import sha256_file
 from srt.common.progress import log
 from srt.config.models import GgufModel, HubModel, LocalModel, ModelConfig, TinyModel
-from srt.data.prompts import check_prompts
+from srt.data.prompts import PROBLEM, check_prompts, render
 from srt.models.checkpoint import end_tokens, write_provenance
 from srt.models.customise import customise
 from srt.models.loading import LOCAL, as_sentence, check_complete, check_vocabulary, read_model, read_tokenizer
 from srt.models.model_files import PATTERNS, check_files
+
+# The system turn that a repository's chat template puts before a lone turn of the user. The authors' prompts have it:
+# they give no system message to this tokenizer.
+SYSTEM_TURNS = dict.fromkeys(
+    ("Qwen/Qwen2.5-Math-7B", "Qwen/Qwen2.5-Math-1.5B"),
+    "Please reason step by step, and put your final answer within \\boxed{}.",
+)
 
 
 def make(name: str, spec: dict[str, Any], out: Path) -> None:
@@ -46,6 +53,8 @@ def make(name: str, spec: dict[str, Any], out: Path) -> None:
             info = {"commit": _fetch(name, model, folder)}
         facts = customise(model, folder, f"models: {name}")
         check_usable(folder, f"models: {name}")
+        if isinstance(model, HubModel) and model.prompt_template is None and model.repo in SYSTEM_TURNS:
+            check_system_turn(folder, SYSTEM_TURNS[model.repo], f"models: {name}: {model.repo}")
         fingerprint = write_provenance(folder, source=entry, **info, **facts)
     log(f"{name}: {fingerprint[:16]} {info or ''}")
 
@@ -69,6 +78,22 @@ def check_usable(folder: Path, where: str) -> None:
         check_prompts(tokenizer)
     except SrtError as error:
         raise SrtError(f"{where}: {error}") from None
+
+
+def check_system_turn(folder: Path, turn: str, where: str) -> None:
+    """Refuse a model whose prompts do not begin with this system turn in Qwen's format.
+
+    Raises:
+        SrtError: one sentence with the prompt's beginning, after `where`.
+    """
+    tokenizer = read_tokenizer(folder, where)
+    prompt = tokenizer.decode(render(tokenizer, PROBLEM, ""))
+    expected = f"<|im_start|>system\n{turn}<|im_end|>"
+    if not "".join(prompt.split()).startswith("".join(expected.split())):
+        raise SrtError(
+            f"{where}: the prompts lack the system turn '{turn}', which the paper's have (they begin {prompt[:40]!r}): "
+            "name the revision whose chat template inserts it, or set prompt_template"
+        )
 
 
 def _copy(where: str, source: Path, folder: Path) -> None:
