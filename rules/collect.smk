@@ -72,6 +72,7 @@ rule all_tables:
         rules.provenance.output,
         rules.costs.output,
         rules.early_stopping.output if VALIDATED else [],
+        rules.gradings.output if CFG.gradings else [],
         rules.claims.output if CFG.claims else [],
         rules.all_train.input,
 

@@ -107,11 +107,13 @@ def climbed(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "taught: {extends: more, label: Fixed teacher, method: offline, reward: offline_labels, steps: 1}\n"
     )
     (micro / "figures.yaml").write_text("{}\n")
+    with open(micro / "config.yaml", "a", encoding="utf-8") as main:
+        main.write("gradings: {runs: [more], datasets: [sums_test]}\n")
     snakemake(folder, *MICRO, *TARGETS)
     return folder
 
 
-TARGETS = ("early_stopping",)
+TARGETS = ("early_stopping", "gradings")
 
 
 def test_a_climbing_run_starts_from_the_weights_of_the_last(climbed: Path) -> None:
@@ -122,6 +124,10 @@ def test_a_climbing_run_starts_from_the_weights_of_the_last(climbed: Path) -> No
     # step 0 is the last checkpoint of the warm-up, which is also the teacher
     groups = pd.read_parquet(root / "eval/up-s1/step-2/tests.groups.parquet")
     assert stopped["start"].round(6).unique().tolist() == [round(float(groups["majority_correct"].mean()), 6)]
+    graded = pd.read_csv(root / "tables/gradings.csv")
+    assert graded["grading"].tolist() == ["clean"] * 3 + ["authors"] * 3 and set(graded["run"]) == {"more"}
+    groups = pd.read_parquet(root / "eval/up-s1/step-2/tests.groups.parquet")
+    assert graded["value"][0] == pytest.approx(float(groups["pass_rate"].mean()), abs=1e-6)
     assert (root / "labels/up-s1/step-2/sums.parquet").is_file() and not (root / "labels/base").exists()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from srt.claims.evidence import Curve, Undecided, View
 from srt.claims.verdict import Number
-from srt.metrics.intervals import LEVEL, Estimate, HasInterval, Resampled, crossed, seeds_of
+from srt.metrics.intervals import LEVEL, Estimate, HasInterval, Ratio, Resampled, crossed, ratio_of, seeds_of
 from srt.metrics.peaks import peak_cells, widened
 
 Options = dict[str, Any]
@@ -71,19 +71,6 @@ def difference(view: View, options: Options) -> list[Number]:
     return numbers
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio, whose interval is symmetric in the logarithm; `log` is the estimate of ln(ratio/value), 0 by itself."""
-
-    value: float
-    log: Estimate
-
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Both ends."""
-        lo, hi = self.log.interval(level)
-        return self.value * math.exp(min(lo, 700)), self.value * math.exp(min(hi, 700))
-
-
 def ratio(view: View, options: Options) -> list[Number]:
     """The metric at one moment over that at another moment, or of another run; undecided where either is 0."""
     numbers = []
@@ -93,17 +80,13 @@ def ratio(view: View, options: Options) -> list[Number]:
         else:
             one = two = view.curve(options["run"], sets, options["metric"])
         above, below = at(one, options["at"]), at(two, options["against_at"])
-        top, base = crossed(above).value, crossed(below).value
-        for value, curve, moment in ((base, two, options["against_at"]), (top, one, options["at"])):
-            if value <= 0:
+        for values, curve, moment in ((below, two, options["against_at"]), (above, one, options["at"])):
+            if crossed(values).value <= 0:
                 raise Undecided(f"{curve.label} of {curve.run}, {_when(moment)}{of}, is 0: there is no ratio")
-        relative = [
-            {name: part / value for name, part in side.items()} for side, value in ((above, top), (below, base))
-        ]
-        log = _peaked(crossed(*_sides(one, two, *relative)), options["at"], options["against_at"])
-        centred = Estimate(0.0, log.seeds, log.problems)
+        found = ratio_of(above, below, paired=one.seed_names == two.seed_names)
+        source = Ratio(found.value, _peaked(found.log, options["at"], options["against_at"]))
         name = f"{one.label} of {one.run}, {_when(options['at'])}, over {two.run}, {_when(options['against_at'])}{of}"
-        numbers.append(number(name, Ratio(top / base, centred), one, two))
+        numbers.append(number(name, source, one, two))
     return numbers
 
 

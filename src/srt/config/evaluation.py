@@ -55,6 +55,13 @@ class ScoringConfig(Strict):
     workers: int = Field(2, gt=0, description="Grading processes per job; has no effect on results.")
 
 
+class Gradings(Strict):
+    """Runs whose start and peak are graded with both presets, `clean` and `authors`; nothing is sampled again."""
+
+    runs: list[str] = Field(min_length=1, description="Ids of the runs.")
+    datasets: list[str] = Field(min_length=1, description="Test sets, on whose mean accuracy the peak is chosen.")
+
+
 class Suite(Strict):
     """A list of data sets, or a mapping with these keys: `{datasets: [math500], temperature: 0.6}`."""
 

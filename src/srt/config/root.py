@@ -14,7 +14,7 @@ from srt.config.alarm import AlarmRule
 from srt.config.base import Strict
 from srt.config.claims import Claim
 from srt.config.datasets import DatasetConfig
-from srt.config.evaluation import SETTINGS_MARK, SamplingConfig, ScoringConfig, Suite
+from srt.config.evaluation import SETTINGS_MARK, Gradings, SamplingConfig, ScoringConfig, Suite
 from srt.config.figures import Figure
 from srt.config.models import ModelConfig
 from srt.config.plan import PlanConfig
@@ -74,6 +74,9 @@ class Config(Strict):
     figures: dict[str, Figure] = Field(default_factory=dict, description="Figures by id.")
     claims: dict[str, Claim] = Field(
         default_factory=dict, description="Statements of the paper and how they are checked, by id."
+    )
+    gradings: Gradings | None = Field(
+        None, description="Which runs are reported under both gradings (tables/gradings.csv); null means none."
     )
     alarm: AlarmRule = Field(
         default_factory=AlarmRule, description="When the label-free collapse alarm rings (docs/monitors.md)."

@@ -155,6 +155,32 @@ def crossed(*sides: Cells, share: bool = False, dof: Mapping[str, int] | None = 
     return Estimate(total if np.ndim(total) else float(total), tuple(seeds), tuple(problems_), count if share else None)
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio, whose interval is symmetric in the logarithm; `log` is the estimate of ln(ratio/value), 0 by itself."""
+
+    value: float
+    log: Estimate
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Both ends."""
+        lo, hi = self.log.interval(level)
+        return self.value * math.exp(min(lo, 700)), self.value * math.exp(min(hi, 700))
+
+
+def ratio_of(above: Cells, below: Cells, paired: bool = True) -> Ratio:
+    """The ratio of two means (`crossed`), both above 0; `paired`: both have the same seeds, in the same order."""
+    (top, one), (base, two) = (
+        (mean, {name: part / mean for name, part in cells.items()})
+        for cells in (above, below)
+        for mean in [crossed(cells).value]
+    )
+    less = {name: -part for name, part in two.items()}
+    sides = ({name: part + less[name] for name, part in one.items()},) if paired else (one, less)
+    log = crossed(*sides)
+    return Ratio(top / base, Estimate(0.0, log.seeds, log.problems))
+
+
 def seeds_of(*sides: np.ndarray) -> tuple[tuple[float, int], ...]:
     """The part of an interval that comes from the seeds: numbers [S] of single seeds, one array per group of seeds.
 

@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from srt.artefacts.evaluations import evaluations
+from srt.artefacts.gradings import resolve_gradings
 from srt.artefacts.paths import Paths
 from srt.artefacts.training_inputs import segment_inputs, suite_problems
 from srt.audit.resolve import audited_sets
@@ -167,6 +168,9 @@ class _Builder:
             read = sorted({file for row in rows if row["run"] in validated for file in row["groups"]})
             made = [paths.table("early_stopping")]
             yield job("early_stopping", "early_stopping", read, made, "tables/early_stopping")
+        if config.gradings:
+            read = [file for kind in resolve_gradings(config)[1].values() for file in kind]
+            yield job("gradings", "gradings", read, [paths.table("gradings")], "tables/gradings")
         if config.claims:
             yield job("claims", "claims", resolve_claims(config)[1], [paths.claims("csv")], "claims/claims")
         for run in self.last:

@@ -4,7 +4,7 @@ from srt.config.checks.claims import check_claims
 from srt.config.checks.figures import check_figures
 from srt.config.checks.lineage import check_lineage
 from srt.config.checks.names import check_ids, check_targets
-from srt.config.checks.runs import check_plan, check_runs, check_suites
+from srt.config.checks.runs import check_gradings, check_plan, check_runs, check_suites
 from srt.config.root import Config
 
 __all__ = ["check"]
@@ -16,6 +16,7 @@ def check(config: Config) -> None:
     check_suites(config)
     check_runs(config)
     check_plan(config)
+    check_gradings(config)
     check_lineage(config)
     check_figures(config)
     check_claims(config)

@@ -14,7 +14,16 @@ RULES = frozenset(
     {"all", *(f"all_{target}" for target in TARGETS)}
     | {"data", "base_model", "sample", "score", "labels", "preferences", "curriculum", "train", "train_last"}
     | {"audit", "decontaminated", "browser", "browser_list", "provenance", "costs"}
-    | {"run_metrics", "early_stopping", "results_table", "claims", "plan", "slurm_check", "slurm_check_partition"}
+    | {
+        "run_metrics",
+        "early_stopping",
+        "gradings",
+        "results_table",
+        "claims",
+        "plan",
+        "slurm_check",
+        "slurm_check_partition",
+    }
 )
 
 

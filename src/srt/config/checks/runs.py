@@ -36,6 +36,26 @@ def check_plan(config: Config) -> None:
                 raise ConfigError(path, f"run '{run}' has no part after step {step}: write one of {known}")
 
 
+def check_gradings(config: Config) -> None:
+    """Runs that are graded in both ways are known, and evaluated on the data sets."""
+    if config.gradings is None:
+        return
+    runs, datasets = config.gradings.runs, config.gradings.datasets
+    for position, dataset in enumerate(datasets):
+        require(config, "datasets", dataset, ["gradings", "datasets"])
+        refuse_repeat(datasets, position, "data set", ["gradings", "datasets"])
+    for position, name in enumerate(runs):
+        require(config, "runs", name, ["gradings", "runs"])
+        refuse_repeat(runs, position, "run", ["gradings", "runs"])
+        evaluated = {member for suite in config.runs[name].suites for member in config.members(suite)}
+        for dataset in datasets:
+            if dataset not in evaluated:
+                raise ConfigError(
+                    ["gradings", "datasets"],
+                    f"run '{name}' is not evaluated on '{dataset}': add a suite of it to the run",
+                )
+
+
 def check_runs(config: Config) -> None:
     """A run's model, data and suites exist, and its lengths and GPUs fit them."""
     for name, run in config.runs.items():

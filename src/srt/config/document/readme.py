@@ -52,6 +52,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
     ("Main file", "`config.yaml`, or the file given by `--configfile`.", (root.Config,)),
     ("`sampling`", "", (evaluation.SamplingConfig,)),
     ("`scoring`", "", (evaluation.ScoringConfig,)),
+    ("`gradings`", "", (evaluation.Gradings,)),
     (
         "`models`",
         "`{id: entry}`; `source` selects the kind of entry. Keys of every kind:",
