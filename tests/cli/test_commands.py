@@ -28,8 +28,8 @@ def test_help_fits_a_screen_and_names_every_command(capsys):
     text = capsys.readouterr().out
     lines = text.splitlines()
     assert len(lines) <= 24 and max(map(len, lines)) <= 110
-    assert re.findall(r"^  (\w+) +\w", text, re.MULTILINE) == list(COMMANDS)
-    files = {path.stem for path in (ROOT / "src/srt/cli").glob("[a-z]*.py")} - {"shared"}
+    assert re.findall(r"^  ([\w-]+) +\w", text, re.MULTILINE) == list(COMMANDS)
+    files = {path.stem.replace("_", "-") for path in (ROOT / "src/srt/cli").glob("[a-z]*.py")} - {"shared"}
     assert files == set(COMMANDS)
     assert dispatch([]) == 2 and capsys.readouterr().out == text
 

@@ -91,7 +91,7 @@ def test_the_tree_names_what_is_there():
 )
 def test_every_srt_command_exists(file):
     text = (ROOT / file).read_text(encoding="utf-8")
-    assert set(re.findall(r"(?:^ *|`)srt (\w+)", text, re.MULTILINE)) <= set(cli.COMMANDS)
+    assert set(re.findall(r"(?:^ *|`)srt (\w[\w-]*)", text, re.MULTILINE)) <= set(cli.COMMANDS)
 
 
 def test_files_that_contributing_names_exist():

@@ -21,7 +21,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "engines, machines": ("rollout", "cost", "cluster"),
     "models, evaluation": ("labels", "models", "metrics", "evaluation"),
     "training": ("objective", "packing", "distributed", "training"),
-    "workflow": ("workflow",),
+    "workflow": ("workflow", "gpu_check"),
     "results": ("figures", "audit", "browser", "claims", "plan", "report"),
     "command line": ("cli",),
 }

@@ -30,6 +30,7 @@ COMMANDS = {
     "rename": "keep the results of a run whose name has changed",
     "regrade": "grade rollouts of another project and compare the verdicts",
     "miniature": "make docs/miniature from a finished miniature run",
+    "gpu-check": "check training and sampling on this machine's GPU, and measure them",
     "docs": "make config/README.md and the schemas from src/srt/config",
 }
 
@@ -68,7 +69,7 @@ def dispatch(argv: list[str]) -> int | None:
     name, *rest = argv
     if name not in COMMANDS:
         raise SrtError(f"srt has no command '{name}'{nearest(name, COMMANDS)}: srt --help lists them")
-    command = importlib.import_module(f"srt.cli.{name}")
+    command = importlib.import_module(f"srt.cli.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"srt {name}",
         description=_wrapped(command.__doc__ or ""),

@@ -16,7 +16,8 @@ PACKAGES = ("torch", "vllm", "transformers", "deepspeed", "snakemake", "snakemak
 SPEED_MB = 256
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """The version of an installed package, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -64,7 +65,7 @@ def inspect_node(partition: str, gpus: int, scratch: Path, results: Path) -> dic
         "cuda": torch.version.cuda or "torch without CUDA",
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed_version(name) for name in PACKAGES},
         "scratch": str(scratch),
         "problems": [],
     }

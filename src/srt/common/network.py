@@ -12,8 +12,6 @@ import ipaddress
 import os
 import socket
 
-import psutil
-
 from srt.common.errors import SrtError
 
 LOOPBACK = "127.0.0.1"
@@ -22,6 +20,8 @@ GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 
 def _addresses() -> list[tuple[str, str]]:
     """Interface and IPv4 address, for each address of this node."""
+    import psutil  # here: `srt gpu-check` does without it, where there is one process and no DeepSpeed
+
     return [
         (name, entry.address)
         for name, entries in psutil.net_if_addrs().items()

@@ -25,6 +25,12 @@ class PlanConfig(Strict):
         description="Mean tokens of a response, cut ones included, where 3,072 are allowed; scaled with the limit "
         "elsewhere.",
     )
+    measured: str | None = Field(
+        None,
+        min_length=1,
+        description="Report of `make gpu-check` (JSON): the rates that it has measured replace the values below; null "
+        "means none (docs/gpu.md).",
+    )
     peak_flops: float = Field(989e12, gt=0, description="Dense bfloat16 FLOP/s of a GPU (H200 data sheet).")
     efficiency: float = Field(0.45, gt=0, le=1, description="Share of `peak_flops` that updates and prefills reach.")
     bandwidth: float = Field(4.3e12, gt=0, description="Bytes per second of a GPU's memory (measured on an H200).")

@@ -70,9 +70,15 @@ def attention(model: Any, name: str) -> Iterator[None]:
         model.config._attn_implementation = before
 
 
-def plain_distribution(model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Tensor:
-    """The log-probs [T, V], float32 or wider, of every token at the places of a response of T tokens; with gradient."""
+def plain_distribution(
+    model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float, kind: str = OWN
+) -> Tensor:
+    """The log-probs [T, V], float32 or wider, of every token at the places of a response of T tokens; with gradient.
+
+    Args:
+        kind: transformers' name of the attention.
+    """
     ids = torch.tensor([[*prompt, *(int(t) for t in response)]], device=model.device)
-    with attention(model, OWN):
+    with attention(model, kind):
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(response) + 1).logits[0, :-1]
     return (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)

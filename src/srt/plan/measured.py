@@ -1,4 +1,4 @@
-"""What a results folder has measured: lengths of responses, seconds of jobs, rows of data sets."""
+"""What was measured: lengths, seconds and rows in a results folder, rates of the hardware in a report of gpu-check."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from srt.artefacts.paths import Paths
-from srt.common.io import open_parquet, read_parquet
+from srt.common.errors import SrtError
+from srt.common.io import open_parquet, read_json, read_parquet
+from srt.config.explain import first_problem
+from srt.config.plan import PlanConfig
 from srt.config.root import Config
 from srt.plan.jobs import Dag, model_of
 
@@ -36,6 +41,31 @@ def measure(config: Config, dag: Dag) -> Measured:
             rows[name] = open_parquet(path).metadata.num_rows
     benchmarks = {key: read_benchmark(job.benchmark) for key, job in dag.jobs.items()}
     return Measured(_lengths(config, dag), {key: found["s"] for key, found in benchmarks.items() if found}, rows)
+
+
+def with_measured_rates(config: Config) -> Config:
+    """The configuration with the rates of the report that `plan.measured` names in its section `plan`.
+
+    Raises:
+        SrtError: the report is absent, damaged, or of a machine without a GPU.
+    """
+    plan = config.plan
+    if plan.measured is None:
+        return config
+    path, where = Path(plan.measured), f"plan: measured: {plan.measured}"
+    if not path.is_file():
+        raise SrtError(f"{where} does not exist: run `make gpu-check` on a machine with a GPU, or remove the key")
+    report = read_json(path)
+    rates = report.get("rates") if isinstance(report, dict) else None
+    if not isinstance(rates, dict):
+        raise SrtError(f"{where} is no report of `make gpu-check` (it has no rates): name one, or remove the key")
+    if not rates:
+        raise SrtError(f"{where} was made without a GPU: make it on a machine with one, or remove the key")
+    try:
+        changed = PlanConfig.model_validate({**plan.model_dump(), **rates})
+    except ValidationError as error:
+        raise SrtError(f"{where}: rates: {first_problem(PlanConfig, error)}") from None
+    return config.model_copy(update={"plan": changed})
 
 
 def read_benchmark(path: str) -> dict[str, float] | None:

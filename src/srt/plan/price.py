@@ -27,7 +27,7 @@ from srt.cost.parameters import central
 from srt.cost.seconds import compute_seconds, sampling_seconds, segment_seconds
 from srt.cost.shapes import shape_of_model
 from srt.plan.jobs import GPU_RULES, Dag, Job, model_of
-from srt.plan.measured import Measured
+from srt.plan.measured import Measured, with_measured_rates
 from srt.plan.variants import Variant
 
 _T = TypeVar("_T")
@@ -54,6 +54,7 @@ class Pricing:
     """Prices of a configuration's jobs."""
 
     def __init__(self, config: Config, dag: Dag, measured: Measured | None = None) -> None:
+        config = with_measured_rates(config)
         self.config, self.dag, self.assumed = config, dag, central(config.plan)
         self.measured = measured or Measured()
         self._known: dict[tuple[object, ...], Any] = {}  # jobs of a run differ by step only: few prices for many jobs

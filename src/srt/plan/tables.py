@@ -75,7 +75,7 @@ def make_plan(config: Config) -> Plan:
     prices = {key: pricing.price(key) for key in dag.jobs}
     done = dag.done()
     remaining = dag.closure(dag.leaves, stop=frozenset(done))
-    plan = Plan(config, dag, pricing, prices, done, remaining)
+    plan = Plan(pricing.config, dag, pricing, prices, done, remaining)
     if any(price.gpus for price in prices.values()):
         plan.savings = [(name, _variant_hours(plan, variant)) for name, variant in SAVINGS]
         plan.options = [(name, _variant_hours(plan, variant)) for name, variant in OPTIONS]

@@ -30,6 +30,7 @@ def to_text(plan: Plan) -> str:
             ],
         ),
         "",
+        *([f"Rates of GPU and disk as measured in {rates.measured}.", ""] if rates.measured else []),
         "By rule and model. Assumed hours (docs/cost.md) times `x assumed`, the median of measured over assumed hours.",
         *_table(
             ["rule", "model", "jobs", "hours", "GPU-hours", "measured", "x assumed"],

@@ -290,6 +290,11 @@ class VllmEngine:
         embedding = next((size for name, size in self._sizes.items() if name.endswith(EMBEDDING)), 0)
         return combine(self._gather(parts), {HEAD: embedding} | self._sizes)
 
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the cache of keys and values holds."""
+        return int(self._llm.llm_engine.vllm_config.cache_config.kv_cache_size_tokens)
+
     def _require_awake(self, method: str) -> None:
         if self._asleep:
             raise RuntimeError(f"{method}: the vLLM engine sleeps and has no weights: call update_weights first")

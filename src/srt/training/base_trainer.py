@@ -73,14 +73,19 @@ class BaseTrainer(ABC):
         if world.device.type == "cuda":
             torch.cuda.empty_cache()  # vLLM, which starts later, cannot take memory that torch holds in its cache
         checkpoint_activations(model, train["gradient_checkpointing"])
-        self.policy = DeepSpeedEngine(
-            model, world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
-            weight_decay=train["weight_decay"], grad_clip=train["grad_clip"], zero_stage=train["zero_stage"],
-            dtype=train["dtype"],
-        )  # fmt: skip
+        self.policy = self.make_policy(model)
         self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
         self.timer = PhaseTimer(world.device)
         self.shape = Shape.of(model.config) if world.device.type == "cuda" else None  # for the MFU, known on GPUs only
+
+    def make_policy(self, model: Any) -> DeepSpeedEngine:
+        """The model with its optimizer."""
+        train = self.train
+        return DeepSpeedEngine(
+            model, self.world, learning_rate=train["learning_rate"], betas=tuple(train["betas"]),
+            weight_decay=train["weight_decay"], grad_clip=train["grad_clip"], zero_stage=train["zero_stage"],
+            dtype=train["dtype"],
+        )  # fmt: skip
 
     def probe(self, segment: Segment, model: Any) -> None:
         """Refuse a base model that would not be trained exactly (all ranks call it)."""

@@ -6,6 +6,7 @@ packs, the chunked head, the run's activation checkpointing. Token ids are rando
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from srt.models.probe_record import probed
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.logprobs import packed, response_logprobs
 from srt.packing.pack import pack, split
+from srt.rollout.kv_cache import OWN
 
 LOGPROB_BOUND = 1e-4  # nats, float32
 GRADIENT_BOUND = 1e-3  # of the norm of a tensor's gradient, float32
@@ -37,18 +39,24 @@ BUDGET = 40
 
 @dataclass(frozen=True)
 class Rows:
-    """Responses to random prompts: token ids and groups, as a batch of the trainer has them."""
+    """Responses to random prompts: token ids and groups, as a batch of the trainer has them.
+
+    `budget`: maximum tokens of a pack.
+    """
 
     prompts: list[list[int]]
     responses: list[np.ndarray]
     group: list[int]
+    budget: int = BUDGET
 
     @classmethod
-    def random(cls, vocabulary: int) -> Rows:
-        """The same token ids whenever it is called."""
+    def random(
+        cls, vocabulary: int, groups: Sequence[tuple[int, Sequence[int]]] = GROUPS, budget: int = BUDGET
+    ) -> Rows:
+        """The same token ids whenever it is called; `groups`: tokens of each prompt and of its responses."""
         rng = np.random.default_rng(0)
-        rows = cls([], [], [])
-        for number, (length, lengths) in enumerate(GROUPS):
+        rows = cls([], [], [], budget)
+        for number, (length, lengths) in enumerate(groups):
             prompt = rng.integers(0, vocabulary, length).tolist()
             for tokens in lengths:
                 rows.prompts.append(prompt)
@@ -59,7 +67,7 @@ class Rows:
     def packs(self) -> list[list[int]]:
         """The rows of each pack, in the order in which they are computed."""
         lengths = [len(r) - 1 for r in self.responses]
-        units = split(lengths, self.group, [len(p) for p in self.prompts], BUDGET)
+        units = split(lengths, self.group, [len(p) for p in self.prompts], self.budget)
         return [rows for unit in units for rows in unit]
 
     def factors(self, row: int, like: Tensor) -> Tensor:
@@ -123,23 +131,18 @@ def measure(model: Any, checkpointing: Checkpointing = "none") -> Measured:
         raise SrtError("its attention is its own code, which packed sequences cannot replace")
     small = small_copy(model, torch.float32)
     rows = Rows.random(small.config.vocab_size)
-    wanted, wanted_grads = _plain(small, rows)
+    wanted, wanted_grads = plain_pass(small, rows)
     checkpoint_activations(small, checkpointing)
     try:
-        found, grads = _packed(small, rows)
+        found, grads = packed_pass(small, rows)
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SrtError(f"its forward pass fails on packed sequences ({first})") from error
     logprob = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
-    norm = float(torch.stack([g.norm() for g in wanted_grads.values()]).norm())
-    errors = {
-        name: float((grads[name] - g).norm()) / max(float(g.norm()), LEAST_NORM * norm)
-        for name, g in wanted_grads.items()
-    }
-    worst = max(errors, key=lambda name: _or_infinite(errors[name]))
-    measured = Measured(_or_infinite(logprob), _or_infinite(errors[worst]), worst)
+    worst, error = worst_gradient(grads, wanted_grads)
+    measured = Measured(_or_infinite(logprob), error, worst)
     if model.dtype == torch.float32:
         return measured
     del small, grads, wanted_grads
@@ -167,6 +170,17 @@ def problem(measured: Measured) -> str | None:
     return None
 
 
+def worst_gradient(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[str, float]:
+    """The tensor whose gradient is farthest off, and by how much of its norm; infinity for nan."""
+    norm = float(torch.stack([g.float().norm() for g in wanted.values()]).norm())
+    errors = {
+        name: _or_infinite(float((found[name].float() - g).norm()) / max(float(g.norm()), LEAST_NORM * norm))
+        for name, g in wanted.items()
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    return worst, errors[worst]
+
+
 def _or_infinite(value: float) -> float:
     return value if value == value else float("inf")
 
@@ -186,10 +200,11 @@ def _gradients(model: Any) -> dict[str, Tensor]:
     return grads
 
 
-def _plain(model: Any, rows: Rows) -> tuple[list[Tensor], dict[str, Tensor]]:
+def plain_pass(model: Any, rows: Rows, kind: str = OWN) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Log-probs [T] of each row and the gradients of all weights, one sequence at a time in transformers' attention."""
     found = []
     for i, (prompt, response) in enumerate(zip(rows.prompts, rows.responses, strict=True)):
-        every = plain_distribution(model, prompt, response.tolist(), TEMPERATURE)
+        every = plain_distribution(model, prompt, response.tolist(), TEMPERATURE, kind)
         token = torch.as_tensor(response, dtype=torch.long, device=every.device)
         logp, entropy = every.gather(-1, token[:, None])[:, 0], -(every.exp() * every).sum(-1)
         factors = rows.factors(i, logp)
@@ -198,7 +213,8 @@ def _plain(model: Any, rows: Rows) -> tuple[list[Tensor], dict[str, Tensor]]:
     return found, _gradients(model)
 
 
-def _packed(model: Any, rows: Rows) -> tuple[list[Tensor], dict[str, Tensor]]:
+def packed_pass(model: Any, rows: Rows) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What `plain_pass` returns, from packs."""
     found: dict[int, Tensor] = {}
     with packed(model):
         for part in rows.packs():
