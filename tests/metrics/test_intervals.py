@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from srt.metrics.coverage import interval_table, peak_table, share_table, to_markdown
-from srt.metrics.intervals import crossed, mean_interval, t_quantile
+from srt.metrics.intervals import crossed, mean_interval, one_run_interval, t_quantile
 from support import ROOT
 
 
@@ -45,6 +45,22 @@ def test_peaks_are_seldom_called_better_where_no_checkpoint_is() -> None:
 @pytest.mark.slow
 def test_the_documented_tables_are_what_the_command_prints() -> None:
     assert to_markdown() in (ROOT / "docs/claims.md").read_text(encoding="utf-8")
+
+
+def test_one_run_has_a_t_interval_over_problems() -> None:
+    generator = np.random.default_rng(5)
+    gains = generator.normal(0.05, 0.2, 40)
+    half = t_quantile(0.95, 39) * gains.std(ddof=1) / np.sqrt(40)
+    assert one_run_interval(gains, share=False) == pytest.approx(
+        (gains.mean(), gains.mean() - half, gains.mean() + half)
+    )
+    covered = [one_run_interval(generator.binomial(1, 0.05, 40)) for _ in range(400)]
+    assert np.mean([lo <= 0.05 <= hi for _, lo, hi in covered]) >= 0.93
+    assert one_run_interval(np.full(9, 0.1), share=False) == pytest.approx((0.1, 0.1, 0.1))
+    assert np.isnan(one_run_interval(np.array([]))).all() and np.isnan(one_run_interval(np.array([0.5]))[1:]).all()
+    for wrong in (np.array([np.nan, 1.0]), np.ones((2, 3))):
+        with pytest.raises(ValueError, match="one finite number per problem"):
+            one_run_interval(wrong)
 
 
 def test_shares_stay_within_0_and_1_and_hold_their_mean() -> None:

@@ -11,8 +11,7 @@ import pandas as pd
 
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
-from srt.metrics.intervals import mean_interval
-from srt.metrics.statistics import paired_difference
+from srt.metrics.intervals import mean_interval, one_run_interval
 
 ENTRY = ("run", "label", "method", "seed", "step", "groups", "trained_on")
 GROUP_COLUMNS = ["dataset", "problem_id", "pass_rate", "majority_correct"]
@@ -97,5 +96,5 @@ def _gain(before: pd.DataFrame | None, after: pd.DataFrame | None) -> dict[str, 
         values = (np.nan, np.nan, np.nan)
     else:
         first = before["pass_rate"].reindex(after["problem_id"]).to_numpy(float)
-        values = paired_difference(first, after["pass_rate"].to_numpy(float))
+        values = one_run_interval(after["pass_rate"].to_numpy(float) - first, share=False)
     return dict(zip(("gain_clean", "gain_clean_lo", "gain_clean_hi"), values, strict=True))

@@ -132,7 +132,7 @@ def compare_evaluations(first: pd.DataFrame, second: pd.DataFrame, names: list[s
     """Per data set: avg@n and maj@n of both last checkpoints, and the paired difference of avg@n."""
     import pandas as pd
 
-    from srt.metrics.statistics import paired_difference
+    from srt.metrics.intervals import one_run_interval
 
     both = first.index.intersection(second.index)
     if both.empty:
@@ -140,7 +140,8 @@ def compare_evaluations(first: pd.DataFrame, second: pd.DataFrame, names: list[s
     rows = []
     for dataset, index in both.groupby(both.get_level_values("dataset")).items():
         pair = {name: frame.loc[index] for name, frame in zip(names, (first, second), strict=True)}
-        mean, low, high = paired_difference(*(frame["pass_rate"].to_numpy(float) for frame in pair.values()))
+        before, after = (frame["pass_rate"].to_numpy(float) for frame in pair.values())
+        mean, low, high = one_run_interval(after - before, share=False)
         rows.append(
             {
                 "data set": dataset,

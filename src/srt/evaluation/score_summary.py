@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from srt.metrics.statistics import bootstrap_mean, pass_at_k
+from srt.metrics.intervals import one_run_interval
+from srt.metrics.statistics import pass_at_k
 
 SUMMARISED = ("dataset", "problem_id", "n", "parsed", "pass_rate", "majority_correct", "truncated", "reasons")
 
@@ -43,7 +44,7 @@ def _percent(mean: float, lo: float, hi: float) -> str:
 
 
 def summarise(groups: pd.DataFrame, counters: dict[str, int]) -> Summary:
-    """avg@n, maj@n and pass@n per data set, with 95 % bootstrap intervals over problems.
+    """avg@n, maj@n and pass@n per data set, with 95 % intervals over problems.
 
     Args:
         groups: the columns `SUMMARISED` of a groups table; n is the largest number of samples per problem.
@@ -53,8 +54,8 @@ def summarise(groups: pd.DataFrame, counters: dict[str, int]) -> Summary:
     for dataset, frame in groups.groupby("dataset", sort=False):
         n = int(frame["n"].max())
         known = frame[frame["pass_rate"].notna()]
-        avg = bootstrap_mean(known["pass_rate"].to_numpy(dtype=float))
-        maj = bootstrap_mean(known["majority_correct"].to_numpy(dtype=float))
+        avg = one_run_interval(known["pass_rate"].to_numpy(dtype=float))
+        maj = one_run_interval(known["majority_correct"].to_numpy(dtype=float))
         correct = np.rint(known["pass_rate"].to_numpy(dtype=float) * known["n"].to_numpy()).astype(int)
         best = [pass_at_k(size, c, size) for size, c in zip(known["n"].to_numpy(), correct, strict=True)]
         total = int(frame["n"].sum())

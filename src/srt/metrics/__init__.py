@@ -1,6 +1,6 @@
 """Statistics with intervals, the collapse alarm, tables over evaluations. Imports no torch and no matplotlib.
 
-statistics        numbers over problems: bootstrap means, paired differences, pass@k, the gap curve
+statistics        numbers over problems: pass@k, the gap curve
 intervals         the intervals of figures and claims, over problems and seeds
 peaks             peaks chosen on one half of the problems and seeds, and judged on the other
 coverage          simulations of both: how often they are right

@@ -206,6 +206,24 @@ def mean_interval(strata: Sequence[np.ndarray], share: bool = True) -> tuple[flo
     return estimate.value, *estimate.interval()
 
 
+def one_run_interval(values: np.ndarray, share: bool = True) -> tuple[float, float, float]:
+    """Mean over the problems of one run, with its 95 % interval over problems: (mean, lo, hi).
+
+    `values` [P], one number per problem: a pass rate, a 0/1 majority verdict, or (not `share`) the difference of two on
+    the same problem, whose pairing removes the spread between easy and hard problems. Without a problem all three are
+    NaN, with one both ends are.
+
+    >>> [round(number, 2) for number in one_run_interval(np.array([0.0, 1.0] * 15))]
+    [0.5, 0.31, 0.69]
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError(f"values must be one finite number per problem, not of the shape {array.shape} or with NaN")
+    if not len(array):
+        return math.nan, math.nan, math.nan
+    return mean_interval([array[None]], share)
+
+
 def ratio_values(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
     """Values [S, P] whose mean over problems is sum(numerators)/sum(denominators) of each seed, to first order.
 

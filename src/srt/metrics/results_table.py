@@ -11,7 +11,7 @@ import pandas as pd
 
 from srt.common.errors import SrtError
 from srt.common.io import parquet_metadata, read_parquet
-from srt.metrics.statistics import bootstrap_mean, paired_difference
+from srt.metrics.intervals import one_run_interval
 
 SETTINGS = ("temperature", "top_p", "max_new_tokens")  # of the samples, beside n
 ENTRY = ("run", "label", "method", "seed", "step", "groups")
@@ -25,7 +25,7 @@ def results_table(
 ) -> pd.DataFrame:
     """One row per run, step and data set.
 
-    avg, maj: means over problems of avg@n and maj@n, with 95 % bootstrap intervals over problems. gain: avg minus the
+    avg, maj: means over problems of avg@n and maj@n, with 95 % intervals over problems. gain: avg minus the
     base model's on the same problems, with the paired interval. parsed: share of responses with an answer. The
     settings of SETTINGS are columns too, where the evaluations differ in them or with `settings="all"`.
     """
@@ -60,8 +60,8 @@ def results_table(
 
 
 def _row(entry: dict[str, Any], dataset: str, part: pd.DataFrame) -> dict[str, Any]:
-    avg, avg_lo, avg_hi = bootstrap_mean(part["pass_rate"].to_numpy(float))
-    maj, maj_lo, maj_hi = bootstrap_mean(part["majority_correct"].to_numpy(float))
+    avg, avg_lo, avg_hi = one_run_interval(part["pass_rate"].to_numpy(float))
+    maj, maj_lo, maj_hi = one_run_interval(part["majority_correct"].to_numpy(float))
     return {
         **{key: entry[key] for key in ("run", "label", "method", "seed", "step")},
         "dataset": dataset,
@@ -79,5 +79,5 @@ def _gain(before: pd.Series | None, after: pd.Series) -> dict[str, float]:
     if before is None:
         return {"gain": float("nan"), "gain_lo": float("nan"), "gain_hi": float("nan")}
     both = before.index.intersection(after.index)
-    gain, lo, hi = paired_difference(before.loc[both].to_numpy(), after.loc[both].to_numpy())
+    gain, lo, hi = one_run_interval(after.loc[both].to_numpy() - before.loc[both].to_numpy(), share=False)
     return {"gain": gain, "gain_lo": lo, "gain_hi": hi}

@@ -1,8 +1,4 @@
-"""Numbers over problems: bootstrap intervals, paired differences, pass@k and the generation-verification gap.
-
-It reads no files and knows nothing of answers. Every array has one entry per problem, so a resample draws problems and
-not samples: the samples of one problem are correlated and would make an interval too narrow.
-"""
+"""Numbers over problems: pass@k and the generation-verification gap. It reads no files and knows nothing of answers."""
 
 from __future__ import annotations
 
@@ -10,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-
-_CHUNK = 1 << 21  # indices drawn at once: bounds memory to about 32 MB whatever the number of problems
 
 # Fig. 9 and the authors' `log_threshold_plot`: thresholds 0, 0.05, …, 1.
 DEFAULT_THRESHOLDS = np.round(np.arange(21) * 0.05, 2)
@@ -24,54 +18,6 @@ def _checked(values: np.ndarray | Sequence[float], name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinity: drop those problems on purpose before averaging")
     return array
-
-
-def bootstrap_mean(
-    values: np.ndarray | Sequence[float], n_boot: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean over problems with a percentile bootstrap interval.
-
-    `values` [P], one number per problem (a pass rate, a 0/1 majority verdict). Returns (mean, lo, hi) in the unit of
-    `values`, lo and hi being the (1 - level)/2 and (1 + level)/2 quantiles of `n_boot` resampled means. Without
-    problems all three are NaN. The same seed gives the same bits.
-
-    >>> bootstrap_mean(np.array([1.0, 1.0, 1.0]))
-    (1.0, 1.0, 1.0)
-    """
-    array = _checked(values, "values")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
-    if n_boot < 1:
-        raise ValueError(f"n_boot must be at least 1, not {n_boot}")
-    size = len(array)
-    if size == 0:
-        return float("nan"), float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    means = np.empty(n_boot)
-    rows = max(1, _CHUNK // size)
-    for start in range(0, n_boot, rows):
-        stop = min(start + rows, n_boot)
-        means[start:stop] = array[generator.integers(0, size, size=(stop - start, size))].mean(axis=1)
-    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(array.mean()), float(lo), float(hi)
-
-
-def paired_difference(
-    a: np.ndarray | Sequence[float],
-    b: np.ndarray | Sequence[float],
-    n_boot: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float, float]:
-    """Mean of b - a over the same problems, with a percentile bootstrap interval over problems.
-
-    `a`, `b` [P] in the same order of problems, such as pass rates before and after training. Pairing removes the spread
-    between easy and hard problems, which is most of the variance on sets of 30 problems such as AIME.
-    """
-    first, second = _checked(a, "a"), _checked(b, "b")
-    if first.shape != second.shape:
-        raise ValueError(f"paired values must cover the same problems: {len(first)} against {len(second)}")
-    return bootstrap_mean(second - first, n_boot=n_boot, seed=seed, level=level)
 
 
 def pass_at_k(n: int | np.ndarray, c: int | np.ndarray, k: int) -> float | np.ndarray:
