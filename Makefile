@@ -41,21 +41,24 @@ setup-cluster: ## setup-gpu on a login node, and check that SLURM's commands are
 	  echo "next: edit workflow/profiles/slurm/partitions.yaml (docs/cluster.md), then $(BIN)/snakemake --profile slurm -n"
 
 smoke: setup ## the whole DAG on tiny models: data, training, evaluation, figures, report
-	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES)
+	@$(BIN)/srt watch --configfile config/smoke.yaml --cores $(CORES) -- \
+	  $(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES)
 	@$(BIN)/python -m snakemake --profile workflow/profiles/smoke --cores $(CORES) --report results/smoke/report.html \
-	  > results/smoke/logs/report.log 2>&1 || { cat results/smoke/logs/report.log >&2; exit 1; }
+	  > results/smoke/logs/report.log 2>&1 || { tail -n 40 results/smoke/logs/report.log >&2; exit 1; }
 	@$(BIN)/srt summary --configfile config/smoke.yaml --require-gain gt_sums3-s1 sums3_test
+	@tail -n 1 results/smoke/logs/claims/claims.log
 	@echo "report:  results/smoke/report.html"
-	@echo "figures: results/smoke/figures/"
+	@echo "picture: results/smoke/figures/fig2.png"
 
 mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or more, in about an hour on two cores
 	@$(BIN)/srt watch --configfile config/mini.yaml --cores $(CORES) -- \
 	  $(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES)
 	@$(BIN)/python -m snakemake --profile workflow/profiles/mini --cores $(CORES) --report results/mini/report.html \
-	  > results/mini/logs/report.log 2>&1 || { cat results/mini/logs/report.log >&2; exit 1; }
+	  > results/mini/logs/report.log 2>&1 || { tail -n 40 results/mini/logs/report.log >&2; exit 1; }
 	@tail -n 1 results/mini/logs/claims/claims.log
 	@echo "report:  results/mini/report.html"
 	@echo "claims:  results/mini/claims/claims.md"
+	@echo "picture: results/mini/figures/fig3.png"
 
 gpu-check: setup ## check training and sampling on this machine's GPU and measure them: docs/gpu.md (ARGS=--size 135m)
 	@$(BIN)/srt gpu-check $(ARGS)

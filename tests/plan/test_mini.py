@@ -9,12 +9,11 @@ import pytest
 
 from srt.config import Config, load_config, read_yaml
 from srt.plan.eta import Eta, Progress
-from srt.plan.jobs import build
+from srt.plan.jobs import STAGES, build
 from srt.plan.measured import Measured
 from srt.plan.price import Pricing
 from srt.plan.schedule import schedule
 from support import ROOT
-from support.commands import srt
 from support.dag import copy_of_the_tree, jobs, snakemake
 
 # The paper's phenomena that `make mini` shows, and the claims that test each.
@@ -164,6 +163,10 @@ def test_after_ten_minutes_the_eta_is_right(mini_in_tmp: Config, train: float, o
     replay.now = 600.0
     found = eta.progress()
     assert found.jobs == len(dag.jobs) and 0 < found.done < found.jobs
+    assert [stage.name for stage in found.stages] == list(STAGES), "the miniature has all of them"
+    assert (sum(stage.done for stage in found.stages), sum(stage.jobs for stage in found.stages)) == (
+        found.done, found.jobs
+    )  # fmt: skip
     assert found.left == pytest.approx(played.wall - 600, rel=0.15)
 
 
@@ -183,18 +186,3 @@ def test_what_was_done_before_is_not_done_again(mini_in_tmp: Config) -> None:
 
 def test_progress_reads_well() -> None:
     assert Progress(12, 60, 45.0, 300.0).line() == "12 of 60 jobs done after 5 min, about 45 s left"
-
-
-def watch(folder: Path, *command: str, code: int = 0) -> str:
-    """What `srt watch` prints while it runs a command."""
-    options = ("--configfile", "config/mini.yaml", "--cores", "2", "--every", "0.5", "--log", folder / "out.log")
-    return srt("watch", *options, "--", *command, code=code).stderr
-
-
-@pytest.mark.slow
-def test_watch_hands_on_what_the_command_says(tmp_path: Path) -> None:
-    said = watch(tmp_path, "bash", "-c", "echo progress; sleep 2")
-    assert "jobs done after" in said and "progress" not in said
-    assert (tmp_path / "out.log").read_text() == "progress\n"
-    failed = watch(tmp_path, "bash", "-c", "echo the reason >&2; exit 3", code=3)
-    assert failed.endswith("the reason\n") and "progress" not in failed

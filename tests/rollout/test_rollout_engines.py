@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from srt.rollout import LENGTH, STOP, Sampling, tensor_checksum
+from srt.rollout.sampling_bar import SamplingBar
 from support.rollout_cases import (
     EOS,
     KEYS,
@@ -47,6 +50,30 @@ def test_no_prompts_and_wrong_keys(fresh: tuple) -> None:
     assert engine.generate([], [], SAMPLING) == []
     with pytest.raises(ValueError, match="3 prompts, 2 keys"):
         engine.generate(PROMPTS, KEYS[:2], SAMPLING)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_progress_counts_responses_while_they_end(
+    fresh: tuple, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _ = fresh
+    seen: list[int] = []
+    monkeypatch.setattr(SamplingBar, "ended", lambda bar, responses: seen.append(responses))
+    engine.generate(PROMPTS, KEYS, replace(SAMPLING, temperature=temperature))
+    assert seen == sorted(seen) and seen[-1] in (len(PROMPTS) * SAMPLING.n, len(PROMPTS))
+    assert temperature == 0 or len(set(seen)) > len(PROMPTS) + 1, "responses of one prompt are counted as they end"
+
+
+def test_the_time_left_waits_for_an_eighth_of_the_responses(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = SamplingBar(80, shown=True)
+    bar.bar.mininterval = bar.bar.miniters = 0
+    bar.ended(9)
+    assert "9/80 [" in terminal.getvalue() and "<" not in terminal.getvalue()
+    bar.ended(10)
+    bar.close()
+    assert "10/80 [" in terminal.getvalue() and "<" in terminal.getvalue()
 
 
 def test_same_seed_repeats_other_seed_or_key_differs(fresh: tuple) -> None:

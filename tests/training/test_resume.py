@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -156,6 +157,10 @@ def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, tiny_base, sums, whole):
     _, stderr = process.communicate(timeout=400)
     assert process.returncode == 75, stderr
     assert "SIGTERM: state saved at step" in stderr and "Traceback" not in stderr
+    at_once = re.search(
+        r"^SIGTERM: training stops after step (\d+) of 8 \(.* s\), when its state", stderr, re.MULTILINE
+    )
+    assert at_once and f"state saved at step {at_once[1]}," in stderr[at_once.end() :], stderr
     assert not (tmp_path / "step-8").exists()
     process = start(args)
     _, stderr = process.communicate(timeout=300)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from srt.workflow.wildcards import checkpoints_pattern, runs_pattern
+from support.commands import srt
 from support.dag import MICRO, copy_of_the_tree, jobs, results, snakemake
 
 
@@ -179,9 +180,12 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_same_command_goes_on(tmp_pat
 
 def test_a_failed_job_names_its_log_and_leaves_no_output(clone, tmp_path):
     folder = changed(clone, tmp_path, "tests/micro/datasets.yaml", "size: 24", "size: 4000")
-    output = snakemake(folder, *MICRO, "all_data", code=1)
-    assert "sums" in output and "results/micro/logs/data/sums.log" in output
-    assert "Traceback" not in (folder / "results/micro/logs/data/sums.log").read_text()
+    log = folder / "results/micro/logs/data/sums.log"
+    command = ("--configfile", MICRO[3], "--cores", "2", "--", sys.executable, "-m", "snakemake", *MICRO, "all_data")
+    shown = srt("watch", *command, folder=folder, code=1).stderr
+    assert "FAILED: Data set sums; the end of results/micro/logs/data/sums.log:\n" in shown
+    assert f"\n  | {log.read_text().splitlines()[-1]}\n" in shown and "Traceback" not in shown + log.read_text()
+    assert "failed: 1 job (" in shown and len(shown.splitlines()) < 20
     assert not (folder / "results/micro/data/sums.parquet").exists()
 
 

@@ -3,8 +3,8 @@
 With --all-settings also the evaluations on disk that were sampled with other settings than the configuration's, each
 row with its temperature and n; gains are those within the same settings.
 
-With --require-gain RUN DATASET the exit code is 1 unless that run's avg@n rose above the base model's by more than its
-paired 95 % interval: the sign that a small run has really learned.
+With --require-gain RUN DATASET only one line, on this run. The exit code is 1 unless its avg@n rose above the base
+model's by more than its paired 95 % interval: the sign that a small run has really learned.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from srt.artefacts.paths import Paths
-    from srt.common.errors import SrtError, nearest
+    from srt.common.errors import SrtError
     from srt.metrics.results_table import SETTINGS
 
     config = configuration(args)
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     last = results[results["step"] == results.groupby("run")["step"].transform("max")]
     told = [key for key in ("suite", *SETTINGS) if key in results]
     told += ["n"] if args.all_settings or results["n"].nunique() > 1 else []
+    if args.require_gain:
+        return gained(last, *args.require_gain, file)
     base = results[results["step"] == 0].drop_duplicates(["dataset", *told]).assign(run="base model")
     shown = pd.concat([base, last])
     n = "n" if "n" in told else str(results["n"].iloc[0])
@@ -61,16 +63,24 @@ def run(args: argparse.Namespace) -> int:
     }
     shown = shown[list(columns)].rename(columns=columns).assign(**{"gain over base [95 %]": gain})
     print(table(shown, **{f"avg@{n}": "{:.3f}", f"maj@{n}": "{:.3f}"}))
-    if not args.require_gain:
-        return 0
-    name, dataset = args.require_gain
+    return 0
+
+
+def gained(last: pd.DataFrame, name: str, dataset: str, file: Path) -> int:
+    """Print whether a run gained on a data set; 1 if it did not, beyond the interval."""
+    from srt.common.errors import SrtError, nearest
+
     found = last[(last["run"] == name) & (last["dataset"] == dataset)]
     if found.empty:
         wrong, known = (dataset, last["dataset"]) if name in set(last["run"]) else (name, last["run"])
         raise SrtError(f"{file} has no row of run '{name}' on '{dataset}'{nearest(wrong, set(known))}")
-    gained = bool(found["gain_lo"].iloc[0] > 0)
-    print(f"{name} on {dataset}: {'learned' if gained else 'NO GAIN beyond the interval'}")
-    return 0 if gained else 1
+    row = next(found.itertuples())
+    print(
+        f"{name} {'learned' if row.gain_lo > 0 else 'did NOT gain beyond the interval'}: avg@{row.n} on {dataset} "
+        f"{row.avg - row.gain:.3f} -> {row.avg:.3f} in {row.step} steps, gain {row.gain:+.3f} "
+        f"[{row.gain_lo:+.3f}, {row.gain_hi:+.3f}]"
+    )
+    return 0 if row.gain_lo > 0 else 1
 
 
 def all_settings(config: Config) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Run a workflow and show how far it is and how long it still takes: srt watch --cores N -- COMMAND ...
 
-The command's output goes to a file. Jobs and seconds are those of `srt plan`, corrected by what the jobs took so far. A
-terminal shows one line, which is kept up to date; a log gets a line every two minutes. The exit code is the command's;
-if the command fails, the end of its output is shown.
+A terminal shows one line per stage and the time left, kept up to date. A log gets a line when a stage is done and one
+every two minutes. The command's own output goes to a file, except warnings and the ends of the logs of failed jobs.
+Jobs and seconds are those of `srt plan`, corrected by what the jobs took so far. The exit code is the command's.
 """
 
 from __future__ import annotations
@@ -14,21 +14,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from srt.artefacts.paths import Paths
 from srt.cli.shared import add_configfile, configuration
 from srt.common.errors import SrtError
-from srt.common.progress import is_terminal
+from srt.common.progress import Screen, is_terminal
+
+if TYPE_CHECKING:
+    from srt.plan.eta import Eta
 
 POLL = 0.5  # seconds between two looks at the command
-SHOWN_LINES = 40  # of the output of a command that failed
+LOOK = 10.0  # seconds between two looks at the files that its jobs make
+SHOWN_LINES = 40  # of the output of a command that failed for another reason than a job
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_configfile(parser)
     parser.add_argument("--cores", required=True, type=int, metavar="N", help="jobs that run at a time")
-    parser.add_argument("--every", type=float, metavar="S", help="seconds between lines (10 in a terminal, else 120)")
+    parser.add_argument(
+        "--every", type=float, default=120.0, metavar="S", help="seconds between lines in a log (default: %(default)g)"
+    )
     parser.add_argument(
         "--log", type=Path, metavar="FILE", help="file for the command's output ({results}/logs/workflow.log)"
     )
@@ -38,46 +45,87 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; return its exit code, 128 + n for signal n."""
     from srt.plan.eta import Eta
+    from srt.workflow.interrupts import ONCE, TWICE
+    from srt.workflow.output import Output
 
     if args.cores < 1:
         raise SrtError("--cores must be at least 1")
-    if args.every is not None and args.every <= 0:
+    if args.every <= 0:
         raise SrtError("--every must be more than 0 seconds")
     if shutil.which(args.command[0]) is None:
         raise SrtError(f"{args.command[0]} cannot be run as a program: correct the command after --")
     config = configuration(args)
     log = args.log or Path(Paths(config.results).log("workflow"))
     log.parent.mkdir(parents=True, exist_ok=True)
-    every = args.every or (10.0 if is_terminal() else 120.0)
-    eta = Eta(config, args.cores)
+    display = Display(Eta(config, args.cores), args.every)
+    interrupts: list[int] = []
     # Ctrl-C reaches the command as well, which then ends its jobs: wait until it has
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with open(log, "a", encoding="utf-8") as output:
-        began = output.tell()
-        child = subprocess.Popen(
-            args.command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # the command must not inherit that Ctrl-C is ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-        show(f"{eta.progress().line()}; the output of the workflow: {log}", last=True)
-        shown = time.monotonic()
-        while child.poll() is None:
-            time.sleep(POLL)
-            if time.monotonic() - shown >= every:
-                show(eta.progress().line(), last=not is_terminal())
-                shown = time.monotonic()
-    show(eta.progress().line(), last=True)
-    if child.returncode:
-        with open(log, encoding="utf-8", errors="replace") as output:
-            output.seek(began)
-            print("".join(output.readlines()[-SHOWN_LINES:]), file=sys.stderr, end="")
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    with open(log, "a", encoding="utf-8") as file:
+        output = Output(log)
+        child = subprocess.Popen(args.command, stdout=file, stderr=subprocess.STDOUT)
+    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    display.say(f"the output of the workflow: {log}")
+    told = 0
+    while child.poll() is None:
+        if len(interrupts) > told:
+            told = len(interrupts)
+            display.say("interrupted: the running jobs are ended; Ctrl-C again does not wait for them")
+        for note in output.notes():
+            display.say(note)
+        display.update()
+        time.sleep(POLL)
+    for note in output.notes(ended=True):
+        display.say(note)
+    if not child.returncode:
+        display.show(log=True)
+    if interrupts:
+        display.say(ONCE if len(interrupts) == 1 else TWICE)
+    elif child.returncode and output.failed:
+        jobs = f"{output.failed} job{'s' * (output.failed > 1)}"
+        display.say(f"failed: {jobs} (the end of each log is above); run the same command to resume; all output: {log}")
+    elif child.returncode:
+        print(output.end(SHOWN_LINES), file=sys.stderr, end="")
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def show(line: str, last: bool) -> None:
-    """Write a line over the previous one in a terminal, below it elsewhere; nothing overwrites the last one."""
-    start = "\r\x1b[K" if is_terminal() else ""
-    print(f"{start}{time.strftime('%H:%M')} {line}", end="\n" if last else "", file=sys.stderr, flush=True)
+class Display:
+    """What is shown of a running workflow: stages and time left in a terminal, a few lines elsewhere.
+
+    Args:
+        eta: says how far the workflow is.
+        every: seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, eta: Eta, every: float) -> None:
+        self.eta, self.every = eta, every
+        self.screen = Screen()
+        self.looked = self.logged = time.monotonic()
+        self.done = {stage.name for stage in eta.progress().stages if stage.done == stage.jobs}
+        self.show(log=True)
+
+    def say(self, message: str) -> None:
+        """Show a message that stays, with the time of day."""
+        self.screen.say(f"{time.strftime('%H:%M')} {message}")
+
+    def update(self) -> None:
+        """Look at the files of the jobs if it is time to."""
+        now = time.monotonic()
+        if now - self.looked >= min(LOOK, self.every):
+            self.looked = now
+            self.show(log=now - self.logged >= self.every)
+
+    def show(self, log: bool) -> None:
+        """Show how far the workflow is; `log`: also where there is no terminal."""
+        progress = self.eta.progress()
+        if is_terminal():
+            self.screen.show([*progress.table(), f"{time.strftime('%H:%M')} {progress.line()}"])
+            return
+        for stage in progress.stages:
+            if stage.done == stage.jobs and stage.name not in self.done:
+                self.say(f"{stage.name}: {stage.jobs} of {stage.jobs} done")
+                self.done.add(stage.name)
+        if log:
+            self.say(progress.line())
+            self.logged = time.monotonic()

@@ -9,27 +9,53 @@ stretch: the elapsed time over the scheduled time of the finished jobs.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from srt.config.root import Config
-from srt.plan.jobs import Dag, build
+from srt.plan.jobs import STAGES, Dag, build, stage_of
 from srt.plan.measured import Measured, read_benchmark
 from srt.plan.price import Pricing
 from srt.plan.schedule import schedule
 
 SETTLED = 120.0  # scheduled seconds of finished jobs from which on the schedule is stretched
 STRETCH = (0.9, 2.0)  # limits of the stretch
+BAR = 20  # characters of the bar of a stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Numbers of jobs of one stage."""
+
+    name: str
+    done: int
+    jobs: int
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Numbers of jobs, and seconds: elapsed since the start, left until all jobs are done."""
+    """Numbers of jobs, in all and by stage, and seconds: elapsed since the start, left until all jobs are done."""
 
     done: int
     jobs: int
     left: float
     elapsed: float
+    stages: tuple[Stage, ...] = ()
+
+    def table(self) -> list[str]:
+        """A line per stage, with a bar of twenty characters.
+
+        >>> Progress(7, 9, 60.0, 60.0, (Stage("data", 5, 5), Stage("sampling", 2, 4))).table()
+        ['  data      #################### 5 of 5', '  sampling  ##########.......... 2 of 4']
+        """
+        width = max(len(stage.name) for stage in self.stages)
+        digits = max(len(str(stage.jobs)) for stage in self.stages)
+        lines = []
+        for stage in self.stages:
+            bar = "#" * (BAR * stage.done // stage.jobs)
+            lines.append(f"  {stage.name:<{width}}  {bar:.<{BAR}} {stage.done:>{digits}} of {stage.jobs}")
+        return lines
 
     def line(self) -> str:
         """As one line for people.
@@ -88,4 +114,11 @@ class Eta:
         rest = max(rest - half, 0.0)
         worked = whole - rest
         stretch = min(max(elapsed / worked, STRETCH[0]), STRETCH[1]) if worked > SETTLED else 1.0
-        return Progress(len(self.dag.jobs) - len(remaining), len(self.dag.jobs), rest * stretch, elapsed)
+        jobs = len(self.dag.jobs)
+        return Progress(jobs - len(remaining), jobs, rest * stretch, elapsed, self._stages(remaining))
+
+    def _stages(self, remaining: set[str]) -> tuple[Stage, ...]:
+        """The stages that the configuration has, in their order."""
+        stage = {key: stage_of(self.config, job) for key, job in self.dag.jobs.items()}
+        jobs, left = Counter(stage.values()), Counter(stage[key] for key in remaining)
+        return tuple(Stage(name, jobs[name] - left[name], jobs[name]) for name in STAGES if jobs[name])

@@ -26,6 +26,15 @@ from srt.config.runs import checkpoint_at, run_and_step
 from srt.figures.resolve import resolve_figure
 
 GPU_RULES = ("train", "train_last", "sample")
+# What people call the work of a rule, in the order in which the stages begin. The rules of figures are those of the
+# configuration; every other rule makes a table.
+FIGURES, TABLES = "figures", "tables"
+STAGE_OF = {
+    "data": "data", "base_model": "base models", "sample": "sampling", "score": "scoring", "labels": "labels",
+    "preferences": "labels", "curriculum": "labels", "train": "training", "train_last": "training",
+    "browser": "rollout pages", "browser_list": "rollout pages",
+}  # fmt: skip
+STAGES = ("data", "base models", "sampling", "scoring", "labels", "training", FIGURES, TABLES, "rollout pages")
 
 
 @dataclass(frozen=True)
@@ -295,6 +304,11 @@ def _pattern(output: str) -> re.Pattern[str]:
     for i in range(1, len(parts), 2):
         parts[i] = f"(?P<{parts[i]}>{_WILDCARDS[parts[i]]})"
     return re.compile("".join(parts))
+
+
+def stage_of(config: Config, job: Job) -> str:
+    """The stage of `STAGES` that a job belongs to."""
+    return STAGE_OF.get(job.rule, FIGURES if job.rule in config.figures else TABLES)
 
 
 def model_of(config: Config, job: Job) -> str | None:

@@ -50,15 +50,14 @@ class ContinuousBatch:
         keys: Sequence[str],
         sampling: Sampling,
         max_rows: int,
-        on_prompt: Callable[[], object],
+        on_ended: Callable[[int], object],
     ) -> None:
         self.model, self.eos, self.prompts, self.keys, self.sampling = model, eos, prompts, keys, sampling
-        self.on_prompt = on_prompt  # called once per prompt, when its samples are all done
+        self.on_ended = on_ended  # called between decode steps with the number of samples that have ended
         self.total = len(prompts) * sampling.n
         self.next_row = 0  # samples before this one have left the queue
         self.prefill: _Prefill | None = None
         self.rollouts: list[list[Rollout | None]] = [[None] * sampling.n for _ in prompts]
-        self.missing = [sampling.n] * len(prompts)
 
         slots = min(max(1, max_rows), self.total)
         self.refills = slots < self.total
@@ -93,6 +92,7 @@ class ContinuousBatch:
             open_rows = len(self.done) - int(self.done.sum())
             while self.queued and len(self.done) - open_rows >= min(refill_at, self.queued):
                 open_rows += self._admit(len(self.done) - open_rows)
+            self.on_ended(self.next_row - open_rows)
             if open_rows == 0:
                 break
             if not self.queued and open_rows < COMPACT_BELOW * len(self.done):
@@ -220,9 +220,6 @@ class ContinuousBatch:
             prompt, sample = divmod(row, self.sampling.n)
             reason = STOP if stopped[i] else LENGTH
             self.rollouts[prompt][sample] = Rollout(tokens[i, :time].copy(), logprobs[i, :time].copy(), reason)
-            self.missing[prompt] -= 1
-            if self.missing[prompt] == 0:
-                self.on_prompt()
         self.kept[slots] = False
 
     def _forget(self) -> None:

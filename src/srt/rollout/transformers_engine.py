@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from srt.common.progress import progress_bar
 from srt.rollout.continuous_batching import ContinuousBatch
 from srt.rollout.kv_cache import OWN, decode_attention
 from srt.rollout.protocol import Checksum, Rollout, Sampling, tensor_checksum
+from srt.rollout.sampling_bar import SamplingBar
 
 
 class TransformersEngine:
@@ -95,9 +95,9 @@ class TransformersEngine:
             raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys")
         if not prompts:
             return []
-        bar = progress_bar(total=len(prompts), desc="sampling", unit="prompt", disable=not self.progress)
+        bar = SamplingBar(len(prompts) * sampling.n, self.progress)
         try:
             with self._inference(decode_attention(self.model)):
-                return ContinuousBatch(self.model, self.eos, prompts, keys, sampling, self.max_rows, bar.update).run()
+                return ContinuousBatch(self.model, self.eos, prompts, keys, sampling, self.max_rows, bar.ended).run()
         finally:
             bar.close()

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from srt.common.errors import SrtError
-from srt.common.progress import progress_bar
 from srt.rollout.protocol import LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
+from srt.rollout.sampling_bar import SamplingBar
 from srt.rollout.vllm_isolation import preserve_process_state, set_vllm_environment
 from srt.rollout.vllm_weights import checkpoint_sizes, combine, model_checksums
 
@@ -168,16 +168,16 @@ class VllmEngine:
                 )
         self._reset_prefix_cache()  # so that a call does not depend on earlier calls
         rollouts: dict[int, list[Rollout]] = {}
-        bar = progress_bar(total=len(prompts), desc="sampling", unit="prompt", disable=not self.progress)
+        bar = SamplingBar(len(prompts) * (sampling.n if sampling.temperature else 1), self.progress)
 
         def collect(number: int, output: Any) -> None:
             completions = sorted(output.outputs, key=lambda completion: completion.index)
             group = [_to_rollout(c, sampling) for c in completions]
             rollouts[number] = group if sampling.temperature else group * sampling.n
-            bar.update(1)
 
         try:
-            self._run([(p, self._parameters(key, sampling)) for p, key in zip(prompts, keys, strict=True)], collect)
+            requests = [(p, self._parameters(key, sampling)) for p, key in zip(prompts, keys, strict=True)]
+            self._run(requests, collect, bar)
         finally:
             bar.close()
         return [rollouts[i] for i in mine]
@@ -206,8 +206,15 @@ class VllmEngine:
         merged = ([item for rank in ranks for item in rank[i]] for i in range(len(lists)))
         return range(first, first + len(lists[0])), *merged
 
-    def _run(self, requests: Sequence[tuple[Sequence[int], Any]], collect: Callable[[int, Any], None]) -> None:
+    def _run(
+        self,
+        requests: Sequence[tuple[Sequence[int], Any]],
+        collect: Callable[[int, Any], None],
+        bar: SamplingBar | None = None,
+    ) -> None:
         """Submit (token ids, SamplingParams) and call `collect(index, output)` for each request when it is done.
+
+        A request of n samples is n requests to the engine, whose number the bar follows.
 
         LLM.generate is the same loop, but keeps every output as Python objects until the last one is done.
         """
@@ -218,10 +225,13 @@ class VllmEngine:
                 for i, (tokens, parameters) in enumerate(requests):
                     inputs = {"prompt_token_ids": [int(token) for token in tokens]}
                     request_ids.append(engine.add_request(str(i), inputs, parameters))
+                submitted = engine.get_num_unfinished_requests()
                 while engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
                             collect(int(output.request_id), output)
+                    if bar is not None:
+                        bar.ended(submitted - engine.get_num_unfinished_requests())
         except BaseException:
             engine.abort_request(request_ids, internal=True)  # else the next call would find them still running
             raise

@@ -5,9 +5,12 @@ A call that is interrupted, at any moment, continues from its last saved state w
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -44,20 +47,40 @@ def run_segment(segment: Segment, data: TrainingSet, truth: dict[str, str]) -> N
     world = init_world()
     torch.set_num_threads(segment.spec["train"]["threads"])
     began = time.monotonic()
-    signals: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    stop = StopRequest(world.main)
+    previous = signal.signal(signal.SIGTERM, stop.receive)
     try:
         # Another trainer of this segment may still be running: a killed Snakemake leaves its trainer, and SLURM may
         # restart a job elsewhere while a node that it cannot reach still trains. Wait for that trainer.
-        with segment_lock(segment.work, world, 60 * (segment.minutes or 0), signals):
+        with segment_lock(segment.work, world, 60 * (segment.minutes or 0), stop.signals):
             if world.main:
                 clear_up(segment.work, segment.model_out, segment.state_out, segment.metrics_out)
-            attempt = Attempt(segment, data, truth, world, signals, began)
+            attempt = Attempt(segment, data, truth, world, stop, began)
             attempt.restore()
             attempt.train()
             attempt.finish()
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+class StopRequest:
+    """Whether SIGTERM asked this process to stop; says at once, and once, that it will and after what.
+
+    Args:
+        tells: whether this process says so (rank 0).
+    """
+
+    def __init__(self, tells: bool) -> None:
+        self.signals: list[int] = []
+        self.tells = tells
+        self.after = "as soon as a state can be saved"  # when training stops
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signal."""
+        if self.tells and not self.signals:
+            # not `print`, in the middle of which the signal may have come
+            os.write(sys.stderr.fileno(), f"\nSIGTERM: training stops {self.after}\n".encode())
+        self.signals.append(number)
 
 
 class Attempt:
@@ -66,14 +89,14 @@ class Attempt:
     `step` is the last step taken and `saved` that of the newest state; `metrics` are the rows of this segment.
 
     Args:
-        signals: the SIGTERMs received so far; the handler appends to this list.
+        stop: what asks this attempt to stop.
         began: when the attempt began (`time.monotonic`), for the time budget.
     """
 
     def __init__(
-        self, segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, signals: list[int], began: float
+        self, segment: Segment, data: TrainingSet, truth: dict[str, str], world: World, stop: StopRequest, began: float
     ) -> None:
-        self.segment, self.world, self.signals, self.began = segment, world, signals, began
+        self.segment, self.world, self.stop, self.began = segment, world, stop, began
         check_base(segment.base, world)
         self.trainer: BaseTrainer = trainer_of(segment.spec["reward"])(segment, data, world, truth)
         self.watch = watch_of(segment.spec)
@@ -112,6 +135,7 @@ class Attempt:
             Interrupted: as `run_segment`.
         """
         step_log = StepLog(self.segment, self.metrics, self.step, self.world.main)
+        self.stop.after = self._next_end()
         try:
             while self.step < self.segment.stop and not self.trainer.ended:
                 row, timing = self.trainer.timed_step(self.step)
@@ -148,16 +172,25 @@ class Attempt:
         reason = self._stop_reason()
         if self.step == self.segment.stop:
             return
+        self.stop.after = self._next_end()
         if reason or self.step - self.saved >= self.segment.save_every:
             self._save(wait=bool(reason))
             self.saved = self.step
         if reason:
             raise Interrupted(f"{reason}: state saved at step {self.step}, run the same command to resume")
 
+    def _next_end(self) -> str:
+        """When training stops if it is asked to stop now."""
+        after = f"after step {self.step + 1} of {self.segment.stop}"
+        if self.step + 1 == self.segment.stop:
+            return f"{after}, its last, when the results are written"
+        took = f" (steps took up to {self.longest:.0f} s)" if self.longest else ""
+        return f"{after}{took}, when its state is saved"
+
     def _stop_reason(self) -> str:
         """Why to stop after this step, '' to continue; all ranks stop after the same step, for one reason."""
         reason = ""
-        if self.signals:
+        if self.stop.signals:
             reason = "SIGTERM"
         elif self.segment.minutes is not None:
             used = time.monotonic() - self.began
