@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srt.claims.power import Assumed, powers, summary, to_markdown
+from srt.claims.power import Assumed, margins_to_markdown, powers, summary, to_markdown
 from srt.claims.training_estimators import exact_interval
 from srt.claims.verdict import SUPPORTED, judge
 from srt.cli.__main__ import dispatch
@@ -39,6 +39,22 @@ def test_power_is_how_often_a_true_match_is_supported(full: Config) -> None:
     supported = np.mean([judge(a, b, {"within": [-0.08, 0.08]}) == SUPPORTED for a, b in zip(lo, hi, strict=True)])
     assert (found.seeds, found.problems) == (3, 100) and found.power == pytest.approx(supported, abs=0.06)
     assert found.needs == pytest.approx(np.quantile(np.maximum(-lo, hi), 0.8), rel=0.1)
+
+
+def test_all_numbers_of_a_claim_have_to_support_it(full: Config) -> None:
+    """On each of four test sets: as often as four independent simulations are inside at once."""
+    found = {each.claim: each for each in powers(full)}["matches_each_math12k"]
+    generator, runs = np.random.default_rng(9), 400
+    inside = np.ones(runs, dtype=bool)
+    for size in (30, 30, 40, 500):
+        cells = (
+            0.01 * np.sqrt(2) * generator.standard_normal((runs, 3, 1))
+            + 0.1 * generator.standard_normal((runs, 1, size))
+            + np.sqrt(2 * 0.15 / 32) * generator.standard_normal((runs, 3, size))
+        )
+        lo, hi = crossed({"t": cells}).interval()
+        inside &= (lo >= -0.12) & (hi <= 0.12)
+    assert found.power == pytest.approx(inside.mean(), abs=0.06) and found.problems == 30
 
 
 def test_the_needed_effect_is_seen_in_four_of_five_cases(full: Config) -> None:
@@ -78,6 +94,7 @@ def test_what_cannot_be_decided_is_named_in_the_documents(full: Config) -> None:
     text = (ROOT / "docs/claims.md").read_text(encoding="utf-8").partition("Undecidable with three seeds are:")[2]
     assert re.findall(r"^\| `(\w+)` ", text.partition("## Estimators")[0], re.MULTILINE) == named
     assert all(f"`{each.claim}`" in to_markdown(found) for each in found)
+    assert margins_to_markdown(found) in (ROOT / "docs/claims.md").read_text(encoding="utf-8")
     assert not [each.claim for each in found if each.power is not None and 0.5 <= each.power < 0.8]
 
 

@@ -50,7 +50,8 @@ class Power:
     """What a claim's configured seeds and problems can tell.
 
     power: how often the claim is supported in the middle of its margin, None for a direction. needs: for a direction,
-    how far beyond the threshold the truth must lie; for a margin, the half-width that 80 % power takes; in `unit`.
+    how far beyond the threshold the truth must lie; for a margin, the half-width that 80 % power takes; in `unit`, of
+    the number with the fewest problems.
     problems is 0 for numbers without problems.
     """
 
@@ -102,9 +103,9 @@ def _power(config: Config, name: str, claim: Claim, problems: Callable[[str], in
     if claim.estimator == "training" or claim.estimator in STEPS:
         return _seeds_alone(name, rule, seeds, expect)
     sets = [options["datasets"]] if not options.get("each") else [[dataset] for dataset in options["datasets"]]
-    sizes = min(([problems(dataset) for dataset in some] for some in sets), key=sum)
-    estimate = _estimate(config, claim, options, seeds, sizes, assumed)
-    lo, hi = estimate.interval()
+    every = [[problems(dataset) for dataset in some] for some in sets]
+    sizes = min(every, key=sum)
+    lo, hi = _estimate(config, claim, options, seeds, sizes, assumed).interval()
     if "within" not in expect:
         needs = -float(
             np.quantile(lo, 1 - ENOUGH)
@@ -116,7 +117,10 @@ def _power(config: Config, name: str, claim: Claim, problems: Callable[[str], in
         a, b = math.log(a), math.log(b)
     reach = np.maximum(-lo, hi)
     needs = float(np.quantile(reach, ENOUGH))
-    power = float(np.mean(reach <= (b - a) / 2))
+    # all numbers of a claim have to support it, as if they were independent
+    ends = [_estimate(config, claim, options, seeds, some, assumed).interval() for some in every]
+    alone = [np.mean(np.maximum(-low, high) <= (b - a) / 2) for low, high in ends]
+    power = float(np.prod(alone)) ** (1 + len(options.get("also") or ()))
     if claim.estimator == "ratio":
         return Power(name, rule, seeds, sum(sizes), power, math.exp(needs), "times")
     return Power(name, rule, seeds, sum(sizes), power, needs, "accuracy")
@@ -191,6 +195,18 @@ def summary(found: list[Power]) -> str:
     never = [each.claim for each in found if each.verdict == "cannot be decided"]
     named = f": {', '.join(never)}" if never else ""
     return f"{len(never)} of {len(found)} claims cannot be decided with these seeds and problems{named}"
+
+
+def margins_to_markdown(found: list[Power]) -> str:
+    """A table of the claims that have a power, those with the same numbers in one row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for each in found:
+        if each.power is not None:
+            needs = "" if each.needs is None else f"{digits(each.needs)} {each.unit}"
+            key = (each.rule, str(each.seeds), str(each.problems or ""), f"{each.power:.0%}", needs)
+            rows.setdefault(key, []).append(f"`{each.claim}`")
+    head = ["expected", "seeds", "problems", "power", "needs", "claims"]
+    return markdown_table(head, [[*key, ", ".join(claims)] for key, claims in rows.items()]) + "\n"
 
 
 def to_markdown(found: list[Power]) -> str:
