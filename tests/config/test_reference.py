@@ -58,3 +58,10 @@ def test_claims_with_a_number_of_the_paper_name_its_row(table: pd.DataFrame, ful
             assert {row["version"] for row in rows} == {claim.version}
             section = re.match(r"(§[\d.]+|Appendix [A-Z](?:\.\d)?)", claim.where).group(0)  # type: ignore[union-attr]
             assert any(section in row["where"] for row in rows), (name, claim.where)
+
+
+@pytest.mark.parametrize("main", ["config/config.yaml", "config/mini.yaml"])
+def test_each_claim_of_the_paper_has_its_version_and_section(main: str) -> None:
+    for name, claim in load_config(read_yaml(ROOT / main), ROOT, main).claims.items():
+        own = claim.version == "ours"
+        assert re.match(r"docs/" if own else r"§\d|Appendix [A-L]", claim.where), (name, claim.where)

@@ -74,6 +74,9 @@ def test_every_figure_asks_for_files_that_rules_make(main: str) -> None:
         assert bool(inputs) == (figure.kind != "scheme"), name
         assert len(json.dumps(spec)) < 60_000, f"{name}: a command line holds 128 KiB"
         assert (ROOT / "workflow" / "report" / f"{name}.rst").is_file(), f"{name} has no caption"
+        caption = (ROOT / "workflow" / "report" / f"{name}.rst").read_text(encoding="utf-8")
+        says = ("captions.bands", "captions.whiskers", "Bands are 95 % intervals")
+        assert figure.kind in ("scheme", "examples") or any(text in caption for text in says), name
         for path in inputs:
             part = path.removeprefix(f"{config.results}/")
             if match := re.fullmatch(r"runs/([\w-]+)/metrics\.parquet", part):
