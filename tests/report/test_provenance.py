@@ -88,6 +88,12 @@ def test_what_changes_no_result_does_not_change_the_configuration() -> None:
     assert mark({}, {}) != mark({"preset": "authors"}, {}) and mark({}, {}) != mark({}, {"steps": 8})
 
 
+def test_the_commit_of_a_data_set_from_the_hub_is_listed(spec, root) -> None:
+    io.write_json(spec["data"]["d"], io.read_json(spec["data"]["d"]) | {"commit": "a" * 40})
+    table = provenance(spec, root)
+    assert table[(table.section == "data") & (table.item == "commit")].value.tolist() == ["a" * 40]
+
+
 def test_a_foreign_file_is_named(spec, root) -> None:
     io.write_json(spec["data"]["d"], {"rows": 3})
     with pytest.raises(SrtError, match="lacks 'spec': it is not a data set's manifest"):

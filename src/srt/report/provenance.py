@@ -97,7 +97,7 @@ def models(folders: Mapping[str, str]) -> Rows:
 
 
 def data(manifests: Mapping[str, str]) -> Rows:
-    """Source, revision, rows and fingerprint of each data set, from its manifest."""
+    """Source, revision, commit, rows and fingerprint of each data set, from its manifest."""
     rows: Rows = []
     for name, path in manifests.items():
         about = io.read_json(path)
@@ -108,6 +108,7 @@ def data(manifests: Mapping[str, str]) -> Rows:
         where = spec.get("repo") or spec.get("path") or spec.get("name")
         rows.append(("data", name, "source", f"{spec['source']}: {where}"))
         rows += [("data", name, item, str(spec[item])) for item in ("revision", "unpinned", "seed") if item in spec]
+        rows += [("data", name, "commit", about["commit"])] if about.get("commit") else []
         rows += [("data", name, "rows", str(about["rows"])), ("data", name, "fingerprint", about["fingerprint"])]
         if about.get("input_sha256"):
             rows.append(("data", name, "sha256 of the file", about["input_sha256"]))
