@@ -1,10 +1,11 @@
-"""Time of `snakemake --profile slurm -n`, the plan of the full matrix, in fresh copies of the tree without results.
+"""Time of `snakemake --profile slurm -n`, the plan of the full matrix, as a ratio to a plain Snakemake workflow.
 
-    .venv/bin/python benchmarks/dryrun.py             about a minute and a half on an idle machine
+    .venv/bin/python benchmarks/dryrun.py             about three minutes on an idle machine
 
-A round is a new copy: cold is its first dry-run (no bytecode, no `.snakemake`), warm its second. Writes
-benchmarks/results/dryrun.json: jobs, seconds (all rounds and their median), CPU seconds, peak memory, versions. Ends
-with an error if a dry-run fails or if rounds differ in their number of jobs.
+The plain workflow has the same rules, files and jobs, written as Snakemake's tutorial would (plain_workflow.py), with
+Snakemake's defaults; ours also checks the configuration and compares results with their records. The two take turns in
+fresh folders without results. Writes benchmarks/results/dryrun.json: jobs, seconds and CPU seconds of each round, their
+ratio (ours over plain), versions. Ends with an error if a dry-run fails or if the two plan different numbers of jobs.
 """
 
 from __future__ import annotations
@@ -22,8 +23,17 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from measure import RESULTS, machine
-from smoke import copy_tree
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(HERE), str(ROOT / "src")]
+
+import yaml  # noqa: E402
+from measure import RESULTS, machine  # noqa: E402
+from plain_workflow import write  # noqa: E402
+from smoke import copy_tree  # noqa: E402
+
+from srt.config.loading.loader import load_config  # noqa: E402
+from srt.plan.jobs import build  # noqa: E402
 
 PACKAGES = ("snakemake", "snakemake-executor-plugin-slurm", "pydantic")
 
@@ -44,31 +54,39 @@ def dry_run(folder: Path, arguments: list[str]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="fresh copies; each has a cold and a warm dry-run")
+    parser.add_argument("--rounds", type=int, default=3, help="dry-runs of each workflow")
     parser.add_argument("--profile", default="slurm", help="a profile of the repository; slurm plans the full matrix")
+    parser.add_argument("--config", default="config/config.yaml", help="that profile's configuration")
     parser.add_argument("--out", type=Path, default=RESULTS / "dryrun.json")
     args = parser.parse_args()
-    arguments = ["--profile", args.profile, "-n"]
-    runs: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     load = os.getloadavg()[0]
-    for _ in range(args.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            copy_tree(Path(folder))
-            for kind in runs:
-                runs[kind].append(dry_run(Path(folder), arguments))
-    jobs = {int(run["jobs"]) for kind in runs.values() for run in kind}
+    with tempfile.TemporaryDirectory() as folder:
+        ours, plain = Path(folder, "ours"), Path(folder, "plain")
+        copy_tree(ours)
+        plain.mkdir()
+        config = load_config(yaml.safe_load((ROOT / args.config).read_text(encoding="utf-8")), ROOT)
+        write(build(config), config.results, plain)
+        sides = {"ours": (ours, ["--profile", args.profile, "-n"]), "plain": (plain, ["--profile", "profile", "-n"])}
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        for _ in range(args.rounds):
+            for name, (where, arguments) in sides.items():
+                runs[name].append(dry_run(where, arguments))
+    jobs = {int(run["jobs"]) for side in runs.values() for run in side}
     if len(jobs) > 1:
-        sys.exit(f"dry-runs of one tree planned {sorted(jobs)} jobs: they must be the same")
+        sys.exit(f"the workflows planned {sorted(jobs)} jobs: plain_workflow.py does not have the rules of ours")
     found = machine(1, "cpu")
+    clocks = ("wall_s", "cpu_s")
+    ratio = {c: median(a[c] / b[c] for a, b in zip(runs["ours"], runs["plain"], strict=True)) for c in clocks}
     result = {
-        "command": f"snakemake {' '.join(arguments)}",
+        "command": f"snakemake --profile {args.profile} -n",
         "jobs": jobs.pop(),
+        "ratio": {clock: round(value, 3) for clock, value in ratio.items()},
         **{
-            kind: {
+            name: {
                 clock: {"median": round(median(r[clock] for r in of), 2), "rounds": [round(r[clock], 2) for r in of]}
-                for clock in ("wall_s", "cpu_s")
+                for clock in clocks
             }
-            for kind, of in runs.items()
+            for name, of in runs.items()
         },
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
         "machine": {key: found[key] for key in ("cpu", "cores", "python")}
