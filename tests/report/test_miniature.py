@@ -92,7 +92,10 @@ def test_calls(folder: Path) -> None:
         "undecided",
     )
     assert said('number("two")') == "20 [10, inf], -0.500 [-0.600, -0.400]"
-    assert said("alarm_counts()").startswith("in 1 of 2 runs whose accuracy fell, in 1 of them before")
+    assert said("alarm_counts()").startswith("in 1 of 2 [0.01, 0.99] runs whose accuracy fell, in 1 of them before")
+    assert said('alarm_counts("a")').startswith("in 0 of 0 ")
+    with pytest.raises(SrtError, match=r"alarm_counts: alarm\.csv has no run 'b'"):
+        said('alarm_counts("b")')
     assert said('finding("up")') == "*It rises* is **supported**: 0.125 [0.100, 0.150]"
     assert said('finding("open")') == "*Open* is **undecided**"
     assert said("in_short()") == "- **Supported**: It rises.\n- **Not supported**: Two.\n- **Undecided**: Open."

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import TemplateError
 
+from srt.claims.training_estimators import exact_interval
 from srt.claims.verdict import CHANCE, REFUTED, SIGN, SUPPORTED, UNDECIDED
 from srt.claims.verdict_tables import FALSE_DISCOVERIES
 from srt.common.errors import SrtError, nearest
@@ -189,15 +190,21 @@ class _Page:
             rows.append((str(name), str(run["steps"].iloc[0]), *steps, *judged))
         return markdown_table(["run", "steps", "alarm", "fall of avg@32", "lead", "false", "missed"], rows)
 
-    def alarm_counts(self) -> str:
-        """How often the alarm rang, by what the accuracy did."""
+    def alarm_counts(self, *tuned: str) -> str:
+        """How often the alarm rang, by what the accuracy did, with exact 95 % intervals.
+
+        `tuned`: runs on which the thresholds were chosen; all their seeds are left out.
+        """
         table = self._table("alarm")
+        if unknown := [name for name in tuned if name not in set(table["run"])]:
+            raise SrtError(f"template: alarm_counts: alarm.csv has no run '{unknown[0]}'")
+        table = table[~table["run"].isin(tuned)]
         fell, held = table[table["fall"].notna()], table[table["fall"].isna()]
         rang = fell[fell["alarm"].notna()]
         before, falsely = int((rang["lead"] > 0).sum()), int(held["alarm"].notna().sum())
         return (
-            f"in {len(rang)} of {len(fell)} runs whose accuracy fell, in {before} of them before the fall was seen, "
-            f"and in {falsely} of {len(held)} that held"
+            f"in {_share(len(rang), len(fell))} runs whose accuracy fell, in {before} of them before the fall was "
+            f"seen, and in {_share(falsely, len(held))} that held"
         )
 
     def extensions(self) -> str:
@@ -263,6 +270,12 @@ def _interval(row: object) -> str:
 
 def _intervals(rows: pd.DataFrame) -> str:
     return ", ".join(map(_interval, rows.itertuples()))
+
+
+def _share(count: int, of: int) -> str:
+    """A count with the exact 95 % interval of its share."""
+    lo, hi = exact_interval(count, of)
+    return f"{count} of {of} [{lo:.2f}, {hi:.2f}]"
 
 
 def _number(value: float) -> str:
