@@ -7,7 +7,7 @@ from srt.common.io import write_text
 from srt.workflow import out_of_memory, preflight
 from srt.workflow.interrupts import interrupt_without_traceback
 from srt.workflow.orphans import mark_jobs, wait_for_processes
-from srt.workflow.patches import names_here, planned_jobs, submits_to_slurm
+from srt.workflow.patches import hides_jobs, names_here, planned_jobs, submits_to_slurm
 from srt.workflow.result_records import UpToDate, records_of, report_at_the_end
 from srt.workflow.results_lock import ResultsLock
 
@@ -29,7 +29,7 @@ def name_other_settings():
 if is_controller(workflow):
     atexit.register(lambda: report_at_the_end(RECORDS, workflow.dryrun))
     atexit.register(name_other_settings)
-    atexit.register(lambda: workflow.dryrun and name_missing_inputs())
+    atexit.register(lambda: workflow.dryrun and end_dry_run())
 
 
 def planned_inputs():
@@ -39,10 +39,37 @@ def planned_inputs():
     return datasets, {wildcards.model for rule, wildcards in jobs if rule == "base_model"}
 
 
-def name_missing_inputs():
-    """At the end of a dry-run: a warning for each input of a planned job that is missing."""
+def planned_files():
+    """The outputs of all planned jobs."""
+    return [str(path) for job in planned_jobs(workflow) for path in job.output]
+
+
+MANY = 500  # jobs of a dry-run above which a summary ends it
+
+
+def end_dry_run():
+    """A summary, if there are many jobs or they are not shown, and warnings of inputs that are missing."""
+    if files := planned_files():
+        if hides_jobs(workflow) or len(planned_jobs(workflow)) > MANY:
+            from srt.plan.preview import preview
+
+            try:
+                print(f"\n{preview(CFG, files)}", end="")
+            except SrtError as error:  # a damaged table, which may belong to no planned job
+                print(f"warning: cannot tell what the jobs cost: {error}", file=sys.stderr)
+        if hides_jobs(workflow):
+            print("Each job and why it is made: the same command with --quiet host.", flush=True)
     datasets, models = planned_inputs()
     preflight.warn([*preflight.data(CFG, datasets), *preflight.models(CFG, models), preflight.results(CFG)])
+
+
+def or_end(function):
+    """Call a function; its SrtError ends the workflow as one sentence (a WorkflowError would add places in this file)."""
+    try:
+        function()
+    except SrtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def largest_request() -> int:
@@ -76,12 +103,12 @@ def check_before_start():
 
 
 onstart:
-    in_one_line(check_before_start)
+    or_end(check_before_start)
     # unlike Snakemake's own lock, this one is released by the kernel when the process is killed
-    in_one_line(LOCK.acquire)
+    or_end(LOCK.acquire)
     name_other_settings()
-    in_one_line(SETTINGS.register)
-    in_one_line(RECORDS.start)
+    or_end(SETTINGS.register)
+    or_end(RECORDS.start)
     wait_for_orphans(Path(CFG.results), submits_to_slurm(workflow))
     wait_for_processes(Path(CFG.results))
     mark_jobs(Path(CFG.results))
@@ -89,7 +116,8 @@ onstart:
 
 
 onsuccess:
-    print(f"figures: {CFG.results}/figures/", file=sys.stderr)
+    if any(path.startswith(f"{CFG.results}/figures/") for path in planned_files()):
+        print(f"figures: {CFG.results}/figures/", file=sys.stderr)
 
 
 onerror:

@@ -107,10 +107,10 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_plan(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What `snakemake --profile slurm -n`, the plan of the full matrix, prints in a fresh clone."""
+    """What `snakemake --profile slurm -n --quiet host`, the plan of the full matrix, prints in a fresh clone."""
 
     def plan(folder: Path) -> None:
-        output = snakemake(copy_of_the_tree(folder), "--profile", "slurm", "-n")
+        output = snakemake(copy_of_the_tree(folder), "--profile", "slurm", "-n", "--quiet", "host")
         assert {path.name for path in (folder / "results").glob("*/")} <= {"reference"}, "a dry-run makes no results"
         (folder / "plan.txt").write_text(output, encoding="utf-8")
 

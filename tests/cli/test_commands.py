@@ -68,6 +68,14 @@ def test_a_wrong_argument_is_one_sentence(argv, message, tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_in_another_folder_a_command_says_where_to_run_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SrtError, match=f"config/config.yaml does not exist below {tmp_path}: run the command in the repo"
+    ):
+        dispatch(["plan"])
+
+
 def test_help_imports_no_library():
     code = "import sys; from srt.cli.__main__ import dispatch; dispatch(['--help']); print(sorted(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

@@ -29,18 +29,21 @@ def clone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_snakemake_command_plans(clone, command, request):
-    if command == "snakemake --profile slurm -n":  # as other tests need it
+    args = shlex.split(command)[1:]
+    if args == ["--profile", "slurm", "-n"]:  # tests/workflow/test_matrix_dag.py
+        return
+    if args == ["--profile", "slurm", "-n", "--quiet", "host"]:  # as other tests need it
         assert "Job stats" in request.getfixturevalue("full_plan")
         return
-    args = shlex.split(command)[1:]
-    if "--list" in args:
-        listed = snakemake(clone, *args)
-        assert all(target in listed for target in ("all_figures", "fig2", "train"))
+    if args[0].startswith("--list"):
+        listed = snakemake(clone, *args).splitlines()
+        names = {line.partition(" ")[0] for line in listed}
+        assert {"all_figures", "fig1", "plan"} <= names and (len(listed) < 20 or "fig2" in names)
         return
     at = args.index("--") if "--" in args else len(args)
     never_trains = "--allowed-rules" in args  # in a fresh clone there are no results to redraw from
     output = snakemake(clone, *args[:at], "-n", *args[at:], code=1 if never_trains else 0)
-    assert "Missing input files" in output if never_trains else "Job stats" in output
+    assert re.search("Missing input files" if never_trains else "Job stats|jobs are planned", output)
 
 
 @pytest.mark.slow

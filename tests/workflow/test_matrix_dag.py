@@ -39,6 +39,29 @@ def test_the_full_matrix_is_planned_with_no_job_twice(full_plan: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_first_command_on_a_cluster_prints_sixty_lines_at_most(full_plan: str, tmp_path: Path) -> None:
+    """The header of a small configuration, and the summary below the long list of the full matrix."""
+    short = snakemake(copy_of_the_tree(tmp_path), "--profile", "slurm", "--configfile", "config/smoke.yaml", "-n")
+    assert "Job 1:" not in short and "Job stats" not in short
+    header, _, summary = short.partition(" jobs are planned: ")
+    assert "GPU-hours" in summary and "the same command with --quiet host" in summary
+    count, _, summary = full_plan.rpartition(" jobs are planned: ")
+    assert int(count.splitlines()[-1].replace(",", "")) == jobs(full_plan)["total"] - 1, "all but the target itself"
+    assert len(header.splitlines()) + len(summary.splitlines()) < 60
+    rows = [line.split() for line in summary.splitlines() if line.startswith("  ")][1:]
+    counted = {" ".join(row[:-2]): int(row[-2].replace(",", "")) for row in rows}
+    planned = jobs(full_plan)
+    assert counted["data"] == planned["data"] and counted["scoring"] == planned["score"]
+    trained = sum(number for name, number in counted.items() if name.startswith("training qwen"))
+    assert (
+        0
+        < trained
+        < planned["train"] + planned["train_last"]
+        == sum(number for name, number in counted.items() if name.startswith("training "))
+    )
+
+
+@pytest.mark.slow
 def test_the_plan_of_the_full_matrix_needs_no_option_and_no_profile(tmp_path: Path) -> None:
     """As typed in a fresh clone; the job reads the resolved configuration."""
     clone = copy_of_the_tree(tmp_path / "clone")

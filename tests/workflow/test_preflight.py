@@ -45,7 +45,7 @@ def test_a_dry_run_names_missing_inputs_of_planned_jobs(tree: Path) -> None:
 
 def test_a_run_refuses_to_start_without_its_inputs(tree: Path) -> None:
     output = snakemake(tree, *MICRO, "results/micro/data/mine.parquet", "results/micro/models/own", code=1)
-    assert f"{MISSING[0]} (and 1 more: srt check lists them)" in output and "Traceback" not in output
+    assert f"\nerror: {MISSING[0]} (and 1 more: srt check lists them)\n" in output and 'File "' not in output
     assert "Execute" not in output and not (tree / "results/micro/logs").exists()
     output = snakemake(tree, *MICRO, "--config", "results=/proc/x", "--", "/proc/x/data/sums.parquet", code=1)
     assert "results: /proc/x: /proc cannot be written" in output and "Execute" not in output
@@ -57,6 +57,13 @@ def test_a_run_starts_with_one_line(tree: Path) -> None:
         "all local data sets are there or made; all local models are there or made; results/micro can be written; "
         "no job asks for a GPU"
     ]
+    assert "figures: " not in output, "none was made"
+
+
+def test_ten_warnings_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+    preflight.warn([preflight.Finding("data", number % 2 == 1, f"{number}") for number in range(40)])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "warning: data: 0" and lines[-1] == "warning: 11 more: srt check lists them" and len(lines) == 10
 
 
 class GatedHub(Hub):

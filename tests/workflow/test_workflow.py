@@ -121,6 +121,24 @@ def test_one_figure_plans_only_what_it_needs(tmp_path):
 def test_unknown_targets_name_what_there_is(clone):
     output = snakemake(clone, *MICRO, "-n", "results/micro/runs/gt-s1/step-3/metrics.parquet", code=1)
     assert "run gt-s1 has no checkpoint at step 3: its steps are 2, 4" in output
+    for wrong, right in (("fgi2", "fig2"), ("results/micro/figures/fig22.pdf", "results/micro/figures/fig2.pdf")):
+        output = snakemake(clone, *MICRO, "-n", wrong, code=1)
+        assert f"There is no target '{wrong}' (did you mean '{right}'?): snakemake --list" in output
+
+
+def test_the_list_of_targets_is_for_people(clone):
+    lines = snakemake(clone, "--configfile", MICRO[3], "--list").splitlines()
+    assert (
+        lines[-3:]
+        == [
+            "fig2 (2 figures and tables of the paper)",
+            "gt_s1 (2 runs of one seed, each with its evaluations)",
+            "All of them: snakemake --list-target-rules",
+        ]
+        and len(lines) < 20
+    )
+    listed = [line.split()[0] for line in snakemake(clone, "--configfile", MICRO[3], "--lt").splitlines()]
+    assert {"all_train", "fig2", "fig9", "gt_s1", "offline_easy_s1"} <= set(listed) and "train" not in listed
 
 
 def test_two_workflows_in_one_folder_are_refused(clone):

@@ -23,8 +23,14 @@ def add_configfile(parser: Any, default: str = "config/config.yaml") -> None:
 
 def configuration(args: argparse.Namespace, **changes: Any) -> Config:
     """The configuration of --configfile, with top-level keys changed as by Snakemake's --config."""
+    from srt.common.errors import SrtError
     from srt.config import load_config, read_yaml
 
+    if not args.configfile.is_absolute() and not Path("config").is_dir() and not args.configfile.exists():
+        raise SrtError(
+            f"{args.configfile} does not exist below {Path.cwd()}: run the command in the repository root, or name the "
+            "file with --configfile"
+        )
     raw = read_yaml(args.configfile) | changes
     return load_config(raw, Path.cwd(), str(args.configfile), [args.configfile])
 

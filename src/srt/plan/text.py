@@ -20,22 +20,23 @@ def to_text(plan: Plan) -> str:
         "By target. A job that several targets need counts in the row of each, but once in the total.",
         "`alone`: GPU-hours of jobs that no other row needs. `on N`: wall time of what remains, if nothing else runs,",
         f"on N partitions of {rates.gpus_per_partition} GPUs. `disk`: space in the end.",
-        *_table(
+        *table(
             ["target", "jobs", "GPU-hours", "alone", "remaining", "GPU-hours", *(f"on {n}" for n in counts), "disk"],
             [
-                (r["target"], f"{r['jobs']:,}", _hours(r["gpu_hours"]), _hours(r["alone"]), f"{r['remaining_jobs']:,}",
-                 _hours(r["remaining_gpu_hours"]), *(_span(3600 * r[f"wall_hours_{n}"]) for n in counts),
-                 _bytes(r["disk_bytes"]))
+                (r["target"], f"{r['jobs']:,}", in_hours(r["gpu_hours"]), in_hours(r["alone"]),
+                 f"{r['remaining_jobs']:,}", in_hours(r["remaining_gpu_hours"]),
+                 *(in_time(3600 * r[f"wall_hours_{n}"]) for n in counts),
+                 in_bytes(r["disk_bytes"]))
                 for r in figures.to_dict("records")
             ],
         ),
         "",
         *([f"Rates of GPU and disk as measured in {rates.measured}.", ""] if rates.measured else []),
         "By rule and model. Assumed hours (docs/cost.md) times `x assumed`, the median of measured over assumed hours.",
-        *_table(
+        *table(
             ["rule", "model", "jobs", "hours", "GPU-hours", "measured", "x assumed"],
             [
-                (r.rule, r.model, f"{r.jobs:,}", f"{r.hours:,.1f}", _hours(r.gpu_hours),
+                (r.rule, r.model, f"{r.jobs:,}", f"{r.hours:,.1f}", in_hours(r.gpu_hours),
                  f"{r.measured}" if r.rule in GPU_RULES else "",
                  f"{r.measured_over_assumed:.2f}" if r.measured else "")
                 for r in by_group(plan).itertuples()
@@ -43,11 +44,11 @@ def to_text(plan: Plan) -> str:
         ),
         "",
         f"Wall time of what remains, on partitions of {rates.gpus_per_partition} GPUs, without waiting in queues.",
-        *_table(
+        *table(
             ["partitions", "list schedule", "no less than", "disk peak"],
-            [(str(s.partitions), _span(s.wall), _span(s.lower), _bytes(s.peak)) for s in plan.schedules],
+            [(str(s.partitions), in_time(s.wall), in_time(s.lower), in_bytes(s.peak)) for s in plan.schedules],
         ),
-        f"Disk in the end: {_bytes(plan.final_bytes)}.",
+        f"Disk in the end: {in_bytes(plan.final_bytes)}.",
     ]  # fmt: skip
     if plan.apart:
         lines += ["", *parts(plan)]
@@ -64,13 +65,13 @@ def to_text(plan: Plan) -> str:
 def parts(plan: Plan) -> list[str]:
     """What the parts that stand apart add to the total."""
     rows = [
-        (r.part, f"{r.jobs:,}", _hours(r.gpu_hours), _hours(r.one_seed_gpu_hours), _hours(r.remaining_gpu_hours))
+        (r.part, f"{r.jobs:,}", *map(in_hours, (r.gpu_hours, r.one_seed_gpu_hours, r.remaining_gpu_hours)))
         for r in by_part(plan).itertuples()
     ]
     without = plan.gpu_hours(set(plan.dag.jobs) - set().union(*plan.apart.values()))
     return [
         f"Parts that stand apart (`plan: apart`); without them, the total is {without:,.0f} GPU-hours.",
-        *_table(["part", "jobs", "GPU-hours", "with one seed", "remaining"], rows),
+        *table(["part", "jobs", "GPU-hours", "with one seed", "remaining"], rows),
     ]
 
 
@@ -84,13 +85,13 @@ def savings(plan: Plan) -> list[str]:
     ours = plan.savings[-1][1]
     lines = [
         "Where savings come from: the same jobs at assumed rates, changed step by step.",
-        *_table(["what", "GPU-hours", "change"], rows),
+        *table(["what", "GPU-hours", "change"], rows),
         "",
         "What the configuration could still change, each on its own (docs/cost.md says what it needs).",
-        *_table(["what", "GPU-hours", "change"], [(n, f"{h:,.0f}", f"{h - ours:+,.0f}") for n, h in plan.options]),
+        *table(["what", "GPU-hours", "change"], [(n, f"{h:,.0f}", f"{h - ours:+,.0f}") for n, h in plan.options]),
         "",
         "If an assumption is wrong:",
-        *_table(["what", "GPU-hours", "change"], [(n, f"{h:,.0f}", f"{h - ours:+,.0f}") for n, h in plan.sensitivity]),
+        *table(["what", "GPU-hours", "change"], [(n, f"{h:,.0f}", f"{h - ours:+,.0f}") for n, h in plan.sensitivity]),
         "",
     ]
     total = plan.gpu_hours(set(plan.dag.jobs))
@@ -109,7 +110,7 @@ def savings(plan: Plan) -> list[str]:
     return lines
 
 
-def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
+def table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
     """Lines of a table: names aligned to the left, numbers to the right."""
     widths = [max(len(head[i]), *(len(row[i]) for row in rows)) if rows else len(head[i]) for i in range(len(head))]
     numeric = [all(row[i][:1] in "0123456789+-" or not row[i] for row in rows) for i in range(len(head))]
@@ -120,17 +121,20 @@ def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def _hours(value: float) -> str:
+def in_hours(value: float) -> str:
+    """Hours with one decimal."""
     return f"{value:,.1f}" if value else "0"
 
 
-def _span(seconds: float) -> str:
+def in_time(seconds: float) -> str:
+    """A time in the unit that suits it."""
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def _bytes(value: float) -> str:
+def in_bytes(value: float) -> str:
+    """Bytes in the unit that suits them."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if value >= size:
             return f"{value / size:,.1f} {unit}"

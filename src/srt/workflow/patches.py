@@ -42,6 +42,7 @@ from srt.workflow.result_records import (
 )
 from srt.workflow.results_lock import ResultsLock
 from srt.workflow.submission import leaving_it_to_sbatch, waiting_for_slurm
+from srt.workflow.targets import listing_for_people, naming_the_nearest_target
 
 # A preempted job that SLURM requeues shows PREEMPTED for up to two minutes (sacct, credential lifetime), then PENDING.
 PREEMPTED_SECONDS = float(os.environ.get("SRT_PREEMPTED_SECONDS", 180))
@@ -162,6 +163,12 @@ def planned_jobs(workflow: Any) -> list[Any]:
     """
     dag = _read(workflow, "dag", None, "missing inputs are found by the jobs that need them")
     return [] if dag is None else list(dag.needrun_jobs(exclude_finished=False))
+
+
+def hides_jobs(workflow: Any) -> bool:
+    """Whether a dry-run prints no job by itself, as with `--quiet`."""
+    settings = _read(workflow, "output_settings", None, "a dry-run prints no summary in place of its jobs")
+    return settings is not None and "rules" in {str(each.name).lower() for each in settings.quiet or ()}
 
 
 def results_of_module(workflow: Any, config: dict[str, Any]) -> dict[str, Any]:
@@ -340,6 +347,16 @@ PATCHES = (
         *SNAKEMAKE,
         "--delete-all-output and --delete-temp-output delete what a running workflow of the same results folder reads",
         (Part("snakemake.api", "DAGApi.delete_output", "self only_temp dryrun", locking_the_results),),
+    ),
+    Patch(
+        *SNAKEMAKE,
+        "a wrong target is refused without naming the nearest one",
+        (Part("snakemake.workflow", "Workflow._build_dag", "self", naming_the_nearest_target),),
+    ),
+    Patch(
+        *SNAKEMAKE,
+        "--list prints every rule, hundreds of them",
+        (Part("snakemake.workflow", "Workflow.list_rules", "self only_targets", listing_for_people),),
     ),
     Patch(
         *SNAKEMAKE,

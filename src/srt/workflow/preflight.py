@@ -28,6 +28,7 @@ from srt.config.models import GgufModel, HubModel, LocalModel
 from srt.data.hub import mirror_folder
 
 CONSTRAINTS = "constraints.txt"
+WARNINGS = 10  # lines of `warn`
 TOOL_SECONDS = 10.0  # after which nvidia-smi or sinfo counts as not answering
 
 
@@ -219,10 +220,12 @@ def refuse(findings: list[Finding]) -> None:
 
 
 def warn(findings: list[Finding]) -> None:
-    """Print a warning for each finding that is not good."""
-    for finding in findings:
-        if not finding.good:
-            print(f"warning: {finding.topic}: {finding.text}", file=sys.stderr)
+    """Print a warning for each finding that is not good, for ten at most."""
+    bad = [f"warning: {finding.topic}: {finding.text}" for finding in findings if not finding.good]
+    if len(bad) > WARNINGS:
+        bad[WARNINGS - 1 :] = [f"warning: {len(bad) - WARNINGS + 1} more: srt check lists them"]
+    for line in bad:
+        print(line, file=sys.stderr)
 
 
 def _place(config: Config) -> Path:
