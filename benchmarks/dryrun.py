@@ -1,4 +1,4 @@
-"""Time of `snakemake --profile slurm -n`, the plan of the full matrix, as a ratio to a plain Snakemake workflow.
+"""Time of `snakemake --profile slurm -n --quiet host`, the plan of the full matrix, as a ratio to a plain workflow.
 
     .venv/bin/python benchmarks/dryrun.py             about three minutes on an idle machine
 
@@ -66,7 +66,9 @@ def main() -> None:
         plain.mkdir()
         config = load_config(yaml.safe_load((ROOT / args.config).read_text(encoding="utf-8")), ROOT)
         write(build(config), config.results, plain)
-        sides = {"ours": (ours, ["--profile", args.profile, "-n"]), "plain": (plain, ["--profile", "profile", "-n"])}
+        listing = ["-n", "--quiet", "host"]  # each job, where the profile of ours would show a summary
+        profiles = {"ours": (ours, args.profile), "plain": (plain, "profile")}
+        sides = {name: (where, ["--profile", profile, *listing]) for name, (where, profile) in profiles.items()}
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         for _ in range(args.rounds):
             for name, (where, arguments) in sides.items():
@@ -78,7 +80,7 @@ def main() -> None:
     clocks = ("wall_s", "cpu_s")
     ratio = {c: median(a[c] / b[c] for a, b in zip(runs["ours"], runs["plain"], strict=True)) for c in clocks}
     result = {
-        "command": f"snakemake --profile {args.profile} -n",
+        "command": f"snakemake --profile {args.profile} -n --quiet host",
         "jobs": jobs.pop(),
         "ratio": {clock: round(value, 3) for clock, value in ratio.items()},
         **{

@@ -44,21 +44,17 @@ def planned_files():
     return [str(path) for job in planned_jobs(workflow) for path in job.output]
 
 
-MANY = 500  # jobs of a dry-run above which a summary ends it
-
-
 def end_dry_run():
-    """A summary, if there are many jobs or they are not shown, and warnings of inputs that are missing."""
-    if files := planned_files():
-        if hides_jobs(workflow) or len(planned_jobs(workflow)) > MANY:
-            from srt.plan.preview import preview
+    """A summary, if the jobs are not shown, and warnings of inputs that are missing."""
+    files = planned_files()
+    if files and hides_jobs(workflow):
+        from srt.plan.preview import preview
 
-            try:
-                print(f"\n{preview(CFG, files)}", end="")
-            except SrtError as error:  # a damaged table, which may belong to no planned job
-                print(f"warning: cannot tell what the jobs cost: {error}", file=sys.stderr)
-        if hides_jobs(workflow):
-            print("Each job and why it is made: the same command with --quiet host.", flush=True)
+        try:
+            print(f"\n{preview(CFG, files)}", end="")
+        except SrtError as error:  # a damaged table, which may belong to no planned job
+            print(f"warning: cannot tell what the jobs cost: {error}", file=sys.stderr)
+        print("Each job and why it is made: the same command with --quiet host.", flush=True)
     datasets, models = planned_inputs()
     preflight.warn([*preflight.data(CFG, datasets), *preflight.models(CFG, models), preflight.results(CFG)])
 
