@@ -236,6 +236,28 @@ def summary(judged: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def to_markdown(judged: pd.DataFrame) -> str:
+    """The tables of docs/monitors.md: the runs of each arm in one row, and the summary."""
+    from srt.common.markup import markdown_table
+
+    def cells(part: pd.DataFrame, column: str) -> str:
+        return ", ".join("none" if pd.isna(value) else str(value) for value in part[column])
+
+    rows = [
+        [str(family), str(arm), *(cells(part, column) for column in ("alarm", "sign", "fall", "lead"))]
+        for (family, arm), part in judged.groupby(["family", "arm"], sort=False)
+    ]
+    head = ["family", "runs", "false, where nothing fell", "missed, where it fell", "mean lead in steps"]
+    counts = judged.groupby("family", sort=False).size()
+    found = [
+        [str(row.family), str(counts.get(row.family, len(judged))), row.false, row.missed, row.lead]
+        for row in summary(judged).itertuples()
+    ]
+    return "\n\n".join(
+        [markdown_table(["family", "arm", "alarm", "sign", "fall", "lead"], rows), markdown_table(head, found)]
+    )
+
+
 def _share(k: int, n: int, interval: Callable[[int, int], tuple[float, float]]) -> str:
     if not n:
         return "no run"
@@ -259,7 +281,7 @@ def main() -> None:
     if not args.judge:
         record(args.folder.resolve(), args.out)
     judged = judge(pd.read_csv(args.out))
-    print(judged.to_string(index=False), summary(judged).to_string(index=False), sep="\n\n")
+    print(to_markdown(judged))
 
 
 if __name__ == "__main__":
