@@ -68,15 +68,18 @@ def test_the_number_can_be_given(monkeypatch):
 def test_a_job_without_a_gpu_sees_none_of_the_machine(monkeypatch):
     """A workstation with a GPU runs tiny models on its CPU; a job that has GPUs sees what its cluster has given it."""
     started = []
-    monkeypatch.setattr(os, "execvp", lambda name, argv: started.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    shown = ("CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF")
+    monkeypatch.setattr(os, "execvp", lambda *words: started.append(tuple(os.environ.get(name) for name in shown)))
     monkeypatch.setattr(os, "environ", dict(os.environ))
     cuda(monkeypatch, "13.0", 4)
     for gpus, given in ((1, "2"), (4, None), (0, "2"), (0, None)):
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        for name in shown:
+            os.environ.pop(name, None)
         if given is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = given
         launch.main(gpus, 1, ["train.py"])
-    assert started == ["2", None, "", ""]
+    segments = "expandable_segments:True"
+    assert started == [("2", segments), (None, segments), ("", None), ("", None)]
 
 
 def test_commands(monkeypatch):

@@ -20,7 +20,7 @@ from support.work import Clock
 
 HIDDEN, HEADS, KV, LAYERS, WIDE, VOCAB = 32, 4, 2, 3, 48, 70
 HEAD_SIZE = HIDDEN // HEADS
-SMALL = Shape(body=100, head=10, total=120, attention=4, kv=2, hidden=3)
+SMALL = Shape(body=100, head=10, total=120, attention=4, kv=2, hidden=3, intermediate=5, layers=1)
 
 
 def forward(
@@ -45,6 +45,7 @@ def test_shape_of_a_tiny_qwen2_is_the_explicit_count(tied):
     assert Shape.of(tiny(tied)) == Shape(
         body=LAYERS * layer, head=VOCAB * HIDDEN, total=LAYERS * (layer + small) + HIDDEN + embeddings,
         attention=LAYERS * HIDDEN, kv=2 * LAYERS * KV * HEAD_SIZE, hidden=LAYERS * HIDDEN,
+        intermediate=LAYERS * WIDE, layers=LAYERS,
     )  # fmt: skip
     assert replace(Shape.of(tiny(tied)), total=0) == replace(
         decoder(LAYERS, HIDDEN, HEADS, KV, HEAD_SIZE, WIDE, VOCAB, tied), total=0

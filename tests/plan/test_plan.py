@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -354,17 +355,21 @@ def test_the_full_configuration_uses_the_fewest_gpus_that_hold_a_run() -> None:
     config = configuration("config/config.yaml", results="none", seeds=1)
     pricing = Pricing(config, build(config))
     placed = {run: pricing.placement(run, 100) for run in ("srt_dapo-s1", "srt_dapo_14b-s1", "srt_bitwise_3-s1")}
-    assert placed == {
-        "srt_dapo-s1": Placement(2, True),
-        "srt_dapo_14b-s1": Placement(8, True),
-        "srt_bitwise_3-s1": Placement(1, False),
+    assert {run: replace(found, cache_bytes=0.0) for run, found in placed.items()} == {
+        "srt_dapo-s1": Placement(2, reference_offload=True, engine_sleep=True, cache_bytes=0.0),
+        "srt_dapo_14b-s1": Placement(8, reference_offload=True, cache_bytes=0.0),
+        "srt_bitwise_3-s1": Placement(1, reference_offload=True, engine_sleep=True, cache_bytes=0.0),
     }
-    assert pricing.placement("srt_dapo-s1", 100, reference_offload=False) == Placement(4, False)
+    assert all(25e9 < found.cache_bytes < 50e9 for found in placed.values())
+    kept = pricing.placement("srt_dapo-s1", 100, reference_offload=False)
+    assert (kept.gpus, kept.reference_offload, kept.engine_sleep) == (2, False, True)
     job = pricing.dag.jobs["train srt_dapo-s1/step-100"]
     background, waiting, none = (
         pricing.predicted(job, Variant(states=states)) for states in ("background", "waiting", "none")
     )
     assert none.seconds < background.seconds < waiting.seconds
-    variants = Variant(reference_offload=False), Variant(share_prompts=False)
-    kept, apart = (pricing.predicted(job, variant) for variant in variants)
-    assert kept.gpu_hours > background.gpu_hours and kept.seconds < background.seconds < apart.seconds
+    assert background.seconds < pricing.predicted(job, Variant(share_prompts=False)).seconds
+    large = next(job for key, job in pricing.dag.jobs.items() if key.startswith("train srt_dapo_14b-s1/"))
+    kept, moved = (pricing.predicted(large, Variant(reference_offload=offload)) for offload in (False, None))
+    assert (kept.gpus, moved.gpus) == (16, 8)
+    assert kept.gpu_hours > moved.gpu_hours and kept.seconds < moved.seconds

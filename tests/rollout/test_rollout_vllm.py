@@ -160,6 +160,41 @@ def test_prompts_are_prefilled_once_for_all_samples(fresh: tuple, monkeypatch: p
     assert sum(tokens) < 0.3 * n * len(LONG)
 
 
+def test_a_sample_is_drawn_from_a_seed_of_its_own(fresh: tuple) -> None:
+    """Sample i of a prompt is what the seed + i draws alone, in another batch; both of vLLM's model runners do so.
+
+    The CPU build has the first, whose noise is a generator's per sample. A GPU has the second, whose noise is a hash of
+    seed, position and token, and which schedules a step ahead (docs/engines.md).
+    """
+    engine, _ = fresh
+    settings = engine._llm.llm_engine.vllm_config
+    assert not settings.use_v2_model_runner or torch.cuda.is_available()
+    together = engine.generate(PROMPTS, KEYS, SAMPLING)
+    found: dict[int, list[int]] = {}
+    alone = engine._parameters(KEYS[1], replace(SAMPLING, n=1))
+    assert alone.seed + SAMPLING.n < 2**63
+    for i in (0, 3, 7):
+        parameters = engine._parameters(KEYS[1], replace(SAMPLING, n=1))
+        parameters.seed += i
+        engine._run([(PROMPTS[1], parameters)], lambda _, output, i=i: found.update({i: output.outputs[0].token_ids}))
+    assert {i: list(tokens) for i, tokens in found.items()} == {i: together[1][i].token_ids.tolist() for i in found}
+    assert len({tuple(tokens) for tokens in found.values()}) == 3
+
+
+def test_a_gpu_bounds_what_is_decoded_and_prefilled_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the options that reach vLLM, with a GPU faked until then."""
+    given: list[dict] = []
+    make_model(True).save_pretrained(tmp_path)
+    monkeypatch.setattr(VllmEngine, "_start", lambda self, **options: given.append(options) or 1 / 0)
+    for gpu, asked in ((False, None), (True, None), (True, 64), (True, 4096)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        with pytest.raises(ZeroDivisionError):
+            VllmEngine(tmp_path, [EOS], max_model_len=32, max_num_seqs=asked)
+    assert [options["max_num_seqs"] for options in given] == [1024, 512, 64, 512]
+    assert [options["max_num_batched_tokens"] for options in given] == [None, 4096, 4096, 4096]
+    assert [options["enforce_eager"] for options in given] == [True, False, False, False]
+
+
 def test_sleep_wakes_weights_before_the_cache(fresh: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of calls to a real engine; only sleep and wake_up, which a CPU lacks, are replaced by records."""
     engine, model = fresh

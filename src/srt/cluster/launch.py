@@ -44,6 +44,11 @@ KEEP_MEMORY = {
 }
 
 
+# PyTorch's allocator on a GPU grows its segments instead of keeping many that are each too small: packs differ in size
+# from step to step. vLLM switches it off around the memory that it gives back in its sleep.
+SEGMENTS = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+
+
 def hide_gpus() -> None:
     """Let this process, and those that it starts, see no GPU: for a job without one on a machine that has some.
 
@@ -178,7 +183,7 @@ def main(gpus: int, nodes: int, script: list[str]) -> None:
     # With GPUs, complete states briefly sit in host memory, which must be released to the system afterwards.
     if gpus == 0:
         hide_gpus()
-        os.environ.update(KEEP_MEMORY | os.environ)
+    os.environ.update((SEGMENTS if gpus else KEEP_MEMORY) | os.environ)
     if argv[0] == "srun":  # else srun would keep to Snakemake's job step of one node, which these describe
         for name in [n for n in os.environ if n.startswith("SLURM_") and n not in ("SLURM_JOB_ID", "SLURM_CONF")]:
             del os.environ[name]

@@ -7,6 +7,7 @@ to 30 s for this trainer's.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,30 +19,49 @@ from srt.config.models import JobSize
 from srt.config.root import Config
 from srt.cost.memory import (
     HOST_BASE,
+    fixed_engine_bytes,
     host_sampling_bytes,
     host_training_bytes,
     sampling_bytes,
     trainer_bytes,
     training_bytes,
+    useful_engine_bytes,
 )
 from srt.cost.parameters import GENEROUS
-from srt.cost.seconds import sampling_seconds, segment_seconds
+from srt.cost.seconds import sampling_seconds, segment_seconds, step_seconds
 from srt.cost.work import SamplingWork, TrainingWork
 
 SAFETY = 3.0  # requested time over estimated time
 MINUTES_STEP = 30  # times are rounded up to a multiple, so that a small change of a number changes no request
 USABLE = 0.92  # of a GPU's memory: the rest is lost to fragments of the allocator
+ROOMY = 0.8  # of a GPU's memory
 CORES_PER_GPU = 4
 HOST_BASE_MB = round(HOST_BASE / 1e6)  # a job without a GPU, before what it holds
+ABOUT_AS_LONG = 1.01  # times the seconds of the fastest way
 VLLM_PERCENT = JobRequest.vllm_percent  # where it has no effect
 
 
 @dataclass(frozen=True)
 class Placement:
-    """GPUs of a training job over all nodes, and whether its reference's weights stay in host memory."""
+    """How a training job uses its GPUs' memory.
+
+    Args:
+        gpus: over all nodes.
+        reference_offload: the reference's weights stay in host memory.
+        engine_sleep: vLLM gives its memory back between rollouts.
+        cache_bytes: of vLLM's cache on each GPU.
+    """
 
     gpus: int
-    reference_offload: bool
+    reference_offload: bool = False
+    engine_sleep: bool = False
+    cache_bytes: float = math.inf
+
+    def of(self, work: TrainingWork) -> TrainingWork:
+        """The work as it is placed."""
+        return replace(
+            work, reference_offload=self.reference_offload, engine_sleep=self.engine_sleep, cache_bytes=self.cache_bytes
+        )
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -75,20 +95,44 @@ def _too_large(work: SamplingWork, need: float, gpu_bytes: float, on: str, way_o
     )
 
 
-def needs_offload(work: TrainingWork, gpus: int, gpu_bytes: float) -> bool:
-    """Whether the reference's weights stay in host memory: as `work` says, else only if nothing else fits."""
-    if work.reference_offload is not None or gpus == 0:
-        return bool(work.reference_offload)
-    return training_bytes(replace(work, reference_offload=False), gpus) > USABLE * gpu_bytes
+def place(work: TrainingWork, gpus: int, gpu_bytes: float) -> Placement:
+    """Where the reference is and whether vLLM sleeps: as `work` says, and where it leaves that open (None) by time.
+
+    Of what fits, that with the least time per step. Of ways that take about as long, the simplest one that leaves room
+    for an error of these estimates, else the one that needs the least memory. If nothing fits a number of GPUs that is
+    given by hand, what needs the least memory.
+    """
+    if gpus == 0:
+        return Placement(0, bool(work.reference_offload))
+    offloads = (False, True) if work.reference_offload is None else (work.reference_offload,)
+    sleeps = (False, True) if work.engine_sleep is None else (work.engine_sleep,)
+    ways = []
+    for sleep, offload in itertools.product(sleeps if work.vllm else (False,), offloads):
+        way = replace(work, reference_offload=offload, engine_sleep=sleep)
+        ways.append(replace(way, cache_bytes=cache_bytes(way, gpus, gpu_bytes)))
+    needs = [training_bytes(way, gpus) for way in ways]
+    fitting = [i for i, need in enumerate(needs) if need <= USABLE * gpu_bytes] or [needs.index(min(needs))]
+    seconds = {i: step_seconds(ways[i], gpus, GENEROUS).seconds for i in fitting}
+    fast = [i for i in fitting if seconds[i] <= ABOUT_AS_LONG * min(seconds.values())]
+    way = ways[next((i for i in fast if needs[i] <= ROOMY * gpu_bytes), min(fast, key=lambda i: needs[i]))]
+    return Placement(gpus, bool(way.reference_offload), bool(way.engine_sleep), way.cache_bytes)
 
 
 def vllm_percent(work: TrainingWork, gpus: int, gpu_bytes: float) -> int:
-    """vLLM's share of a GPU's memory in percent: all that the trainer leaves, between 10 and 60."""
+    """vLLM's share of a GPU's memory in percent: what the trainer leaves, as far as it is of use; at least 10."""
     if gpus == 0 or not work.vllm:
         return VLLM_PERCENT
     trainer = trainer_bytes(work, gpus)
     taken = trainer.held + (trainer.sync if work.engine_sleep else max(trainer.update, trainer.sync))
-    return min(60, max(10, math.floor(100 * (USABLE * gpu_bytes - taken) / gpu_bytes)))
+    left, useful = USABLE * gpu_bytes - taken, useful_engine_bytes(work, gpus)
+    return max(10, min(math.floor(100 * left / gpu_bytes), math.ceil(100 * useful / gpu_bytes)))
+
+
+def cache_bytes(work: TrainingWork, gpus: int, gpu_bytes: float) -> float:
+    """vLLM's cache within its share; unlimited for the transformers engine."""
+    if gpus == 0 or not work.vllm:
+        return math.inf
+    return max(0.0, vllm_percent(work, gpus, gpu_bytes) / 100 * gpu_bytes - fixed_engine_bytes(work))
 
 
 # -- time and cores ----------------------------------------------------------------------------------------------------
@@ -117,7 +161,7 @@ def cores(work: SamplingWork, gpus_on_node: int) -> int:
 
 
 def place_training(config: Config, instance: str, work: TrainingWork, limits: ClusterLimits) -> Placement:
-    """GPUs of a run's jobs: the run's number, the model's, else as few as hold the work."""
+    """A run's jobs on the run's number of GPUs, the model's, else as few as hold the work."""
     run = config.entry(instance).run
     gpus = first_given(run.gpus, config.models[run.model].gpus_train)
     if gpus is None:
@@ -125,7 +169,7 @@ def place_training(config: Config, instance: str, work: TrainingWork, limits: Cl
             gpus = fewest_gpus(work, limits.gpu_bytes, limits.gpus_per_node)
         except SrtError as error:
             raise SrtError(f"runs: {instance}: {error} (gpus_train of '{run.model}', or gpus of the run)") from None
-    return Placement(gpus, needs_offload(work, gpus, limits.gpu_bytes))
+    return place(work, gpus, limits.gpu_bytes)
 
 
 def place_sampling(config: Config, model_id: str, work: SamplingWork, limits: ClusterLimits) -> int:
@@ -149,7 +193,7 @@ def training_job(config: Config, instance: str, steps: int, limits: ClusterLimit
     work = training_work(config, instance, steps)
     placement = place_training(config, instance, work, limits)
     gpus, on_node = placement.gpus, -(-placement.gpus // limits.nodes(placement.gpus))
-    work = replace(work, reference_offload=placement.reference_offload)
+    work = placement.of(work)
     request = JobRequest(
         gpus=gpus,
         memory_mb=_megabytes(host_training_bytes(work, on_node)),
@@ -157,7 +201,7 @@ def training_job(config: Config, instance: str, steps: int, limits: ClusterLimit
         cores=cores(work, on_node),
         vllm_percent=vllm_percent(work, gpus, limits.gpu_bytes),
         reference_offload=placement.reference_offload,
-        engine_sleep=work.engine_sleep and gpus > 0,
+        engine_sleep=placement.engine_sleep,
         rollout_tensor_parallel=work.rollout_tensor_parallel,
     )
     return _with_given_sizes(limits.capped(request), run.job, config.models[run.model].train_job)

@@ -52,7 +52,7 @@ def training_work(config: Config, instance: str, steps: int) -> TrainingWork:
         checkpointing=train.gradient_checkpointing,
         pack_tokens=train.micro_batch_tokens,
         zero_stage=train.zero_stage,
-        engine_sleep=run.engine_sleep and vllm,
+        engine_sleep=run.engine_sleep if vllm else False,
         rollout_tensor_parallel=run.rollout_tensor_parallel if vllm else 1,
         save_every=config.save_every,
     )

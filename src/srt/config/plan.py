@@ -63,7 +63,7 @@ class PlanConfig(Strict):
     )
     host_link_rate: float = Field(5e10, gt=0, description="Bytes per second from pinned host memory to a GPU.")
     gpu_link_rate: float = Field(3e11, gt=0, description="Bytes per second that a GPU sends in a collective (NVLink).")
-    sequences_at_once: int = Field(256, gt=0, description="Sequences that a sampling job decodes together.")
+    sequences_at_once: int = Field(512, gt=0, description="Sequences that a sampling job decodes together.")
     lengths: dict[str, tuple[float, float]] = Field(
         default_factory=dict,
         description="Mean tokens of prompt and response by data set; they replace `prompt_tokens` and "

@@ -175,13 +175,13 @@ class Run(Strict):
     )
     reference_offload: bool | None = Field(
         None,
-        description="Keep the weights of the KL reference in host memory while they are not used; null does so only "
-        "if the run would otherwise not fit its GPUs or need more of them. Has no effect on results.",
+        description="Keep the weights of the KL reference in host memory while they are not used; null does so where "
+        "the run would otherwise need more GPUs or take longer. Has no effect on results.",
     )
-    engine_sleep: bool = Field(
-        False,
-        description="Let vLLM release its GPU memory between rollouts, so that the run may fit fewer GPUs. Has no "
-        "effect on results.",
+    engine_sleep: bool | None = Field(
+        None,
+        description="Let vLLM release its GPU memory between rollouts; null does so where the run would otherwise need "
+        "more GPUs or take longer. Has no effect on results beyond rounding.",
     )
     rollout_tensor_parallel: int = Field(
         1,

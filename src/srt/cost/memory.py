@@ -3,7 +3,8 @@
 GPU memory is an upper estimate, since a job that runs out of it fails: activations are counted at the limits of their
 lengths, the cache at their means. A full fine-tune of a 7B under ZeRO 1 on 8 GPUs takes, in GB on each GPU: bfloat16
 weights 15.2, float32 gradients 30.5, masters and moments (12 bytes per parameter, over 8 GPUs) 11.4, the reference
-model 15.2, the rollout engine's weights 15.2 and its cache 3.8, a group's activations 19.9, buckets and workspace 9.
+model 15.2, the rollout engine's weights 15.2, its workspace 2.5 and its cache 3.8, a group's activations 19.9, a layer
+that is computed again 4.2, the head's logits and gradient 6, buckets and CUDA's context 4.5.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from srt.config.train import Checkpointing
 from srt.cost.shapes import Shape
 from srt.cost.work import SamplingWork, TrainingWork
+from srt.rollout import GPU_SEQUENCES
 
 BYTES = {"bfloat16": 2, "float32": 4}
-# What a token keeps until its backward pass, in multiples of its layers' inputs (196 KiB for a 7B), by checkpointing.
-ACTIVATIONS = {"none": 17, "selective": 1, "full": 1}
+# Numbers that a layer of h hidden and i intermediate values keeps per token until its backward pass: (a, b) for
+# a h + b i, by activation checkpointing. Upper estimates, for a model with as many key heads as query heads.
+ACTIVATIONS = {"none": (16, 4), "selective": (7, 2), "full": (1, 0)}
+# Logits that the trainer's head computes at a time on a GPU: 1,765 tokens over a vocabulary of 152,000
+HEAD_LOGITS = 2**28
 CACHED_SEQUENCES = 64  # of mean length that a trainer's engine decodes side by side; in more memory it decodes more
 SAMPLED_SEQUENCES = 16  # of full length that a sampling job has memory for at least
 BUCKETS = 3e9  # DeepSpeed's, to reduce and gather: 3 x 500 million numbers of 2 bytes
 SUBGROUP = 1e9  # parameters that ZeRO 3 updates at a time
-WORKSPACE = 6e9  # CUDA context, logits of 4,096 tokens over a vocabulary of 152,000 in float32, twice
+CONTEXT = 1.5e9  # CUDA, its libraries, NCCL
+# vLLM beside weights and cache: its profiling pass of 4,096 tokens, logits of 512 sequences, CUDA graphs
+ENGINE_WORKSPACE = 2.5e9
 SAMPLING_VLLM_PERCENT = 90  # of a GPU's memory, which vLLM takes in a sampling job
 HOST_BASE = 1.6e9  # a process without a GPU, and the two Snakemakes of its job
 HOST_GPU = 5e9  # a process with CUDA and vLLM
@@ -70,21 +78,25 @@ class TrainerBytes:
     sync: float
 
 
-def training_bytes(work: TrainingWork, gpus: int) -> float:
-    """Bytes that training needs on each of `gpus` GPUs at its peak; `reference_offload` None counts as True."""
-    engine = engine_bytes(work, gpus)
-    trainer = trainer_bytes(work, gpus)
+def training_bytes(work: TrainingWork, gpus: int, on_gpus: bool = True) -> float:
+    """Bytes that training needs on each of `gpus` GPUs at its peak, or without GPUs in one process.
+
+    None counts as True for `reference_offload`, and for `engine_sleep` where the engine is vLLM.
+    """
+    engine, sleeps = engine_bytes(work, gpus), work.vllm and work.engine_sleep is not False
+    trainer = trainer_bytes(work, gpus, on_gpus)
     # an engine that sleeps and an update never need their memory at the same time
-    peak = max(trainer.update, trainer.sync + (engine if work.engine_sleep else 0.0))
-    total = trainer.held + peak + (0.0 if work.engine_sleep else engine)
+    peak = max(trainer.update, trainer.sync + (engine if sleeps else 0.0))
+    total = trainer.held + peak + (0.0 if sleeps else engine)
     return float(round(total, -3))  # so that equal sums stay equal, in whatever order they were added
 
 
-def trainer_bytes(work: TrainingWork, gpus: int) -> TrainerBytes:
-    """What the trainer needs on each GPU.
+def trainer_bytes(work: TrainingWork, gpus: int, on_gpus: bool = True) -> TrainerBytes:
+    """What the trainer needs on each GPU, or without GPUs in one process.
 
-    What is never in memory together counts once: a group's activations, AdamW's temporary copy of its part of the
-    weights, the weights that ZeRO 3 gathers for sampling, a reference that is in host memory between its passes.
+    What is never in memory together counts once: a group's activations with the head's workspace, AdamW's temporary
+    copy of its part of the weights, the weights that ZeRO 3 gathers for sampling, a reference that is in host memory
+    between its passes.
     """
     parts = {stage: gpus if work.zero_stage >= stage else 1 for stage in (1, 2, 3)}
     weights, parameters = weight_bytes(work.shape, work.dtype), work.shape.total
@@ -92,39 +104,72 @@ def trainer_bytes(work: TrainingWork, gpus: int) -> TrainerBytes:
     temporary = 4 * (min(parameters / gpus, SUBGROUP) if work.zero_stage == 3 else parameters / parts[1])
     reference = weights if work.reference else 0.0
     stays, comes = (reference, 0.0) if work.reference_offload is False else (0.0, reference)
-    update = max(activation_bytes(work, gpus), temporary, comes)
-    return TrainerBytes(states + stays + BUCKETS + WORKSPACE, update, weights - weights / parts[3])
+    update = max(activation_bytes(work, gpus) + on_gpus * head_bytes(work), temporary, comes)
+    return TrainerBytes(states + stays + on_gpus * (BUCKETS + CONTEXT), update, weights - weights / parts[3])
 
 
 def activation_bytes(work: TrainingWork, gpus: int) -> float:
-    """Activations kept for a backward pass: of one group at its limits, or of one pack where no graph outlives it."""
+    """Activations: those kept for a backward pass, and those of one layer of one pack that are computed again.
+
+    Kept are those of one group at its limits, or of one pack where no graph outlives it.
+    """
     group = work.lengths.prompt_limit + min(work.trained, work.sequences) * work.lengths.response_limit
-    tokens = max(work.pack_tokens, work.lengths.limit, 0 if work.old_policy_pass else group)
-    kept = ACTIVATIONS[work.checkpointing] * BYTES[work.dtype] * work.shape.hidden
-    return min(tokens, math.ceil(work.sequences / gpus) * work.lengths.limit) * kept
+    most = math.ceil(work.sequences / gpus) * work.lengths.limit
+    pack = min(most, max(work.pack_tokens, work.lengths.limit))
+    tokens = min(most, max(pack, 0 if work.old_policy_pass else group))
+    kept, every = (_activations(work, mode) for mode in (work.checkpointing, "none"))
+    return tokens * kept + pack * (every - kept) / work.shape.layers
+
+
+def _activations(work: TrainingWork, mode: Checkpointing) -> float:
+    """Bytes that a token keeps until its backward pass."""
+    hidden, intermediate = ACTIVATIONS[mode]
+    return BYTES[work.dtype] * (hidden * work.shape.hidden + intermediate * work.shape.intermediate)
+
+
+def head_bytes(work: TrainingWork) -> float:
+    """The trainer's head in its backward pass (`srt.packing.logprobs`): a chunk of logits and the weight's gradient.
+
+    Logits twice in float32 and once in the weights' type; the gradient in float32, and a chunk's in the weights' type.
+    """
+    return HEAD_LOGITS * (8 + BYTES[work.dtype]) + work.shape.head * (4 + BYTES[work.dtype])
 
 
 def engine_bytes(work: TrainingWork, gpus: int) -> float:
-    """The rollout engine of a trainer: vLLM's copy, or its part, of the weights, and the cache of either engine."""
+    """The rollout engine of a trainer: the cache, and with vLLM its workspace and its copy, or part, of the weights."""
     if not work.rollout_rounds:
         return 0.0
     sequences = math.ceil(work.sequences / gpus)
     if not work.vllm:
         return sequences * _cache_bytes(work)
-    weights = weight_bytes(work.shape, work.dtype) / work.rollout_tensor_parallel
-    return weights + min(CACHED_SEQUENCES, sequences) * _cache_bytes(work)
+    return fixed_engine_bytes(work) + min(CACHED_SEQUENCES, sequences) * _cache_bytes(work)
+
+
+def fixed_engine_bytes(work: TrainingWork) -> float:
+    """vLLM without its cache."""
+    return weight_bytes(work.shape, work.dtype) / work.rollout_tensor_parallel + ENGINE_WORKSPACE
+
+
+def useful_engine_bytes(work: TrainingWork, gpus: int) -> float:
+    """vLLM with a cache for all its sequences at full length: more is of no use."""
+    sequences = min(GPU_SEQUENCES, math.ceil(work.sequences / gpus))
+    return fixed_engine_bytes(work) + sequences * work.lengths.limit * _token_bytes(work)
 
 
 def sampling_bytes(work: SamplingWork) -> float:
     """A sampling job on its one GPU: weights, and a cache for a few sequences of full length."""
     cache = SAMPLED_SEQUENCES * work.lengths.limit * _token_bytes(work)
-    return weight_bytes(work.shape, work.dtype) + WORKSPACE + cache
+    return weight_bytes(work.shape, work.dtype) + CONTEXT + ENGINE_WORKSPACE + cache
 
 
-def cached_sequences(work: SamplingWork, gpu_bytes: float) -> float:
-    """Sequences of mean length that a sampling job has a cache for on a GPU of `gpu_bytes`; at least 1."""
-    room = SAMPLING_VLLM_PERCENT / 100 * gpu_bytes - weight_bytes(work.shape, work.dtype) - WORKSPACE / 2
-    return max(1.0, room / _cache_bytes(work))
+def sampling_cache_bytes(work: SamplingWork, gpu_bytes: float) -> float:
+    """The cache of a sampling job on a GPU of `gpu_bytes`."""
+    return SAMPLING_VLLM_PERCENT / 100 * gpu_bytes - weight_bytes(work.shape, work.dtype) - ENGINE_WORKSPACE
+
+
+def cached_sequences(work: SamplingWork, cache_bytes: float) -> float:
+    """Sequences of mean length that a cache of `cache_bytes` holds; at least 1."""
+    return max(1.0, cache_bytes / _cache_bytes(work))
 
 
 def _token_bytes(work: SamplingWork) -> float:
@@ -149,7 +194,8 @@ def host_training_bytes(work: TrainingWork, gpus_on_node: int) -> float:
     if gpus_on_node:
         weights = weight_bytes(work.shape, work.dtype)
         return HOST_SLACK * (HOST_BASE + gpus_on_node * (HOST_GPU + weights) + copy)
-    everything = training_bytes(replace(work, zero_stage=0, reference_offload=False), 1) - WORKSPACE - BUCKETS
+    whole = replace(work, zero_stage=0, reference_offload=False, engine_sleep=False)
+    everything = training_bytes(whole, 1, on_gpus=False)
     return HOST_BASE + HOST_SLACK * (everything + copy)
 
 

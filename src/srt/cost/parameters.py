@@ -11,7 +11,8 @@ from srt.config.plan import PlanConfig
 class Parameters:
     """Assumptions in bytes, seconds, FLOP and tokens. Those that `PlanConfig` describes have its names.
 
-    cpu_step_seconds: `step_seconds` of a step without a GPU. decode_slowdown: a decoded token's time over the time with
+    cpu_step_seconds: `step_seconds` of a step without a GPU. sleep_seconds: per step of an engine that sleeps, to free
+    and to take its memory. decode_slowdown: a decoded token's time over the time with
     CUDA graphs. prompt_share, response_share: mean tokens over the limit that the configuration sets.
     """
 
@@ -33,6 +34,7 @@ class Parameters:
     prompt_share: float
     response_share: float
     cpu_step_seconds: float = 0.0
+    sleep_seconds: float = 1.0
     decode_slowdown: float = 1.0
 
     @property

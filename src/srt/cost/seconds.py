@@ -10,9 +10,16 @@ import numpy as np
 
 from srt.cost.flops import Tokens, count_tokens, forward_flops, update_flops
 from srt.cost.lengths import length_scale, longest, refill_rounds
-from srt.cost.memory import BYTES, cached_sequences, state_bytes, weight_bytes
+from srt.cost.memory import (
+    BYTES,
+    cached_sequences,
+    sampling_cache_bytes,
+    state_bytes,
+    weight_bytes,
+)
 from srt.cost.parameters import Parameters
 from srt.cost.work import SamplingWork, TrainingWork
+from srt.rollout import GPU_SEQUENCES
 
 WITHOUT_CUDA_GRAPHS = 4.0  # a decoded token's time over that with them: 3 to 4 times (docs/cost.md)
 
@@ -70,6 +77,20 @@ def decode_seconds(
     return float(np.mean(token_seconds(work, alive, work.lengths.prompt + at, gpus, assumed)) * end)
 
 
+def queue_seconds(
+    work: SamplingWork, sequences: float, side_by_side: float, gpus: int, assumed: Parameters, of: float | None = None
+) -> float:
+    """Seconds for `sequences` responses of which at most `side_by_side` are decoded at a time, on one GPU or a CPU.
+
+    While others are waiting a new one takes the place of each that ends, and each token of all of them costs one pass;
+    the rest is `decode_seconds`.
+    """
+    batch = min(sequences, side_by_side)
+    queued = (sequences - batch) * work.lengths.response / batch  # tokens of each slot before none is waiting
+    token = float(token_seconds(work, batch, work.lengths.mean, gpus, assumed))
+    return queued * token + decode_seconds(work, batch, gpus, assumed, of)
+
+
 def prefill_seconds(work: SamplingWork, gpus: int, assumed: Parameters) -> float:
     """Seconds for the prompts, each once for all its responses."""
     prompt = work.lengths.prompt
@@ -84,7 +105,9 @@ def step_seconds(work: TrainingWork, gpus: int, assumed: Parameters) -> Step:
     """One training step on `gpus` GPUs, or in one CPU process. Rollouts wait for the longest response of all GPUs."""
     ranks, shape, lengths = max(1, gpus), work.shape, work.lengths
     drawn = refill_rounds(work.prompts, assumed.refill_kept, work.rollout_rounds)
-    decode = decode_seconds(work, work.sequences / ranks, gpus, assumed, of=work.sequences)
+    room = min(cached_sequences(work, work.cache_bytes), GPU_SEQUENCES) if gpus and work.vllm else math.inf
+    decode = queue_seconds(work, work.sequences / ranks, room, gpus, assumed, of=work.sequences)
+    decode += assumed.sleep_seconds if gpus and work.engine_sleep else 0.0
     group = count_tokens(
         [lengths.prompt] * work.trained, [lengths.response] * work.trained,
         [0] * work.trained if work.share_prompts else None,
@@ -149,19 +172,11 @@ def disk_seconds(part: float, whole: float, assumed: Parameters) -> float:
 def sampling_seconds(work: SamplingWork, gpus: int, gpu_bytes: float, assumed: Parameters) -> float:
     """A sampling job: one process on one GPU (or none), which keeps as many sequences side by side as it may.
 
-    `sequences_at_once` of them, or as many as its cache holds, with a new one for each that ends. While others are
-    waiting, each token of all of them costs one pass; the rest is `decode_seconds`.
+    `sequences_at_once` of them, or as many as its cache holds (`queue_seconds`).
     """
     start = assumed.start_seconds if gpus else assumed.cpu_seconds
     if not work.sequences:
         return start
-    room = cached_sequences(work, gpu_bytes) if gpus else math.inf
-    batch = min(work.sequences, assumed.sequences_at_once, room)
-    queued = (work.sequences - batch) * work.lengths.response / batch  # tokens of each slot before none is waiting
-    token = float(token_seconds(work, batch, work.lengths.mean, gpus, assumed))
-    return (
-        start
-        + prefill_seconds(work, min(gpus, 1), assumed)
-        + queued * token
-        + decode_seconds(work, batch, gpus, assumed)
-    )
+    room = cached_sequences(work, sampling_cache_bytes(work, gpu_bytes)) if gpus else math.inf
+    decode = queue_seconds(work, work.sequences, min(assumed.sequences_at_once, room), gpus, assumed)
+    return start + prefill_seconds(work, min(gpus, 1), assumed) + decode

@@ -16,7 +16,7 @@ class Shape:
     body: weights of all linear layers but the head. head: weights of the head (vocabulary x hidden size), also where it
     is tied to the embedding. total: all weights as stored, a tied head once. attention: layers x heads x head size.
     kv: numbers that the cache holds per token. hidden: layers x hidden size, the numbers that activation checkpointing
-    keeps per token.
+    keeps per token. intermediate: layers x size of the feed-forward's inner vectors. layers: their number.
     """
 
     body: float
@@ -25,6 +25,8 @@ class Shape:
     attention: float
     kv: float
     hidden: float
+    intermediate: float
+    layers: float
 
     @property
     def matmul(self) -> float:
@@ -62,6 +64,8 @@ class Shape:
             attention=layers * heads * size,
             kv=2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * size,
             hidden=layers * config.hidden_size,
+            intermediate=layers * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+            layers=layers,
         )
 
 
@@ -85,6 +89,8 @@ def decoder(
         attention=float(layers * heads * head_size),
         kv=2.0 * layers * kv_heads * head_size,
         hidden=float(layers * hidden),
+        intermediate=float(layers * intermediate),
+        layers=float(layers),
     )
 
 
@@ -101,7 +107,7 @@ TINY_VOCABULARY = 64  # about what the tokenizer of the tiny models has
 
 
 def scaled(parameters: float) -> Shape:
-    """A guess where only the number of parameters is known: Qwen2.5-7B, with depth times width by the 2/3 power."""
+    """A guess where only the number of parameters is known: Qwen2.5-7B, depth and width each by the 1/3 power."""
     share = parameters / _QWEN_7B.total
     width = share ** (2 / 3)
     return Shape(
@@ -111,6 +117,8 @@ def scaled(parameters: float) -> Shape:
         attention=_QWEN_7B.attention * width,
         kv=_QWEN_7B.kv * width,
         hidden=_QWEN_7B.hidden * width,
+        intermediate=_QWEN_7B.intermediate * width,
+        layers=_QWEN_7B.layers * share ** (1 / 3),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +55,8 @@ class TrainingWork(SamplingWork):
         share_prompts: a forward pass holds a prompt once for all its responses; else once per response.
         pack_tokens: of one forward pass.
         zero_stage: of DeepSpeed: 1 splits masters and moments over GPUs, 2 gradients too, 3 weights too.
-        engine_sleep: vLLM gives its GPU memory back between rollouts.
+        engine_sleep: vLLM gives its GPU memory back between rollouts; None means where a step is faster with it.
+        cache_bytes: of vLLM's cache on each GPU.
         rollout_tensor_parallel: GPUs that share one vLLM engine.
         save_every: steps between two saved states.
         states: written in the background while training continues, with training waiting for them, or not at all.
@@ -70,7 +72,8 @@ class TrainingWork(SamplingWork):
     share_prompts: bool = True
     pack_tokens: int = 16384
     zero_stage: int = 1
-    engine_sleep: bool = False
+    engine_sleep: bool | None = False
+    cache_bytes: float = math.inf
     rollout_tensor_parallel: int = 1
     save_every: int = 10
     states: Literal["background", "waiting", "none"] = "background"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import srt
+from srt.cluster.launch import SEGMENTS
 from srt.gpu_check.parts import FAIL, IMPOSSIBLE, Verdict
 from srt.gpu_check.random_model import SIZES
 from srt.gpu_check.registry import PARTS
@@ -80,7 +81,7 @@ class Check:
         results, log = folder / "results.jsonl", folder / "log"
         results.write_text("", encoding="utf-8")
         source = str(Path(srt.__file__).parents[1])
-        environment = os.environ | {
+        environment = SEGMENTS | os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
             "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
         }  # fmt: skip

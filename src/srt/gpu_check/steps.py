@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from srt.cluster.resources import USABLE, vllm_percent
+from srt.cluster.resources import USABLE, cache_bytes, vllm_percent
 from srt.cost.flops import count_tokens, update_flops
 from srt.cost.lengths import Lengths
-from srt.cost.memory import BYTES, state_bytes, training_bytes, weight_bytes
+from srt.cost.memory import BYTES, state_bytes, training_bytes
 from srt.cost.work import TrainingWork
 from srt.distributed.world import World, barrier, gather, init_world
 from srt.gpu_check.parts import PROMPT_TOKENS, STEPS, Machine, NotPossible, need_package, require
@@ -209,7 +209,7 @@ def _cache(machine: Machine, trainer: RLTrainer, work: TrainingWork, percent: in
     tokens = trainer.rollout_engine.cache_tokens  # type: ignore[attr-defined]
     if not machine.gpu:
         return {"cache_tokens": tokens}
-    room = percent / 100 * machine.gpu_bytes - weight_bytes(work.shape, work.dtype)
+    room = cache_bytes(work, trainer.world.size, machine.gpu_bytes)
     return {
         "cache_tokens": tokens, "vllm_percent": percent,
         "planned_cache_tokens": room / (BYTES[work.dtype] * work.shape.kv),

@@ -20,7 +20,7 @@ def _keeps(operations: set[Any]) -> Any:
     return policy
 
 
-def _expensive() -> set[Any]:
+def expensive_operations() -> set[Any]:
     """Matrix products and attention: nearly all of the FLOP, a small part of the bytes."""
     aten = torch.ops.aten
     operations = {
@@ -38,8 +38,9 @@ def _expensive() -> set[Any]:
 def checkpoint_activations(model: Any, mode: Checkpointing) -> None:
     """Switch a transformers model to `mode`; results are bitwise the same where the kernels are deterministic.
 
-    A layer of h hidden and i intermediate values keeps about 16 h + 4 i (none), 6 h + 3 i (selective: results of matrix
-    products and attention) or h (full: its input) values per token.
+    A layer of h hidden and i intermediate values keeps at most 16 h + 4 i (none), 7 h + 2 i (selective: its input and
+    the results of matrix products and attention) or h (full: its input) values per token, as
+    `srt.cost.memory.ACTIVATIONS` says.
     """
     _switch_off_dropout(model)
     if mode == "none":
@@ -48,7 +49,7 @@ def checkpoint_activations(model: Any, mode: Checkpointing) -> None:
     if mode == "selective":
         import torch.nn.attention.varlen  # noqa: F401  # registers its operation
 
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keeps(_expensive()))
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keeps(expensive_operations()))
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     model.train()  # transformers checkpoints in training mode only
 

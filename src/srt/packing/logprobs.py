@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srt.cost.memory import HEAD_LOGITS
 from srt.packing.attention import ATTENTION
 from srt.packing.fused_layers import fused
 from srt.packing.pack import Pack
 
 # Logits that exist at a time: few on a CPU, so that they stay in its cache; many on a GPU
-LOGITS = {"cpu": 2**19, "cuda": 2**29}
+LOGITS = {"cpu": 2**19, "cuda": HEAD_LOGITS}
 
 
 def chunk_of(vocabulary: int, device: torch.device) -> int:

@@ -111,9 +111,9 @@ class Pricing:
         placement = self.placement(run, steps, variant.reference_offload)
         work = training_work(self.config, run, steps)
         if variant.gpus and placement.gpus:
-            placement = Placement(min(variant.gpus, work.prompts), reference_offload=False)
+            placement = Placement(min(variant.gpus, work.prompts))
         lengths = self.lengths("train", entry.model, entry.data, work.lengths, variant.response_scale)
-        work = replace(variant.work(work), lengths=lengths, reference_offload=placement.reference_offload)
+        work = replace(placement.of(variant.work(work)), lengths=lengths)
         state = state_bytes(work.shape, work.dtype, work.zero_stage)
         return Price(
             seconds=segment_seconds(work, placement.gpus, variant.parameters(self.assumed)),

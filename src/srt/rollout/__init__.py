@@ -7,6 +7,7 @@ imported only where they are used.
 from __future__ import annotations
 
 from srt.rollout.protocol import (
+    GPU_SEQUENCES,
     LENGTH,
     STOP,
     TOLERANCE,
@@ -19,6 +20,7 @@ from srt.rollout.protocol import (
 )
 
 __all__ = [
+    "GPU_SEQUENCES",
     "LENGTH",
     "STOP",
     "TOLERANCE",

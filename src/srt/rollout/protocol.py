@@ -25,6 +25,7 @@ STOP, LENGTH = "stop", "length"
 # bfloat16: 0.012 was measured for a 3 M model; verl's FAQ calls a mean difference of probabilities above 0.01 a fault
 # (at a probability of 0.3, a difference of log-probs of 0.03), prime-rl's CI a KL above 0.01 (0.14 in log-probs).
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
+GPU_SEQUENCES = 512  # samples that vLLM decodes together on a GPU: as many as it captures CUDA graphs for
 Checksum = tuple[float, float]  # sum and absolute sum of a tensor, in float64
 
 

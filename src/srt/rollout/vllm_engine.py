@@ -23,13 +23,17 @@ import numpy as np
 import torch
 
 from srt.common.errors import SrtError
-from srt.rollout.protocol import LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
+from srt.rollout.protocol import GPU_SEQUENCES, LENGTH, STOP, Checksum, Rollout, Sampling, sample_key
 from srt.rollout.sampling_bar import SamplingBar
 from srt.rollout.vllm_isolation import preserve_process_state, set_vllm_environment
 from srt.rollout.vllm_weights import checkpoint_sizes, combine, model_checksums
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 SLEEP_LEVEL = 2  # drops weights and cache; level 1 would keep a copy of weights that the next update replaces anyway
+# Samples decoded together; on a CPU more than a step has
+MAX_SEQUENCES = {"cpu": 1024, "cuda": GPU_SEQUENCES}
+# Tokens of one prefill on a GPU: enough to keep it busy. vLLM's default on an H200, 16,384, takes room from the cache.
+BATCHED_TOKENS = 4096
 SEED_BITS = 62  # sample i of a prompt gets the prompt's seed + i, and vLLM keeps seeds as signed 64-bit integers
 
 
@@ -49,7 +53,7 @@ class VllmEngine:
         vllm_percent: share of the GPU's memory in percent that the engine may take; the trainer needs the rest.
         kv_cache_gb: size of the cache in GiB, instead of what remains of that share. Default on a CPU: 1, because vLLM
             would take a share of all memory.
-        max_num_seqs: maximum number of samples decoded together.
+        max_num_seqs: maximum number of samples decoded together; None, and more on a GPU, means MAX_SEQUENCES.
         engine_sleep: let `release_memory` free the GPU memory of weights and cache until `update_weights` brings new
             weights. Only for a trainer that does not fit beside the engine: it costs two allocations per step.
         progress: whether `generate` shows a bar.
@@ -66,7 +70,7 @@ class VllmEngine:
         dtype: str = "bfloat16",
         vllm_percent: int = 90,
         kv_cache_gb: float | None = None,
-        max_num_seqs: int = 1024,
+        max_num_seqs: int | None = None,
         engine_sleep: bool = False,
         progress: bool = False,
     ) -> None:
@@ -80,6 +84,7 @@ class VllmEngine:
             self._sizes.pop(HEAD, None)
         set_vllm_environment()
         on_cpu = not torch.cuda.is_available()
+        most = MAX_SEQUENCES["cpu" if on_cpu else "cuda"]
         if engine_sleep and on_cpu:
             raise SrtError("engine_sleep works on GPUs only: set it to false on a CPU")
         self._engine_sleep, self._asleep = engine_sleep, False
@@ -93,7 +98,8 @@ class VllmEngine:
             dtype=dtype,
             seed=seed,
             tensor_parallel_size=rollout_tensor_parallel,
-            max_num_seqs=max_num_seqs,
+            max_num_seqs=min(max_num_seqs or most, most),
+            max_num_batched_tokens=None if on_cpu else BATCHED_TOKENS,
             gpu_memory_utilization=vllm_percent / 100,
             kv_cache_memory_bytes=None if kv_cache_gb is None else int(kv_cache_gb * 2**30),
             enforce_eager=on_cpu,  # a CPU has no CUDA graphs
@@ -101,6 +107,8 @@ class VllmEngine:
             # After the first part of a prompt prefilled in two, vLLM rewinds the sample's generator, which a CPU
             # generator cannot do. So on a CPU a prompt waits until a step has room for all of it.
             enable_chunked_prefill=not on_cpu,
+            # it shares memory between processes in a way that expandable segments do not allow (srt.cluster.launch)
+            disable_custom_all_reduce=rollout_tensor_parallel > 1,
             distributed_executor_backend="external_launcher" if world > 1 else "uni",
         )
         self._has_head = self._llm.apply_model(lambda model: hasattr(model, HEAD.partition(".")[0]))[0]

@@ -33,9 +33,9 @@ from srt.training.training_set import TrainingSet
 from srt.training.update import Batch
 
 
-def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int]) -> RolloutEngine:
+def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int], world: World) -> RolloutEngine:
     """The engine that `rollout_engine` names; vLLM starts from the base model's files and is updated at each step."""
-    train = segment.spec["train"]
+    train, sharing = segment.spec["train"], segment.rollout_tensor_parallel
     if train["rollout_engine"] == "vllm":
         from srt.rollout.vllm_engine import VllmEngine
 
@@ -47,7 +47,9 @@ def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int]) -> 
             dtype=train["dtype"],
             vllm_percent=segment.vllm_percent,
             engine_sleep=segment.engine_sleep,
-            rollout_tensor_parallel=segment.rollout_tensor_parallel,
+            rollout_tensor_parallel=sharing,
+            # of the prompts that the ranks which share the engine have in a round
+            max_num_seqs=sharing * math.ceil(train["prompts_per_step"] / world.size) * train["rollouts_per_prompt"],
         )
     from srt.rollout.transformers_engine import TransformersEngine
 
@@ -67,7 +69,7 @@ class RLTrainer(BaseTrainer):
         self.update = policy_update(
             self.policy, load_reference(segment, world), self.train, world, self.check_logprobs, self.timer
         )
-        self.rollout_engine = make_rollout_engine(segment, self.policy.model, self.end_tokens)
+        self.rollout_engine = make_rollout_engine(segment, self.policy.model, self.end_tokens, world)
         if (samples := self.plain_samples) is not None:
             kind, dtype = self.policy.model.config.model_type, self.train["dtype"]
             refused_together(lambda: check_vllm(segment.base, kind, samples, self.rollout_engine, dtype), world)
