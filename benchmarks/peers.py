@@ -19,7 +19,8 @@ from measure import Channel, matmul
 
 EOS, PAD = 0, 1
 
-# Qwen2 shapes. tiny-vllm is tiny with heads of 32, as vLLM's CPU kernels take no heads of 16; 1.5b is Qwen2.5-1.5B.
+# Qwen2 shapes. tiny-vllm is tiny with heads of 32, as vLLM's CPU kernels take no heads of 16; 135m has
+# the sizes of SmolLM2-135M, 1.5b those of Qwen2.5-1.5B.
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab_size": 1024, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "intermediate_size": 172},
@@ -27,6 +28,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                   "num_key_value_heads": 1, "intermediate_size": 172},
     "3m": {"vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6,
            "num_key_value_heads": 2, "intermediate_size": 576},
+    "135m": {"vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+             "num_key_value_heads": 3, "intermediate_size": 1536},
     "1.5b": {"vocab_size": 151936, "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
              "num_key_value_heads": 2, "intermediate_size": 8960},
 }  # fmt: skip

@@ -33,7 +33,10 @@ COSINE = 0.999  # of gradients, bfloat16
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts x responses of a model shape; lengths as in `peers.record`."""
+    """Prompts x responses of a model shape; lengths as in `peers.record`.
+
+    `budgets` are the token budgets tried for ours, `rows` the batch sizes tried for TRL.
+    """
 
     shape: str
     prompts: int
@@ -43,6 +46,8 @@ class Case:
     sigma: float
     budgets: tuple[int, ...]
     ladder: bool = False
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    sweep: int = 8  # rounds for each size that is tried
 
 
 CASES = {
@@ -50,6 +55,8 @@ CASES = {
     "tiny-4x8": Case("tiny", 4, 8, (16, 64), 128, 1.0, (1024, 2048, 4096)),
     "tiny-4x32-even": Case("tiny", 4, 32, (16, 64), 128, 0.43, (1024, 2048, 4096, 8192, 16384)),
     "3m-4x32": Case("3m", 4, 32, (16, 64), 128, 1.0, (1024, 2048, 4096, 8192)),
+    # SmolLM2-135M on short sums after two worked examples, as config/smollm2.yaml asks
+    "135m-2x16": Case("135m", 2, 16, (90, 110), 24, 0.3, (1024, 4096), rows=(8, 16, 32), sweep=3),
 }
 CUDA_CASES = {
     f"1.5b-4x32-{budget // 1024}k": Case("1.5b", 4, 32, (64, 256), 3072, 1.0, (budget,), ladder=budget == 16384)
@@ -143,8 +150,8 @@ class Bench:
         with measure.Side(HERE, self.args.threads, self.args.device) as side:
             for value in values:
                 side.load(**self.spec(name, **{key: value}))
-                times = [side.step()[self.clock] for _ in range(8)]
-                seconds[value] = min(times[2:])  # the minimum: a busy moment must not choose
+                times = [side.step()[self.clock] for _ in range(self.case.sweep)]
+                seconds[value] = min(times[self.case.sweep // 4 :])  # the minimum: a busy moment must not choose
         setattr(self, key, min(seconds, key=lambda v: seconds[v]))
         print(f"  {name}: fastest with {key} {getattr(self, key)} of {values}", flush=True)
         return {str(k): v for k, v in seconds.items()}
@@ -174,7 +181,7 @@ class Bench:
         rungs = list(RUNGS) if case.ladder and not args.no_ladder else ["padded"] if args.no_trl else []
         equal = self.equality([*peer, *rungs, "ours"] if args.device == "cpu" else ["padded", "ours"])
         count = len(data.responses)
-        rows = [b for b in (1, 2, 4, 8, 16, 32, 64, 128, 256) if count % b == 0] if args.device == "cpu" else [8]
+        rows = [b for b in case.rows if count % b == 0] if args.device == "cpu" else [8]
         sweeps = {}
         if args.quick:
             self.rows = count

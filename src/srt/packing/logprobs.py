@@ -22,11 +22,14 @@ from srt.packing.pack import Pack
 
 # Logits that exist at a time: few on a CPU, so that they stay in its cache; many on a GPU
 LOGITS = {"cpu": 2**19, "cuda": HEAD_LOGITS}
+# Tokens at a time at least: with fewer, reading the head's weight takes longer than multiplying with it. A vocabulary
+# of 49,152 and 10 tokens at a time took 1.9 times as long as with 128 on a CPU.
+LEAST_TOKENS = 128
 
 
 def chunk_of(vocabulary: int, device: torch.device) -> int:
     """Response tokens whose logits exist at a time."""
-    return max(1, LOGITS["cpu" if device.type == "cpu" else "cuda"] // vocabulary)
+    return max(LEAST_TOKENS, LOGITS["cpu" if device.type == "cpu" else "cuda"] // vocabulary)
 
 
 @dataclass(frozen=True)
