@@ -56,15 +56,19 @@ GROUPS_OF_RUN = {run: [] for run in RUNS}
 for _row in EVALUATIONS:
     GROUPS_OF_RUN[_row["run"]] += _row["groups"]
 GROUPS = sorted({file for files in GROUPS_OF_RUN.values() for file in files})
-# The report sorts its categories by name, hence the numbers.
-SECTIONS = {
-    "claims": "1 Claims",
-    "figures": "2 Figures",
-    "runs": "3 Runs",
-    "data": "4 Data audit",
-    "costs": "5 Costs",
-    "provenance": "6 Provenance",
+# The report sorts its categories by name, hence the numbers. The last one is not in it if there are no claims.
+_sections = {
+    "claims": "Claims",
+    "figures": "Figures",
+    "runs": "Runs",
+    "data": "Data audit",
+    "costs": "Costs",
+    "provenance": "Provenance",
 }
+_order = sorted(_sections, key=lambda key: key == "claims" and not CFG.claims)
+SECTIONS = {key: f"{number} {_sections[key]}" for number, key in enumerate(_order, 1)}
+# what the texts of the report may speak of
+config["shown"] = {"claims": bool(CFG.claims), "datasets": list(CFG.datasets)}
 RUN_PATTERN = runs_pattern(RUNS)
 
 

@@ -2,6 +2,7 @@
 
 from srt.config import read_yaml
 from srt.figures.resolve import resolve_figure
+from srt.report.first_page import figure_label
 
 # captions can read nothing but the configuration
 config["captions"] = read_yaml(ROOT / "workflow/report/shared.yaml")
@@ -9,6 +10,7 @@ config["captions"] = read_yaml(ROOT / "workflow/report/shared.yaml")
 
 for _name in CFG.figures:
     _spec, _inputs = resolve_figure(CFG, _name)
+    _label = figure_label(_name, CFG.figures[_name].title)
 
     rule:
         """One figure from the runs that it names; its caption is in workflow/report/."""
@@ -22,13 +24,13 @@ for _name in CFG.figures:
                 PATHS.figure(_name, "png"),
                 caption=figure_caption(_name),
                 category=SECTIONS["figures"],
-                labels={"figure": _name, "format": "picture"},
+                labels={"figure": _label, "format": "picture"},
             ),
             csv=report(
                 PATHS.figure(_name, "csv"),
                 caption=figure_caption(_name),
                 category=SECTIONS["figures"],
-                labels={"figure": _name, "format": "numbers"},
+                labels={"figure": _label, "format": "table"},
             ),
         log:
             PATHS.log(f"figures/{_name}"),

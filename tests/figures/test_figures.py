@@ -351,12 +351,18 @@ def test_captions_render_as_the_report_renders_them(root: Path) -> None:
     captions = {path.stem: path.read_text(encoding="utf-8") for path in (root / "workflow" / "report").glob("*.rst")}
     assert {"workflow", "fig2", "fig3", "fig4", "fig6", "fig7", "fig8", "fig9", "table1", "v2_fig5"} <= set(captions)
     shared = read_yaml(root / "workflow" / "report" / "shared.yaml")
-    for name, text in captions.items():
-        config = {"verdicts": "2 claims: 1 supported.", "up_to_date": "All up to date.", "captions": shared}
-        seen = SimpleNamespace(config=config)
-        text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(snakemake=seen)
-        body = core.publish_parts(text, writer_name="html", settings_overrides={"halt_level": 1, "report_level": 1})
-        assert len(body["html_body"]) > 250, name
+    everything = {"claims": True, "datasets": ["amc23", "dapo"]}
+    for shown in (everything, {"claims": False, "datasets": ["sums"]}):
+        config = {"verdicts": "2 claims: 1 supported.", "up_to_date": "Up to date.", "captions": shared, "shown": shown}
+        for name, text in captions.items():
+            if shown != everything and "snakemake.config.shown" not in text:
+                continue
+            template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
+            text = template.render(snakemake=SimpleNamespace(config=config))
+            body = core.publish_parts(text, writer_name="html", settings_overrides={"halt_level": 1, "report_level": 1})
+            assert len(body["html_body"]) > 250, name
+            if name in ("workflow", "audit"):
+                assert ("AMC23" in text) == (shown == everything), name
 
 
 def test_kinds_have_modules_that_say_their_options() -> None:

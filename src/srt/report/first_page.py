@@ -1,4 +1,4 @@
-"""The verdicts for the first page of the report, as reStructuredText.
+"""The verdicts for the first page of the report, as reStructuredText, and the names of figures in its list.
 
 Without pandas, because every job parses the rules.
 """
@@ -6,10 +6,13 @@ Without pandas, because every job parses the rules.
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
 from srt.claims.verdict import SIGN
+
+FIGURE_SPACE = "\u2007"
 
 
 def verdict_summary(table: Path) -> str:
@@ -28,6 +31,21 @@ def verdict_summary(table: Path) -> str:
     for statement, where, verdict in [("claim", "source", "verdict"), *rows]:
         lines += [f"   * - {_plain(statement)}", f"     - {_plain(where)}", f"     - {verdict}"]
     return "\n".join(lines)
+
+
+def figure_label(name: str, title: str) -> str:
+    """A figure's number and title. The report sorts such texts letter by letter, so short numbers are padded.
+
+    >>> figure_label("fig2", "Dynamics") == "Figure \u20072: Dynamics"  # a space as wide as a digit
+    True
+    >>> figure_label("v2_table10", "Costs"), figure_label("levels", "Climbing")
+    ('v2 Table 10: Costs', 'Further: Climbing')
+    """
+    if not (found := re.fullmatch(r"(v2_)?(fig|table)(\d+)", name)):
+        return f"Further: {title}"
+    version, kind, number = found.groups()
+    kind = {"fig": "Figure", "table": "Table"}[kind]
+    return f"{'v2 ' if version else ''}{kind} {number.rjust(2, FIGURE_SPACE)}: {title}"
 
 
 def _plain(text: str) -> str:

@@ -31,6 +31,7 @@ from srt.common.errors import EXIT_USAGE, SrtError
 from srt.config.loading import read_yaml
 from srt.workflow import out_of_memory
 from srt.workflow.grouping import joining_one_level
+from srt.workflow.report_style import with_our_style
 from srt.workflow.result_records import (
     differing_from_record,
     inputs_by_record,
@@ -357,6 +358,11 @@ PATCHES = (
         *SNAKEMAKE,
         "--list prints every rule, hundreds of them",
         (Part("snakemake.workflow", "Workflow.list_rules", "self only_targets", listing_for_people),),
+    ),
+    Patch(
+        *SNAKEMAKE,
+        "the top of the report's first page is above the window and cannot be scrolled to",
+        (Part("snakemake.report.html_reporter", "Reporter.__post_init__", "self", with_our_style),),
     ),
     Patch(
         *SNAKEMAKE,
