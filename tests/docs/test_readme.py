@@ -12,8 +12,11 @@ import pytest
 import yaml
 
 from srt.cli import __main__ as cli
-from srt.config import load_config, read_yaml
+from srt.config import Config, load_config, read_yaml
+from srt.plan.jobs import build
+from srt.plan.preview import preview
 from support import ROOT
+from support.config_files import full
 from support.dag import copy_of_the_tree, snakemake
 from support.rooms import ROOMS
 
@@ -44,6 +47,41 @@ def test_every_snakemake_command_plans(clone, command, request):
     never_trains = "--allowed-rules" in args  # in a fresh clone there are no results to redraw from
     output = snakemake(clone, *args[:at], "-n", *args[at:], code=1 if never_trains else 0)
     assert re.search("Missing input files" if never_trains else "Job stats|jobs are planned", output)
+
+
+def cost(config: Config, *targets: str) -> dict[str, str]:
+    """GPU-hours, wall time by number of partitions, and disk, as a dry-run of these figures (or of all) prints them."""
+    dag = build(config)
+    keys = dag.closure([dag.figures[name] for name in targets] or dag.leaves)
+    text = preview(config, [path for key in keys for path in dag.jobs[key].outputs])
+    hours, disk = re.search(r"planned: (\S+) GPU-hours, (.*) on disk in the end", text).groups()
+    spans = re.findall(r"([\d.]+ \w+) on (\d+)", text.partition("Wall time")[2])
+    return {"hours": f"{float(hours.replace(',', '')):,.0f} GPU-hours", "disk": disk, **{n: span for span, n in spans}}
+
+
+def test_the_first_screen_says_what_it_costs():
+    """The numbers of the plan, and the measured times of docs/measured.md.
+
+    After a change of the matrix, copy the row that the assertion prints into README.
+    """
+    screen = README.partition("Requirements:")[0]
+    rows = dict(re.findall(r"^\|[^|]*\| `([^`]+)` \|(.*)\|$", screen, re.MULTILINE))
+    assert len(screen.splitlines()) < 30
+    for command, seeds in (("snakemake --profile slurm --config seeds=1", 1), ("snakemake --profile slurm", 3)):
+        found = cost(full(seeds=seeds))
+        told = f" {found['hours']}: {found['1']} on 8 GPUs, {found['4']} on 32 | {found['disk']} "
+        assert rows[command] == told
+    one = cost(full(), "fig3")
+    assert f"`snakemake --profile slurm -n fig3` prices\none ({one['hours']}, {one['disk']})" in screen
+    measured = (ROOT / "docs/measured.md").read_text(encoding="utf-8")
+    for name, time, disk in (("smoke", "170 s", "86 MB"), ("mini", "an hour", "0.9 GB")):
+        file = f"config/{name}.yaml"
+        planned = cost(load_config(read_yaml(ROOT / file), ROOT, file))["disk"].split()
+        told = rows[f"make {name}"]
+        assert told.startswith(f" {time} on two CPU cores") and told.endswith(f"| {disk} ")
+        planned_mb, told_mb = (float(n) * {"MB": 1, "GB": 1000}[unit] for n, unit in (planned, disk.split()))
+        assert planned_mb == pytest.approx(told_mb, rel=0.05)
+    assert "| `make smoke` | 170 s |" in measured and "| `make mini` | 58 min" in measured
 
 
 @pytest.mark.slow
