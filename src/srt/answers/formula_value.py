@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z])|(?P<symbol>[-+*/^_!(){}\[\]]))",
+    r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z])|(?P<symbol>[-+*/:^_!(){}\[\]]))",
     re.ASCII,
 )
 _GREEK = {
@@ -101,6 +101,14 @@ class _Parser:
     def expect(self, symbol: str) -> None:
         if self.take()[1] != symbol:
             raise _Unknown
+
+    def ratio(self) -> Number:
+        """3:4 is 3/4 and a:bc is a/(bc), as in Math-Verify; 1+3:4 is ambiguous."""
+        value = self.product()
+        while self.peek()[1] == ":":
+            self.take()
+            value = _quotient(value, self.product())
+        return value
 
     def sum(self) -> Number:
         self.depth += 1
@@ -374,7 +382,7 @@ def evaluate(text: str, point: int = 0) -> Value | None:
         return None
     try:
         parser = _Parser(text, point)
-        value = parser.sum()
+        value = parser.ratio() if ":" in text else parser.sum()
         if parser.peek()[0] != "end":
             return None
         return Value(_ranged(value), frozenset(parser.variables))
