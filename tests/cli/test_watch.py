@@ -31,10 +31,15 @@ def watch(folder: Path, *command: str, code: int = 0) -> str:
 def test_it_hands_on_what_the_command_says(tmp_path: Path) -> None:
     said = watch(tmp_path, "bash", "-c", "echo noise; echo 'warning: old version'; sleep 2")
     assert "jobs done after" in said and re.search(r"^\d\d:\d\d warning: old version$", said, re.MULTILINE)
-    assert "noise" not in said and f"the output of the workflow: {tmp_path}/out.log\n" in said
+    page = f"its page, kept up to date: {tmp_path}/out.html"
+    assert "noise" not in said and f"the output of the workflow: {tmp_path}/out.log; {page}\n" in said
+    assert "finished" in (tmp_path / "out.html").read_text()
     assert (tmp_path / "out.log").read_text() == "noise\nwarning: old version\n"
+    (tmp_path / "out.html").unlink()
+    (tmp_path / "out.html").mkdir()  # the page is no reason to stop
     failed = watch(tmp_path, "bash", "-c", "echo the reason >&2; exit 3", code=3)
     assert failed.endswith("the reason\n") and "noise" not in failed
+    assert failed.count("warning: the page is not up to date: ") == 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 A terminal shows one line per stage and the time left, kept up to date. A log gets a line when a stage is done and one
 every two minutes. The command's own output goes to a file, except warnings and the ends of the logs of failed jobs.
+A page beside that file has the same and curves of the runs in training; a browser that shows it keeps it up to date.
 Jobs and seconds are those of `srt plan`, corrected by what the jobs took so far. The exit code is the command's.
 """
 
@@ -13,16 +14,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srt.artefacts.paths import Paths
 from srt.cli.shared import add_configfile, configuration
-from srt.common.errors import SrtError
+from srt.common.errors import SrtError, describe_os_error
 from srt.common.progress import Screen, is_terminal
 
 if TYPE_CHECKING:
     from srt.plan.eta import Eta
+    from srt.report.run_page import RunPage
 
 POLL = 0.5  # seconds between two looks at the command
 LOOK = 10.0  # seconds between two looks at the files that its jobs make
@@ -45,6 +48,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; return its exit code, 128 + n for signal n."""
     from srt.plan.eta import Eta
+    from srt.report.run_page import RunPage
     from srt.workflow.interrupts import ONCE, TWICE
     from srt.workflow.output import Output
 
@@ -57,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     config = configuration(args)
     log = args.log or Path(Paths(config.results).log("workflow"))
     log.parent.mkdir(parents=True, exist_ok=True)
-    display = Display(Eta(config, args.cores), args.every)
+    page = RunPage(config, log)
+    display = Display(Eta(config, args.cores), args.every, page)
     interrupts: list[int] = []
     # Ctrl-C reaches the command as well, which then ends its jobs: wait until it has
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -66,20 +71,18 @@ def run(args: argparse.Namespace) -> int:
         output = Output(log)
         child = subprocess.Popen(args.command, stdout=file, stderr=subprocess.STDOUT)
     signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-    display.say(f"the output of the workflow: {log}")
+    display.say(f"the output of the workflow: {log}; its page, kept up to date: {page.path}")
     told = 0
     while child.poll() is None:
         if len(interrupts) > told:
             told = len(interrupts)
             display.say("interrupted: the running jobs are ended; Ctrl-C again does not wait for them")
-        for note in output.notes():
-            display.say(note)
+        display.tell(output.notes())
         display.update()
         time.sleep(POLL)
-    for note in output.notes(ended=True):
-        display.say(note)
-    if not child.returncode:
-        display.show(log=True)
+    display.tell(output.notes(ended=True))
+    display.state = "stopped" if interrupts else "failed" if child.returncode else "done"
+    display.show(log=not child.returncode)
     if interrupts:
         display.say(ONCE if len(interrupts) == 1 else TWICE)
     elif child.returncode and output.failed:
@@ -96,10 +99,12 @@ class Display:
     Args:
         eta: says how far the workflow is.
         every: seconds between two lines where there is no terminal.
+        page: shows the same and more in a browser.
     """
 
-    def __init__(self, eta: Eta, every: float) -> None:
-        self.eta, self.every = eta, every
+    def __init__(self, eta: Eta, every: float, page: RunPage) -> None:
+        self.eta, self.every, self.page = eta, every, page
+        self.state, self.page_failed = "running", False
         self.screen = Screen()
         self.looked = self.logged = time.monotonic()
         self.done = {stage.name for stage in eta.progress().stages if stage.done == stage.jobs}
@@ -108,6 +113,13 @@ class Display:
     def say(self, message: str) -> None:
         """Show a message that stays, with the time of day."""
         self.screen.say(f"{time.strftime('%H:%M')} {message}")
+
+    def tell(self, notes: Iterable[str]) -> None:
+        """Show what the workflow's output says; failures are on the page as well."""
+        for note in notes:
+            self.say(note)
+            if note.startswith("FAILED"):
+                self.page.failures.append(note)
 
     def update(self) -> None:
         """Look at the files of the jobs if it is time to."""
@@ -119,6 +131,12 @@ class Display:
     def show(self, log: bool) -> None:
         """Show how far the workflow is; `log`: also where there is no terminal."""
         progress = self.eta.progress()
+        try:
+            self.page.write(progress, self.state)
+        except OSError as error:  # such as a full disk: the workflow goes on, and so does this display
+            if not self.page_failed:
+                self.say(f"warning: the page is not up to date: {describe_os_error(error)}")
+            self.page_failed = True
         if is_terminal():
             self.screen.show([*progress.table(), f"{time.strftime('%H:%M')} {progress.line()}"])
             return
