@@ -28,6 +28,7 @@ from support.bare import bare_python
 from support.config_files import full
 
 BARE = ("packs in float32", "packs in bfloat16", "steps without DeepSpeed", "evaluation, transformers")
+STEPS = "steps without DeepSpeed"
 TWO = "steps in two processes"
 REST = tuple(name for name in PARTS if name not in (*BARE, TWO))
 
@@ -132,6 +133,16 @@ def test_a_bare_image_does_what_it_can(tmp_path) -> None:
     assert max(parts["packs in float32"]["figures"][f"gradient_{mode}"] for mode in packs.MODES) < 1e-4
 
 
+@pytest.mark.slow
+def test_bfloat16_is_checked_as_on_a_gpu(tmp_path, monkeypatch) -> None:
+    """Steps and stored log-probs in the type that GPUs compute in, well within the tolerance of 0.05 nats."""
+    monkeypatch.setattr(Machine, "dtype", "bfloat16")
+    machine = Machine("tiny", tmp_path)
+    for name, key in ((STEPS, "mismatch_mean"), ("evaluation, transformers", "mean")):
+        verdict = perform(name, PARTS[name].work, machine)
+        assert verdict.verdict == PASS and 1e-5 < verdict.figures[key] < 0.025, verdict
+
+
 # -- each part can fail ------------------------------------------------------------------------------------------------
 
 
@@ -150,9 +161,6 @@ def test_wrong_packs_fail(machine, monkeypatch) -> None:
     monkeypatch.setattr("srt.training.pack_probe.response_logprobs", shifted)
     failed("packs in float32", machine, "none: a log-prob is")
     failed("packs in bfloat16", machine, "none: log-probs are")
-
-
-STEPS = "steps without DeepSpeed"
 
 
 def test_stale_weights_fail(machine, monkeypatch) -> None:
