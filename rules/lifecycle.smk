@@ -109,6 +109,7 @@ onstart:
     wait_for_processes(Path(CFG.results))
     mark_jobs(Path(CFG.results))
     write_text(PATHS.config(), CFG.model_dump_json(indent=1) + "\n")
+    write_text(PATHS.planned(), "\n".join(planned_files()) + "\n")  # for `srt watch`
 
 
 onsuccess:

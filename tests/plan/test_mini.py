@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from srt.artefacts.paths import Paths
 from srt.config import Config, load_config, read_yaml
 from srt.plan.eta import Eta, Progress
 from srt.plan.jobs import STAGES, build
@@ -182,6 +184,35 @@ def test_what_was_done_before_is_not_done_again(mini_in_tmp: Config) -> None:
         replay.finish(key)
     found = Eta(config, cores=2, clock=replay.clock).progress()
     assert (found.done, found.left) == (found.jobs, 0) and "left" not in found.line()
+
+
+def test_what_the_workflow_makes_again_is_not_done(mini_in_tmp: Config) -> None:
+    """Results of another configuration, and a target that needs a part of the jobs."""
+    config = mini_in_tmp
+    dag = build(config)
+    replay = Replay(config, dict.fromkeys(dag.jobs, 1.0))
+    for key in dag.order():
+        replay.finish(key)
+        for path in dag.jobs[key].outputs:
+            os.utime(path, (1e9, 1e9))  # long ago
+    eta = Eta(config, cores=2, clock=replay.clock)
+    assert eta.progress().left == 0
+    again = [dag.figures["fig2"], "score base/tiny/tests", "sample base/tiny/tests"]
+    planned = Path(Paths(config.results).planned())
+    planned.parent.mkdir(parents=True, exist_ok=True)
+    planned.write_text("\n".join(path for key in again for path in dag.jobs[key].outputs) + "\nunknown\n")
+    found = eta.progress()
+    assert found.jobs == len(dag.closure(again)) < len(dag.jobs) and found.jobs - found.done == 3 and found.left > 0
+    assert {stage.name: stage.jobs - stage.done for stage in found.stages if stage.done < stage.jobs} == {
+        "sampling": 1, "scoring": 1, "figures": 1,
+    }  # fmt: skip
+    Path(dag.jobs[again[2]].outputs[0]).unlink()
+    assert eta.progress().jobs - eta.progress().done == 3
+    for key in again:
+        replay.finish(key)
+    assert eta.progress().done == found.jobs and eta.progress().left == 0
+    os.utime(planned, (1e9, 1e9))  # of an earlier start, after which nothing was left to do
+    assert eta.progress().done == len(dag.jobs)
 
 
 def test_progress_reads_well() -> None:

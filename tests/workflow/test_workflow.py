@@ -200,6 +200,8 @@ def test_a_failed_job_names_its_log_and_leaves_no_output(clone, tmp_path):
     shown = srt("watch", *command, folder=folder, code=1).stderr
     assert "FAILED: Data set sums; the end of results/micro/logs/data/sums.log:\n" in shown
     assert f"\n  | {log.read_text().splitlines()[-1]}\n" in shown and "Traceback" not in shown + log.read_text()
+    page = log.parents[1] / "workflow.html"
+    assert "0 of 1 jobs done" in page.read_text(), "its former result does not count"
     assert "failed: 1 job (" in shown and len(shown.splitlines()) < 20
     assert not (folder / "results/micro/data/sums.parquet").exists()
 

@@ -170,6 +170,10 @@ class Paths:
         """The log of a job, `{stage}/{name}`."""
         return f"{self.results}/logs/{job}.log"
 
+    def planned(self) -> str:
+        """The outputs of the jobs that the last workflow started for, one a line."""
+        return f"{self.results}/logs/planned.txt"
+
     def benchmark(self, job: str) -> str:
         """The time and memory of a job, `{stage}/{name}`, as Snakemake measured them."""
         return f"{self.results}/benchmarks/{job}.tsv"

@@ -107,8 +107,9 @@ class Display:
         self.state, self.page_failed = "running", False
         self.screen = Screen()
         self.looked = self.logged = time.monotonic()
-        self.done = {stage.name for stage in eta.progress().stages if stage.done == stage.jobs}
-        self.show(log=True)
+        self.done: set[str] = set()  # stages of which a log says so
+        self.began = False  # whether a log has the first line on how far it is
+        self.show()
 
     def say(self, message: str) -> None:
         """Show a message that stays, with the time of day."""
@@ -128,8 +129,8 @@ class Display:
             self.looked = now
             self.show(log=now - self.logged >= self.every)
 
-    def show(self, log: bool) -> None:
-        """Show how far the workflow is; `log`: also where there is no terminal."""
+    def show(self, log: bool = False) -> None:
+        """Show how far the workflow is; `log`: also where there is no terminal, as when its plan is known at first."""
         progress = self.eta.progress()
         try:
             self.page.write(progress, self.state)
@@ -140,10 +141,12 @@ class Display:
         if is_terminal():
             self.screen.show([*progress.table(), f"{time.strftime('%H:%M')} {progress.line()}"])
             return
-        for stage in progress.stages:
-            if stage.done == stage.jobs and stage.name not in self.done:
-                self.say(f"{stage.name}: {stage.jobs} of {stage.jobs} done")
-                self.done.add(stage.name)
-        if log:
+        done = {stage.name: stage.jobs for stage in progress.stages if stage.done == stage.jobs}
+        if not self.began:  # what is done before the first job is no news
+            self.done = set(done)
+        for name in [name for name in done if name not in self.done]:
+            self.say(f"{name}: {done[name]} of {done[name]} done")
+            self.done.add(name)
+        if log or (self.eta.plan_known and not self.began):
             self.say(progress.line())
-            self.logged = time.monotonic()
+            self.logged, self.began = time.monotonic(), self.eta.plan_known
