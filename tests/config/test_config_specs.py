@@ -47,6 +47,7 @@ def changed(folder: Path, file: str, old: str, new: str) -> set[str]:
         (MAIN, "1.0e-4", "0.0001"),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: '0.01'"),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, preset: clean, kl_clamp: null, truncated: count"),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, entropy_reward: 0, certainty_reward: 0.0"),
     ],
 )
 def test_what_changes_no_spec(file: str, old: str, new: str, tmp_path: Path) -> None:

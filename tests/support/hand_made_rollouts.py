@@ -85,10 +85,13 @@ def naive(trainer: RLTrainer, labels: list[str] | None, drop: bool, entropy_coef
           micro: int | None) -> dict[str, torch.Tensor]:  # fmt: skip
     """The gradient of the RLOO loss with the KL in the reward, from the formulas, sequence by sequence.
 
-    s_i = R_i - beta sum_t k3_it,  A_i = s_i - mean of the other s_j of the group,
+    s_i = R_i - beta sum_t k3_it + w_C mean_t KL(U || p_it) - w_H mean_t H_it,  A_i = s_i - mean of the other s_j of the
+    group; R_i is 0 for reward `confidence`,
     L = - mean over tokens of (A_i log pi_it + c H_it), over all tokens, or over those of each `micro` sequences.
     """
     model, beta = trainer.policy.model, trainer.train["kl_coefficient"]
+    w_entropy, w_certainty = trainer.train["entropy_reward"], trainer.train["certainty_reward"]
+    judged = trainer.spec["reward"] != "confidence"
     prompts, rollouts = hand_made(trainer, GROUPS)
     answers = [["7", "7", "8", None], ["2", "3", "3", "2"], [None] * 4, ["5"] * 4]
     label = labels or ["7", None, None, "5"]
@@ -104,19 +107,22 @@ def naive(trainer: RLTrainer, labels: list[str] | None, drop: bool, entropy_coef
         logits = model(input_ids=sequence, use_cache=False).logits[0].double() / trainer.train["temperature"]
         with torch.no_grad():
             other = trainer.update.reference.model(input_ids=sequence).logits[0].double() / trainer.train["temperature"]
-        logp, entropy, kl = [], [], 0.0
+        logp, entropy, kl, certainty = [], [], 0.0, []
         for t in range(len(prompt), sequence.shape[1]):
             now, ref = logits[t - 1].log_softmax(-1), other[t - 1].log_softmax(-1)
             token = int(sequence[0, t])
             logp.append(now[token])
             entropy.append(-(now.exp() * now).sum())
+            uniform = torch.full_like(now, 1 / len(now))
+            certainty.append(float((uniform * (uniform.log() - now.detach())).sum()))
             d = float(ref[token] - now[token].detach())
             k3 = math.exp(d) - d - 1
             kl += k3 if clamp is None else min(clamp, k3)
         masked = truncated == "mask" and rollout.finish_reason == LENGTH
         reward = float(answers[g][j] is not None and answers[g][j] == label[g])
-        voted = label[g] is not None
-        score = reward if masked else reward - beta * kl
+        voted = label[g] is not None or not judged
+        confidence = w_certainty * np.mean(certainty) - w_entropy * np.mean([h.item() for h in entropy])
+        score = (reward if judged else 0.0) + (0.0 if masked or not voted else confidence - beta * kl)
         rows.append({"g": g, "s": score, "voted": voted, "masked": masked, "logp": logp, "entropy": entropy})
     total = torch.zeros((), dtype=torch.float64)
     chunks = [rows] if micro is None else [rows[k : k + micro] for k in range(0, len(rows), micro)]

@@ -12,7 +12,7 @@ from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from srt.config.preferences import OFFLINE
-from srt.config.runs import VOTING
+from srt.config.runs import LABEL_FREE, VOTING
 from srt.training.rewards import Monitor, batch_statistics, training_rewards
 from srt.training.training_set import REWARDS, read_training_set
 
@@ -59,15 +59,13 @@ def test_given_labels_by_hand(grader, kind):
     assert [v.majority for v in given.votes][:4] == ["7", "2", None, "5"]
 
 
-def test_voting_refuses_labels_and_the_others_need_them(grader):
-    online = set(REWARDS) - set(
-        OFFLINE
-    )  # runs on stored responses have no rewards at all (srt.training.preference_trainer)
-    assert online == VOTING | {"ground_truth", "offline_labels"}
-    for kind in VOTING:
+def test_label_free_rewards_refuse_labels_and_the_others_need_them(grader):
+    online = set(REWARDS) - set(OFFLINE)  # runs on stored responses have no rewards (srt.training.preference_trainer)
+    assert online == LABEL_FREE | {"ground_truth", "offline_labels"}
+    for kind in LABEL_FREE:
         with pytest.raises(ValueError, match=f"reward '{kind}' must not be given labels"):
             training_rewards(kind, grader, GROUPS, ["7"] * 5, TASKS)
-    for kind in online - VOTING:
+    for kind in online - LABEL_FREE:
         with pytest.raises(ValueError, match="needs labels"):
             training_rewards(kind, grader, GROUPS, None, TASKS)
     with pytest.raises(ValueError, match="unknown reward 'truth'"):

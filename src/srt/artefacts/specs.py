@@ -24,7 +24,7 @@ REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
 # added to the revision of data for generators whose answers alone are read differently
 GENERATOR_REVISION = {"family_relationships": 1}
 # hyperparameters that are in a run's spec only where they differ from this, because they are newer than some results
-NEWER_TRAIN = {"truncated": "count"}
+NEWER_TRAIN = {"truncated": "count", "entropy_reward": 0.0, "certainty_reward": 0.0}
 # fields of a model entry that do not change the model's files: resources of jobs, and how the model is sampled
 MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job", "context", "sampling"}
 

@@ -15,13 +15,13 @@ from srt.config.train import Train
 # The keys of srt.figures.style.METHODS, written out because figures are not imported while rules are parsed.
 Method = Literal[
     "ground_truth", "srt", "offline", "easy_pass_rate", "easy_majority", "test_time", "base", "soft_majority",
-    "threshold", "fixed_teacher", "climbing", "warm_up",
-    "distilled",
+    "threshold", "fixed_teacher", "climbing", "warm_up", "distilled", "confidence",
 ]  # fmt: skip
 AlarmAction = Literal["stop", "offline_labels"]
 MOST_CHECKPOINTS = 10_000  # of one run; each makes jobs
-Reward = Literal["ground_truth", "majority", "soft_majority", "offline_labels", "sft", "dpo", "scpo"]
+Reward = Literal["ground_truth", "majority", "soft_majority", "confidence", "offline_labels", "sft", "dpo", "scpo"]
 VOTING = frozenset({"majority", "soft_majority"})  # rewards whose label is the vote of the group itself
+LABEL_FREE = VOTING | {"confidence"}  # rewards that see no label of any origin but the run's own responses
 
 
 class Curriculum(Strict):
@@ -117,7 +117,8 @@ class Run(Strict):
     data: str = Field(description="Id of the training set; a test set makes it test-time training.")
     reward: Reward = Field(
         description="Training reward. `ground_truth`: agreement with the true answer; `majority`: with the majority "
-        "of the group (SRT); `soft_majority`: the share of the group that agrees; `offline_labels`: agreement with "
+        "of the group (SRT); `soft_majority`: the share of the group that agrees; `confidence`: no answer counts, only "
+        "`train.entropy_reward` and `train.certainty_reward`; `offline_labels`: agreement with "
         "the majority of a fixed teacher, labelled once. `sft`, `dpo` and `scpo` draw no rollouts but learn from the "
         "teacher's stored responses; of `train` they use only prompts, optimizer, precision and (`sft`) `aggregation`.",
     )
@@ -249,6 +250,17 @@ class Run(Strict):
             raise ValueError(
                 f"train.truncated: no_vote: reward {self.reward} does not come from the run's own votes: set it to "
                 "count or mask"
+            )
+        confident = self.train.entropy_reward or self.train.certainty_reward
+        if self.reward == "confidence" and not confident:
+            raise ValueError(
+                "reward: confidence is 0 without train.entropy_reward (RENT) and train.certainty_reward (Intuitor): "
+                "set one of them to 1"
+            )
+        if confident and (self.uses_stored_responses or self.train.skip_unanimous):
+            key = "skip_unanimous" if self.train.skip_unanimous else f"reward {self.reward}"
+            raise ValueError(
+                f"train.entropy_reward and train.certainty_reward do not work with {key}: set them to 0, or change it"
             )
         if self.preference is not None:
             check_keys(self.preference, self.reward)

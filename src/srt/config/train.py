@@ -137,6 +137,18 @@ class Train(Strict):
     unparsable_groups: Literal["drop", "keep"] | None = Field(
         None, description="Prompts without a label: `drop` leaves them out of the loss, `keep` gives them advantage 0."
     )
+    entropy_reward: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of minus the mean entropy of a response's tokens, in nats, in its reward (RENT, arXiv "
+        "2505.22660: reward `confidence` with 1).",
+    )
+    certainty_reward: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the mean self-certainty of a response's tokens, KL(uniform || policy) in nats, in its "
+        "reward (Intuitor, arXiv 2505.19590: reward `confidence` with 1).",
+    )
     truncated: Truncated = Field(
         "count",
         description="Responses cut at `max_new_tokens`: `count`: like any other (all presets); `mask`: they vote and "

@@ -90,6 +90,7 @@ METHODS: dict[str, Look] = {
     "climbing": Look("#8C510A", (0, (6.5, 1.2)), "<"),
     "warm_up": Look("#1B3A6B", (0, (3.2, 1.6)), ">"),
     "distilled": Look("#6300A6", (0, (7.0, 1.0, 2.0, 1.0)), "*"),
+    "confidence": Look("#117733", (0, (2.0, 0.8, 5.0, 0.8)), "8"),
 }
 # Further labels of one method (hyperparameters, presets) have its colour, paler, with another line and marker.
 _MARKERS = ("", "X", "P", "h", "*", "<", ">")

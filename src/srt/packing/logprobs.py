@@ -6,6 +6,7 @@ computes them again: 2 h V of the 8 N FLOP per token, for 4 V bytes of memory sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class _HeadFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, temperature: float, head: Any,
-        logits: LogitScale = UNSCALED,
+        logits: LogitScale = UNSCALED, certainty: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         if logits.cap is None:
             temperature = temperature / logits.scale
@@ -78,6 +79,8 @@ class _HeadFunction(torch.autograd.Function):
             logps.append(chosen - norm)
             entropies.append(norm - torch.linalg.vecdot(e, z) / total)
             norms.append(norm + top[:, 0])
+            if certainty is not None:
+                certainty.append(norm - z.mean(-1) - math.log(len(weight)))
         logp, entropy, norm = torch.cat(logps), torch.cat(entropies), torch.cat(norms)
         ctx.save_for_backward(hidden, token, norm, entropy)
         # the module and not its weight, which under ZeRO 3 is whole only while the module runs
@@ -119,7 +122,7 @@ class _HeadFunction(torch.autograd.Function):
             g_hidden,
             None if g_weight is None else g_weight.to(weight.dtype),
             None if g_bias is None else g_bias.to(bias.dtype),
-            None, None, None, None,
+            None, None, None, None, None,
         )  # fmt: skip
 
 
@@ -133,14 +136,18 @@ def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: fl
 
 
 def head_logprobs(
-    head: Any, hidden: Tensor, token: Tensor, temperature: float, logits: LogitScale = UNSCALED
-) -> tuple[Tensor, Tensor]:
+    head: Any, hidden: Tensor, token: Tensor, temperature: float, certainty: list[Tensor] | None = None,
+    logits: LogitScale = UNSCALED,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Log-probs and entropies [K] of `token` [K], float32 or wider.
 
     They are those of softmax(logits / temperature), where `logits` says what becomes of head(hidden [K, h]).
+
+    Args:
+        certainty: gets the self-certainties of the tokens appended (see `response_statistics`), [K] in parts.
     """
     result: tuple[Tensor, Tensor] = _HeadFunction.apply(
-        hidden, head.weight, getattr(head, "bias", None), token, temperature, head, logits
+        hidden, head.weight, getattr(head, "bias", None), token, temperature, head, logits, certainty
     )
     return result
 
@@ -171,10 +178,29 @@ def response_logprobs(model: Any, pack: Pack, temperature: float) -> tuple[Tenso
 
     Call it inside `packed(model)`. Logits are divided by `temperature`, as when sampling.
     """
+    return _by_row(pack, *_at_tokens(model, pack, temperature, None))  # type: ignore[return-value]
+
+
+def response_statistics(model: Any, pack: Pack, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """As `response_logprobs`, and the self-certainty [b, R] of each token, without gradient.
+
+    Self-certainty is KL(U || p), U uniform over the V words: -log V - mean_v log p(v) (Zhao et al. 2025, Eq. 2).
+    """
+    certainty: list[Tensor] = []
+    both = _at_tokens(model, pack, temperature, certainty)
+    return _by_row(pack, *both, torch.cat(certainty))  # type: ignore[return-value]
+
+
+def _at_tokens(model: Any, pack: Pack, temperature: float, certainty: list[Tensor] | None) -> tuple[Tensor, Tensor]:
     hidden = model.get_decoder()(
         input_ids=pack.ids[None], position_ids=pack.position[None], use_cache=False, packing=pack.attention
     ).last_hidden_state[0]
-    both = model.get_output_embeddings()(hidden.index_select(0, pack.predict), pack.token, temperature)
+    found: tuple[Tensor, Tensor] = model.get_output_embeddings()(
+        hidden.index_select(0, pack.predict), pack.token, temperature, certainty
+    )
+    return found
+
+
+def _by_row(pack: Pack, *values: Tensor) -> tuple[Tensor, ...]:
     mask = pack.mask
-    logprobs, entropy = (torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x) for x in both)
-    return logprobs, entropy
+    return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x) for x in values)

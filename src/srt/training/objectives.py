@@ -29,12 +29,17 @@ from srt.training.update import Batch, PassOptions, Policy, ScoredPack, Statisti
 class PolicyObjective:
     """The RL objective on rollouts (paper Eq. 3): rewards minus a KL, a baseline, and what `policy_loss` adds.
 
+    `entropy_reward` and `certainty_reward` add the policy's own confidence to a response's reward: minus the mean
+    entropy of its tokens (RENT, Prabhudesai et al. 2025), and their mean self-certainty (Intuitor, Zhao et al. 2025).
+
     Args:
         train: the run's resolved hyperparameters (`srt.config.train.Train`).
     """
 
-    def __init__(self, train: dict[str, Any]) -> None:
-        self.train = train
+    def __init__(self, train: dict[str, Any], world: World) -> None:
+        self.train, self.world = train, world
+        self.by_entropy, self.by_certainty = (train.get(key, 0.0) for key in ("entropy_reward", "certainty_reward"))
+        self.certainty = bool(self.by_certainty)
         self.kl_in_reward = train["kl_placement"] == "reward"
         self.options = LossOptions(
             clip=train["clip"],
@@ -68,9 +73,12 @@ class PolicyObjective:
         train = self.train
         labelled = torch.from_numpy(batch.labelled[rows])
         scores = torch.from_numpy(batch.rewards[rows]).double()
-        if self.kl_in_reward:  # neither a group without a label (the authors' mask) nor a masked response carries a KL
-            carries = labelled if batch.masked is None else labelled & ~torch.from_numpy(batch.masked[rows])
+        # neither a group without a label (the authors' mask) nor a masked response carries a KL or a confidence
+        carries = labelled if batch.masked is None else labelled & ~torch.from_numpy(batch.masked[rows])
+        if self.kl_in_reward:
             scores = scores - train["kl_coefficient"] * statistics.kl_sum[rows] * carries
+        if self.by_entropy or self.by_certainty:
+            scores = scores + self._confidence(statistics)[rows] * carries
         group = torch.tensor([batch.group[i] for i in rows], dtype=torch.long)
         return advantages(scores, group, train["advantage"], labelled)
 
@@ -91,8 +99,14 @@ class PolicyObjective:
         return loss, loss.detach()
 
     def metrics(self, batch: Batch, statistics: Statistics) -> dict[str, float]:
-        """No metrics beyond those of the update."""
-        return {}
+        """`confidence_reward`, the mean of what the confidence adds to a response's reward, if the run has it."""
+        if not (self.by_entropy or self.by_certainty):
+            return {}
+        every = gather(self._confidence(statistics).tolist(), self.world)
+        return {"confidence_reward": float(np.mean(every))}
+
+    def _confidence(self, statistics: Statistics) -> Tensor:
+        return self.by_certainty * statistics.certainty_mean - self.by_entropy * statistics.entropy_mean
 
 
 class PreferenceObjective:
@@ -106,6 +120,8 @@ class PreferenceObjective:
         reward: sft, dpo or scpo.
         preference: `beta` and `nll` for pairs.
     """
+
+    certainty = False
 
     def __init__(self, train: dict[str, Any], world: World, reward: str, preference: dict[str, Any]) -> None:
         self.world, self.reward, self.preference = world, reward, preference
@@ -179,7 +195,7 @@ def policy_update(
 ) -> Update:  # fmt: skip
     """The update on rollouts, from a run's resolved hyperparameters."""
     options = PassOptions(train["temperature"], train["iterations"], train["micro_batch_tokens"], train["zero_stage"])
-    return Update(policy, PolicyObjective(train), options, world, reference, check_mismatch, timer)
+    return Update(policy, PolicyObjective(train, world), options, world, reference, check_mismatch, timer)
 
 
 def preference_update(

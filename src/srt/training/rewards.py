@@ -17,7 +17,7 @@ import numpy as np
 from srt.answers import Grader, Vote
 from srt.answers.votes import reaches, soft_shares
 from srt.config.preferences import OFFLINE
-from srt.config.runs import VOTING, Reward
+from srt.config.runs import LABEL_FREE, VOTING, Reward
 from srt.rollout import STOP, Rollout
 
 ONLINE = tuple(reward for reward in get_args(Reward) if reward not in OFFLINE)
@@ -46,6 +46,8 @@ class GroupRewards:
     @property
     def unanimous(self) -> np.ndarray:
         """Bool [G]: all rewards of the group are equal, as without a label, so that no response has an advantage."""
+        if self.kind == "confidence":  # the rewards are those of the update
+            return np.zeros(len(self.votes), dtype=bool)
         return np.asarray((self.rewards == self.rewards[:, :1]).all(axis=1))
 
 
@@ -75,9 +77,11 @@ def training_rewards(
     - `ground_truth`, `offline_labels`: 1 if the response agrees with its group's label, else 0.
     - `majority`: the same with the group's majority answer as the label (paper Eq. 6).
     - `soft_majority`: the share of the group's answers that are the response's own, 0 without an answer.
+    - `confidence`: 0 for all; the update adds the policy's own confidence (`srt.training.objectives.PolicyObjective`).
+      The majorities are noted for the monitors.
 
     Args:
-        kind: one of the four.
+        kind: one of the five.
         groups: G groups of n response texts.
         labels: [G]; None for the kinds that vote.
         tasks: G task names, which decide how answers are compared.
@@ -87,9 +91,13 @@ def training_rewards(
     if kind not in ONLINE:
         raise ValueError(f"unknown reward '{kind}': use one of {', '.join(ONLINE)}")
     votes = grader.vote(groups, tasks=tasks)
+    if kind in LABEL_FREE and labels is not None:
+        raise ValueError(f"reward '{kind}' must not be given labels")
+    if kind == "confidence":
+        majorities = [vote.majority for vote in votes]
+        zeros = np.zeros((len(groups), len(groups[0]) if groups else 0))
+        return GroupRewards(kind, zeros, majorities, votes, np.ones(len(groups), dtype=bool))
     if kind in VOTING:
-        if labels is not None:
-            raise ValueError(f"reward '{kind}' must not be given labels")
         used = [vote.majority if reaches(vote, threshold, of_all=True) else None for vote in votes]
     elif labels is None:
         raise ValueError(f"reward '{kind}' needs labels")
@@ -156,13 +164,14 @@ class Monitor:
         rows = []
         for g, vote in enumerate(rewards.votes):
             known = truths[g] is not None
+            judged = known and rewards.kind != "confidence"  # which calls no response right or wrong
             true = np.array([float(v.correct) for v in verdicts[g]])
             reward = rewards.rewards[g]
             rows.append(
                 {
                     "reward": float(reward.mean()),
                     "true_accuracy": float(true.mean()) if known else float("nan"),
-                    "reward_accuracy": float((true == reward).mean()) if known else float("nan"),
+                    "reward_accuracy": float((true == reward).mean()) if judged else float("nan"),
                     "label_accuracy": float(labels[g].correct) if known else float("nan"),
                     "majority_ratio": vote.consistency_all,
                     "parsed_rate": vote.parsed / len(groups[g]),

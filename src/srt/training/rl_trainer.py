@@ -121,7 +121,9 @@ class RLTrainer(BaseTrainer):
         updated = self.update.run(make_batch(prompts, groups, rewards, train["rollouts_trained"], mask))
         majorities = gather([v.majority for v in rewards.votes], world)
         votes = batch_statistics(majorities, gather(rewards.unanimous.tolist(), world))
-        return {"step": step + 1, **self._means(groups, observed), **votes, **updated, **refill_metrics}
+        means = self._means(groups, observed)
+        means["reward"] += updated.get("confidence_reward", 0.0)
+        return {"step": step + 1, **means, **votes, **updated, **refill_metrics}
 
     # -- rollouts and votes, for the batches ------------------------------------------------------------------------
 

@@ -24,8 +24,10 @@ METRICS = (
     "distinct_majority", "top_majority_share", "unanimous_rate", "mismatch_mean", "mismatch_max", "mismatch_kl",
     "tokens", "packed_tokens",
 )  # fmt: skip
-# further columns of rewards dpo and scpo (srt.training.objectives), and of runs with `refill` (srt.training.batches)
+# further columns of rewards dpo and scpo and of a reward by confidence (srt.training.objectives), and of runs with
+# `refill` (srt.training.batches)
 PAIRED = ("pair_accuracy", "pair_margin")
+CONFIDENCE = ("confidence_reward",)
 REFILL = ("prompts_drawn", "prompts_kept", "drawn_keep_rate", "drawn_majority_ratio", "data_place")
 
 
@@ -134,7 +136,7 @@ def _answers(path: Path, needed: bool) -> dict[str, str]:
 
 def training_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The metrics table of a run or a segment, columns in a fixed order."""
-    columns = [*METRICS, *(c for own in (REFILL, PAIRED) if rows and own[0] in rows[0] for c in own)]
+    columns = [*METRICS, *(c for own in (REFILL, PAIRED, CONFIDENCE) if rows and own[0] in rows[0] for c in own)]
     # explicit types: the metrics of a segment after the run's end have no rows to infer them from
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | {"step": "int64"})
 

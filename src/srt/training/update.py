@@ -25,7 +25,7 @@ from torch import Tensor
 from srt.distributed.world import World, gather
 from srt.objective.kl import masked_sum
 from srt.objective.mismatch import combine_mismatch, mismatch, row_differences
-from srt.packing.logprobs import packed, response_logprobs
+from srt.packing.logprobs import packed, response_logprobs, response_statistics
 from srt.packing.pack import Pack, balance, pack, runs, split
 from srt.rollout.transformers_engine import TransformersEngine
 from srt.training.reference import Reference
@@ -130,6 +130,8 @@ class ScoredPack:
 class Statistics:
     """What the passes over one batch of N responses found: per response on the CPU in float64 [N], and in all.
 
+    `certainty_mean`: mean self-certainty of a response's tokens; 0 for an objective that does not ask for it.
+
     `kl_sum`, `kl_mean`: the objective's KL estimate over a response's tokens; 0 without a reference. `value`: the loss
     of a response over its weight, for an objective that knows it before the backward passes. `apart`: mean difference
     of the trainer's and the rollout engine's log-probs; 0 for stored responses.
@@ -137,8 +139,8 @@ class Statistics:
 
     def __init__(self, n: int) -> None:
         zero = torch.zeros(n, dtype=torch.float64)
-        self.kl_sum, self.kl_mean, self.entropy_mean, self.logp_sum = (zero.clone() for _ in range(4))
-        self.value, self.apart = zero.clone(), zero.clone()
+        self.kl_sum, self.kl_mean, self.entropy_mean, self.certainty_mean = (zero.clone() for _ in range(4))
+        self.logp_sum, self.value, self.apart = (zero.clone() for _ in range(3))
         self.mismatch_parts: list[dict[str, float]] = []
         self.mismatch = combine_mismatch([])
         self.tokens = 0  # through the model
@@ -146,7 +148,12 @@ class Statistics:
 
 
 class Objective(Protocol):
-    """What an update minimises, as a policy gradient: sum_i w_i sum_t of a loss of token t of response i."""
+    """What an update minimises, as a policy gradient: sum_i w_i sum_t of a loss of token t of response i.
+
+    `certainty`: whether `Statistics.certainty_mean` is needed.
+    """
+
+    certainty: bool
 
     def weigh(self, batch: Batch) -> TokenWeights:
         """The weights of the global batch."""
@@ -306,7 +313,7 @@ class Update:
             scored_packs: list[ScoredPack] = []
             for rows in unit:
                 p = self._pack(batch, rows)
-                logprobs, entropy = self._forward(p)
+                logprobs, entropy = self._forward(p, statistics)
                 reference = self._observe(batch, p, logprobs, entropy, statistics)
                 scored_packs.append(ScoredPack(p, logprobs, entropy, logprobs.detach(), reference))
             rows = [i for part in unit for i in part]
@@ -326,7 +333,7 @@ class Update:
         before: list[tuple[Pack, Tensor, Tensor | None]] = []
         with torch.no_grad():
             for p in [self._pack(batch, rows) for unit in units for rows in unit]:
-                old, entropy = self._forward(p)
+                old, entropy = self._forward(p, statistics)
                 before.append((p, old, self._observe(batch, p, old, entropy, statistics)))
             for _ in range(missing):  # under ZeRO 3 all ranks take part in every forward pass
                 response_logprobs(self.policy.model, self._dummy_pack(), self.options.temperature)
@@ -354,9 +361,14 @@ class Update:
     def _pack(self, batch: Batch, rows: list[int]) -> Pack:
         return pack(batch.prompts, batch.responses, batch.group, rows, self.world.device, self.dtype)
 
-    def _forward(self, p: Pack) -> tuple[Tensor, Tensor]:
+    def _forward(self, p: Pack, statistics: Statistics | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies; with `statistics` also the self-certainty, if the objective needs it."""
         with self.timer("policy"):
-            return response_logprobs(self.policy.model, p, self.options.temperature)
+            if statistics is None or not self.objective.certainty:
+                return response_logprobs(self.policy.model, p, self.options.temperature)
+            logprobs, entropy, certainty = response_statistics(self.policy.model, p, self.options.temperature)
+            statistics.certainty_mean[p.rows] = certainty.sum(-1).double().cpu() / p.lengths.cpu()
+            return logprobs, entropy
 
     def _observe(
         self, batch: Batch, p: Pack, logprobs: Tensor, entropy: Tensor, statistics: Statistics
