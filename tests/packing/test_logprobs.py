@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srt.packing import attention, logprobs
 from srt.packing.activation_checkpointing import checkpoint_activations
+from srt.packing.attention import PackAttention
 from srt.packing.logprobs import LogitScale, head_logprobs, packed, response_logprobs
 from srt.packing.pack import Pack, pack
 from support.tiny_models import FAMILIES, VOCABULARY, double_norm, make_model, one_by_one
@@ -141,6 +145,86 @@ def test_gradients_are_those_of_single_sequences(tied, monkeypatch):
         for name, grad in expected.items():
             torch.testing.assert_close(grads[name], grad, atol=1e-11, rtol=1e-11)
             assert grad.abs().max() > 0
+
+
+def kernel(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
+    max_q: int, max_k: int, *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """As torch.nn.attention.varlen.varlen_attn is documented: sequences in a row, masks from the lower right."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and len(cu_seq_q) == len(cu_seq_k)
+    assert (int(cu_seq_q[-1]), int(cu_seq_k[-1])) == (len(query), len(key)), "every token is in a sequence"
+    assert (max_q, max_k) == (int(cu_seq_q.diff().max()), int(cu_seq_k.diff().max()))
+    assert enable_gqa == (query.shape[1] != key.shape[1]) and window_size[1] == 0
+    parts = []
+    for q, k, v in zip(*(x.split(c.diff().tolist()) for x, c in
+                         ((query, cu_seq_q), (key, cu_seq_k), (value, cu_seq_k))), strict=True):  # fmt: skip
+        place = torch.arange(len(q))[:, None] + len(k) - len(q)  # the last query sees the last key
+        far = place - torch.arange(len(k))
+        seen = (far >= 0) & ((far <= window_size[0]) | (window_size[0] == -1))
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1).transpose(0, 1) for x in (k, v))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(
+            q.transpose(0, 1)[None], k[None], v[None], attn_mask=seen, scale=scale)[0].transpose(0, 1))  # fmt: skip
+    return torch.cat(parts)
+
+
+def ungrouped_kernel(*tensors: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)) -> Any:
+    """The same as in torch 2.11, which has no `enable_gqa`."""
+    shared = tensors[0].shape[1] != tensors[1].shape[1]
+    return kernel(*tensors, scale=scale, window_size=window_size, enable_gqa=shared)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Packs take the way of a GPU, with the kernel as it is documented; the fixture counts its calls."""
+    calls: list[str] = []
+
+    def install(function: Any) -> list[str]:
+        @functools.wraps(function)
+        def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+            calls.append(function.__name__)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", counted)
+        whole = PackAttention.__init__
+
+        def with_arguments(self: PackAttention, *args: Any) -> None:
+            whole(self, *args)
+            self.varlen = attention._varlen(self.layout, "cpu")
+
+        monkeypatch.setattr(PackAttention, "__init__", with_arguments)
+        return calls
+
+    return install
+
+
+@pytest.mark.parametrize("function", [kernel, ungrouped_kernel])
+def test_what_a_gpus_kernel_is_given_makes_the_same_gradients(function, monkeypatch, as_on_a_gpu):
+    """Grouped queries, shared prompts, one-token responses (no query), a group over two packs; double precision."""
+    monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
+    model = make_model(True, "float64")
+    expected, calls = naive_gradients(model), as_on_a_gpu(function)
+    for packs in ([[0, 1, 2, 3, 4, 5, 6, 7]], [[2, 0], [4, 3, 1], [7, 5, 6]], [[1], [0, 2, 3], [4, 5], [6, 7]]):
+        before = len(calls)
+        for name, grad in gradients(model, packs).items():
+            torch.testing.assert_close(grad, expected[name], atol=1e-11, rtol=1e-11)
+        assert len(calls) - before == 2 * len(packs), "each layer of each pack"
+
+
+@pytest.mark.parametrize("window", [3, 7, 40])
+def test_a_gpus_kernel_is_given_the_window(window, as_on_a_gpu):
+    """The window of a Mistral-like layer counts the query's own token."""
+    model = make_model()
+    prompts, responses, group = make_rows()
+    whole, _ = run(model, pack(prompts, responses, group, range(8)))
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = window
+    wanted, _ = run(model, pack(prompts, responses, group, range(8)))
+    assert torch.allclose(wanted, whole) == (window == 40), "40 is longer than any row"
+    calls = as_on_a_gpu(kernel)
+    found, _ = run(model, pack(prompts, responses, group, range(8)))
+    assert calls and torch.allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

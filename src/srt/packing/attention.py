@@ -7,8 +7,9 @@ and sinks, which the kernel does not have, are computed on the rectangles on a G
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -209,9 +210,10 @@ def _packed_attention(
 
         queries, keys, gather, longest = packing.varlen
         k, v = k.index_select(0, gather), v.index_select(0, gather)
+        grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] and _asks_for_groups(varlen_attn) else {}
         out = varlen_attn(
             q, k, v, queries, keys, int(longest[0]), int(longest[1]), scale=scaling,
-            window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
+            window_size=(-1 if window is None else window - 1, 0), **grouped,
         )  # fmt: skip
         return out[None], None
     total, heads, size = q.shape
@@ -236,6 +238,12 @@ def _packed_attention(
         out = out.view(rows, groups, shared, width, size).permute(0, 3, 1, 2, 4)
         parts.append(out.reshape(rows * width, heads * size))
     return torch.cat(parts).index_select(0, packing.place).view(1, total, heads, size), None
+
+
+@cache
+def _asks_for_groups(kernel: Any) -> bool:
+    """Whether the kernel has to be told of grouped queries; torch 2.11's takes them as they are."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
 
 
 def _explicit(
