@@ -91,7 +91,7 @@ def test_named_stage_targets_exist(clone):
         assert re.search(rf"^{target}\b", listed, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("target", ["smoke", "test", "mini", "setup-cluster", "setup-gpu"])
+@pytest.mark.parametrize("target", ["smoke", "test", "mini", "gpu-check", "setup-cluster", "setup-gpu"])
 def test_make_targets_exist(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -151,9 +151,10 @@ def fixed_engine_bytes(work: TrainingWork) -> float:
 
 
 def useful_engine_bytes(work: TrainingWork, gpus: int) -> float:
-    """vLLM with a cache for all its sequences at full length: more is of no use."""
+    """vLLM with a cache for all its sequences at full length, and as much again for an error of this estimate."""
     sequences = min(GPU_SEQUENCES, math.ceil(work.sequences / gpus))
-    return fixed_engine_bytes(work) + sequences * work.lengths.limit * _token_bytes(work)
+    weights = weight_bytes(work.shape, work.dtype) / work.rollout_tensor_parallel
+    return weights + 2 * (ENGINE_WORKSPACE + sequences * work.lengths.limit * _token_bytes(work))
 
 
 def sampling_bytes(work: SamplingWork) -> float:
