@@ -62,6 +62,8 @@ def test_everything_is_in_sight_and_there(report: Path, width: int, height: int)
             assert picture.startswith("data:image/png") and len(picture) > 1000
             sides = browser.js(f"(r => [r.left, r.right])({CONTENT}.querySelector('img').getBoundingClientRect())")
             assert 0 <= sides[0] < sides[1] <= width and sides[1] - sides[0] > 300
+            menu = browser.js("(m => [m.scrollWidth, m.clientWidth])(document.querySelector('#app > div > nav'))")
+            assert menu[0] <= menu[1] + 1, "the buttons of the menu are in sight"
         assert browser.js("document.documentElement.scrollWidth") <= width
         assert browser.errors == [] and all(url.startswith(("file:", "data:", "blob:")) for url in browser.requests)
 
