@@ -23,7 +23,8 @@ def verdict_summary(table: Path) -> str:
         claims = {row["claim"]: row for row in csv.DictReader(handle)}
     counts = Counter(row["verdict"] for row in claims.values())
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGN if counts[verdict])
-    lines = [f"{len(claims)} claim{'s' * (len(claims) != 1)}: {told}.", "", ".. list-table::", "   :header-rows: 1", "   :widths: 60 22 18", ""]
+    head = f"{len(claims)} claim{'s' * (len(claims) != 1)}: {told}."
+    lines = [head, "", ".. list-table::", "   :header-rows: 1", "   :widths: 60 22 18", ""]
     rows = [
         (row["statement"], f"{row['version']}, {row['where']}", f"{SIGN[row['verdict']]} {row['verdict']}")
         for row in claims.values()
