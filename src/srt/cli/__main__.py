@@ -28,6 +28,7 @@ COMMANDS = {
     "coverage": "simulate how often the intervals of claims cover",
     "adopt": "adopt results that have no record of their origin",
     "rename": "keep the results of a run whose name has changed",
+    "export": "write stored evaluations in the format of lm-evaluation-harness",
     "regrade": "grade rollouts of another project and compare the verdicts",
     "miniature": "make docs/miniature from a finished miniature run",
     "gpu-check": "check training and sampling on this machine's GPU, and measure them",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from srt.artefacts.paths import GROUPS, SAMPLES, SCORES, Paths
 from srt.common.errors import SrtError, nearest
-from srt.common.io import read_parquet
+from srt.common.io import parquet_metadata, read_parquet
 from srt.config.runs import run_and_step
 
 EVALUATION = ("checkpoint", "run", "step", "suite")
@@ -116,6 +117,12 @@ class Results:
         order = [*key, "sample", "problem", "reference", "response", "finish_reason"]
         return joined[[*order, "answer", "class_id", "correct", "reason"]]
 
+    def settings(self, checkpoint: str, suite: str) -> dict[str, Any]:
+        """What the responses were drawn with: n, temperature, top_p, max_new_tokens, engine, prompt_suffix, ..."""
+        path = self._evaluation(checkpoint, suite, SAMPLES)
+        settings: dict[str, Any] = parquet_metadata(path)["spec"]
+        return settings
+
     def metrics(self, run: str | None = None) -> pd.DataFrame:
         """The training metrics of a run: one row per step; of all finished runs, with a first column `run`, by default.
 
@@ -144,9 +151,13 @@ class Results:
         return _csv(Path(self._paths.figure(name, "csv")), "all_figures")
 
     def _evaluated(self, checkpoint: str, suite: str, kind: str) -> pd.DataFrame:
+        return read_parquet(self._evaluation(checkpoint, suite, kind)).to_pandas()
+
+    def _evaluation(self, checkpoint: str, suite: str, kind: str) -> Path:
+        """The file of an evaluation, which is there."""
         path = Path(f"{self._paths.evaluation(checkpoint, suite)}{kind}")
         if path.is_file():
-            return read_parquet(path).to_pandas()
+            return path
         there = self.evaluations()
         known = there[there["checkpoint"] == checkpoint]["suite"]
         near = nearest(suite, known) if len(known) else nearest(checkpoint, there["checkpoint"].unique())
