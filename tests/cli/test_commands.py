@@ -188,6 +188,41 @@ def test_prompt_says_what_is_missing(clone, words, message):
     assert message in srt("prompt", *words, *MICRO, folder=clone, code=2).stderr
 
 
+# -- worth ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_worth_measures_the_gap(tiny_base, sums, tmp_path):
+    words = ("worth", tiny_base, sums, "--problems", "12", "--n", "8", "--max-new-tokens", "24")
+    said = srt(*words, code=1).stdout
+    assert said.startswith("12 problems, 8 responses each\n  avg@8 ")
+    gap = re.search(r"^  gap +(\S+) \[(\S+), (\S+)\]", said, re.MULTILINE)
+    avg, maj = (float(re.search(rf"^  {name}@8 +(\S+)", said, re.MULTILINE)[1]) for name in ("avg", "maj"))
+    assert float(gap[1]) == pytest.approx(maj - avg, abs=1e-3) and float(gap[2]) <= float(gap[1]) <= float(gap[3])
+    assert "worth self-training: gap " in said.splitlines()[-1]
+    assert srt(*words, code=1).stdout == said, "the same problems and seeds each time"
+
+
+@pytest.mark.parametrize(
+    ("rates", "majorities", "last", "worth"),
+    [
+        ([0.5] * 20, [True] * 20, "not shown to be worth self-training: gap +0.50 [+0.50, +0.50] has no width", False),
+        ([0.6, 0.5, 0.4, 0.7] * 5, [True] * 20, "worth self-training: gap +0.45 [+0.40, +0.50]", True),
+        ([0.4, 0.5, 0.3, 0.2] * 5, [False] * 20, "not worth self-training: gap -0.35", False),
+        ([0.4, 0.6] * 10, [False, True] * 10, "not shown to be worth self-training: gap +0.00 [-0.19, +0.19]", False),
+    ],
+)
+def test_the_verdict_follows_the_interval(rates, majorities, last, worth):
+    from srt.evaluation.worth import Worth
+
+    groups = pd.DataFrame({"n": 10, "parsed": 4, "truncated": 3, "consistency_all": 0.5, "pass_rate": rates,
+                           "majority_correct": majorities})  # fmt: skip
+    found = Worth(groups)
+    assert found.lines()[-1].startswith(last) and found.worth == worth
+    assert "Only 40% of the responses have an answer" in found.lines()[-3]
+    assert found.lines()[-2] == "30% of the responses are cut: raise --max-new-tokens (key max_new_tokens)."
+
+
 # -- runs that are made ---------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "find problems that would stop a run: versions, data files, models, results folder",
     "watch": "run a workflow and show how long it still takes",
     "prompt": "show one prompt as a model receives it, with its token ids",
+    "worth": "say from a few samples whether self-training can pay: maj@n against avg@n",
     "summary": "show the base model and the last step of every run",
     "compare": "compare two runs: specs, metrics, final evaluations",
     "claims": "show the paper's claims and their verdicts so far",

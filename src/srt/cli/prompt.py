@@ -10,9 +10,8 @@ warning follows if the prompt begins with two beginning-of-sequence tokens.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from srt.cli.shared import add_configfile, configuration
+from srt.cli.shared import add_configfile, model_and_data
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -26,27 +25,16 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the prompt."""
-    from srt.artefacts.paths import Paths
     from srt.common.errors import SrtError, nearest
     from srt.common.plain_text import printable
     from srt.data import read_problems
     from srt.data.prompts import fault, render
     from srt.models.loading import read_tokenizer
 
-    folder, file, suffix = Path(args.model), Path(args.data), args.suffix or ""
-    if not (folder.is_dir() and file.is_file()):
-        config = configuration(args)
-        if not folder.is_dir():
-            if args.model not in config.models:
-                raise SrtError(f"no model '{args.model}'{nearest(args.model, config.models)}, and no such folder")
-            folder = Path(Paths(config.results).base_model(args.model))
-            suffix = config.models[args.model].prompt_suffix if args.suffix is None else suffix
-        if not file.is_file():
-            if args.data not in config.datasets:
-                raise SrtError(f"no data set '{args.data}'{nearest(args.data, config.datasets)}, and no such file")
-            file = Path(Paths(config.results).problems(args.data))
-    if not (folder / "config.json").is_file():
-        raise SrtError(f"{folder} holds no model: name another folder, or make it with snakemake {folder}")
+    folder, file, config = model_and_data(args)
+    suffix = args.suffix
+    if suffix is None:
+        suffix = config.models[args.model].prompt_suffix if config and args.model in config.models else ""
     tokenizer = read_tokenizer(folder, str(folder))
     rows = read_problems(file).select(["id", "problem"]).to_pylist()
     wanted = args.problem or rows[0]["id"]

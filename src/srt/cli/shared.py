@@ -35,6 +35,35 @@ def configuration(args: argparse.Namespace, **changes: Any) -> Config:
     return load_config(raw, Path.cwd(), str(args.configfile), [args.configfile])
 
 
+def model_and_data(args: argparse.Namespace) -> tuple[Path, Path, Config | None]:
+    """The model's folder and the problem table that `args.model` and `args.data` name, as paths or configuration keys.
+
+    Also the configuration, if one of them is not a path.
+
+    Raises:
+        SrtError: there is no such key, or nothing was made of it yet.
+    """
+    from srt.artefacts.paths import Paths
+    from srt.common.errors import SrtError, nearest
+
+    folder, file, config = Path(args.model), Path(args.data), None
+    if not (folder.is_dir() and file.is_file()):
+        config = configuration(args)
+        if not folder.is_dir():
+            if args.model not in config.models:
+                raise SrtError(f"no model '{args.model}'{nearest(args.model, config.models)}, and no such folder")
+            folder = Path(Paths(config.results).base_model(args.model))
+        if not file.is_file():
+            if args.data not in config.datasets:
+                raise SrtError(f"no data set '{args.data}'{nearest(args.data, config.datasets)}, and no such file")
+            file = Path(Paths(config.results).problems(args.data))
+    if not (folder / "config.json").is_file():
+        raise SrtError(f"{folder} holds no model: name another folder, or make it with snakemake {folder}")
+    if not file.is_file():
+        raise SrtError(f"{file} does not exist: make it with snakemake {file}")
+    return folder, file, config
+
+
 def table(frame: pd.DataFrame, **formats: str) -> str:
     """A table as text, its first column flush left. `formats`: the format of some columns, such as `avg="{:.3f}"`."""
     first = str(frame.columns[0])
