@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from srt.cluster import launch
+from srt.common.errors import Interrupted
 from srt.common.io import sha256_file
+from srt.training.alarm_action import action_of
 from srt.training.run import run_segment
 from srt.training.segment import Segment
 from srt.training.training_set import read_training_set
@@ -41,6 +43,21 @@ def train(folder: Path, base: Path, sums: Path, spec: dict, *cuts: int, **more: 
     data, truth = read_training_set(sums, spec["reward"])
     for start, stop in zip((0, *cuts), cuts, strict=False):
         run_segment(segment(folder, base, spec, start, stop, **more), data, truth)
+    return folder / f"step-{cuts[-1]}"
+
+
+def train_on(
+    folder: Path, base: Path, sums: Path, spec: dict, *cuts: int, labels: Path | None = None, **more: object
+) -> Path:
+    """Like `train`, and start again after every `Interrupted`; `labels` for a run that needs them."""
+    data, truth = read_training_set(sums, spec["reward"], None, labels, action_of(spec))
+    for begin, stop in zip((0, *cuts), cuts, strict=False):
+        while True:
+            try:
+                run_segment(segment(folder, base, spec, begin, stop, **more), data, truth)
+                break
+            except Interrupted:
+                pass
     return folder / f"step-{cuts[-1]}"
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from srt.common.errors import Interrupted, SrtError
+from srt.common.errors import SrtError
 from srt.common.io import read_json, read_parquet, write_parquet
 from srt.config import load_config, read_yaml
 from srt.distributed.world import init_world
@@ -27,7 +27,7 @@ from srt.training.run import run_segment
 from srt.training.training_set import METRICS, join_metrics, read_training_set
 from support import ROOT
 from support.specs import train_spec
-from support.training import command, segment, start, two_ranks, weights
+from support.training import command, segment, start, train_on, two_ranks, weights
 
 RINGS = 3
 AT_ONCE = AlarmRule(agreement_rise=-1.0, drift=0.0, patience=1, baseline=RINGS - 1)
@@ -36,21 +36,6 @@ AT_ONCE = AlarmRule(agreement_rise=-1.0, drift=0.0, patience=1, baseline=RINGS -
 def spec_of(action: str | None = None, **changes: Any) -> dict[str, Any]:
     on_alarm = {"on_alarm": {"action": action, "rule": AT_ONCE.model_dump()}} if action else {}
     return {**train_spec(**changes), **on_alarm}
-
-
-def train(
-    folder: Path, base: Path, sums: Path, spec: dict, *cuts: int, labels: Path | None = None, **more: Any
-) -> Path:
-    """Train through the checkpoints `cuts`, one segment each; start again after every `Interrupted`."""
-    data, truth = read_training_set(sums, spec["reward"], None, labels, action_of(spec))
-    for begin, stop in zip((0, *cuts), cuts, strict=False):
-        while True:
-            try:
-                run_segment(segment(folder, base, spec, begin, stop, **more), data, truth)
-                break
-            except Interrupted:
-                pass
-    return folder / f"step-{cuts[-1]}"
 
 
 def rows(folder: Path, *cuts: int) -> pd.DataFrame:
@@ -66,7 +51,7 @@ def engine(step: Path) -> dict[str, str]:
 def plain(tmp_path_factory, tiny_base, sums) -> Path:
     """SRT whose alarm only rings: checkpoints at steps 3 and 6."""
     folder = tmp_path_factory.mktemp("plain")
-    train(folder, tiny_base, sums, spec_of(), RINGS, 6)
+    train_on(folder, tiny_base, sums, spec_of(), RINGS, 6)
     return folder
 
 
@@ -84,7 +69,7 @@ def labels(tmp_path_factory, sums) -> Path:
 
 def test_stop_leaves_the_weights_of_the_alarms_step(plain, tmp_path, tiny_base, sums, capsys):
     """The alarm rings at step 3; the checkpoints are at steps 2, 4 (in whose segment it rings) and 6."""
-    train(tmp_path, tiny_base, sums, spec_of("stop"), 2, 4, 6)
+    train_on(tmp_path, tiny_base, sums, spec_of("stop"), 2, 4, 6)
     said = capsys.readouterr().err
     # when it rings, and in the next segment
     assert (
@@ -99,7 +84,7 @@ def test_stop_leaves_the_weights_of_the_alarms_step(plain, tmp_path, tiny_base, 
 
 
 def test_metrics_of_a_stopped_run_end_with_the_alarm(plain, tmp_path, tiny_base, sums):
-    train(tmp_path, tiny_base, sums, spec_of("stop"), 2, 4, 6)
+    train_on(tmp_path, tiny_base, sums, spec_of("stop"), 2, 4, 6)
     frame = rows(tmp_path, 2, 4, 6)
     assert frame.equals(rows(plain, RINGS, 6).iloc[:RINGS])  # with its dtypes, since the last segment has no row
     nothing = read_parquet(tmp_path / "step-6" / "metrics.parquet")
@@ -116,9 +101,9 @@ REFILL = {"majority": 0.25, "rounds": 2}
 def test_segments_interruptions_and_lost_outputs_change_no_byte(action, more, tmp_path, tiny_base, sums, labels):
     """One long segment; a chain with a checkpoint at the alarm's step; a chain interrupted after every step."""
     spec, given = spec_of(action) | more, labels if action == "offline_labels" else None
-    whole = train(tmp_path / "whole", tiny_base, sums, spec, 6, labels=given)
-    chain = train(tmp_path / "chain", tiny_base, sums, spec, RINGS, 4, 6, labels=given)
-    torn = train(tmp_path / "torn", tiny_base, sums, spec, 4, 6, labels=given, minutes=1e-5)
+    whole = train_on(tmp_path / "whole", tiny_base, sums, spec, 6, labels=given)
+    chain = train_on(tmp_path / "chain", tiny_base, sums, spec, RINGS, 4, 6, labels=given)
+    torn = train_on(tmp_path / "torn", tiny_base, sums, spec, 4, 6, labels=given, minutes=1e-5)
     starts = [
         json.loads(x)["step"]
         for x in (tmp_path / "torn/work/step-4/journal.jsonl").read_text().splitlines()
@@ -133,14 +118,14 @@ def test_segments_interruptions_and_lost_outputs_change_no_byte(action, more, tm
     # Snakemake deletes the outputs of a job cancelled after its last step: they are written, not trained, again
     before = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
     shutil.rmtree(whole)
-    train(tmp_path / "whole", tiny_base, sums, spec, 6, labels=given)
+    train_on(tmp_path / "whole", tiny_base, sums, spec, 6, labels=given)
     assert {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
 
 
 def test_the_alarms_state_and_no_log_decides(plain, tmp_path, tiny_base, sums):
     """With logs deleted, or forged so that the displayed alarm has rung, the run stops at the same step."""
     spec = spec_of("stop")
-    train(tmp_path, tiny_base, sums, spec, 2)
+    train_on(tmp_path, tiny_base, sums, spec, 2)
     logs = tmp_path / "logs"
     logs.mkdir()
     forged = {"majority_ratio": 1.0, "top_majority_share": 1.0, "kl": 9.0, "response_length": 1.0}
@@ -154,7 +139,7 @@ def test_the_alarms_state_and_no_log_decides(plain, tmp_path, tiny_base, sums):
 
 
 def test_the_switch_is_srt_before_and_the_labels_after(plain, tmp_path, tiny_base, sums, labels, capsys):
-    train(tmp_path, tiny_base, sums, spec_of("offline_labels"), 4, 6, labels=labels)
+    train_on(tmp_path, tiny_base, sums, spec_of("offline_labels"), 4, 6, labels=labels)
     frame, srt = rows(tmp_path, 4, 6), rows(plain, RINGS, 6)
     assert frame.iloc[:RINGS].equals(srt.iloc[:RINGS])
     after = frame.iloc[RINGS:]
@@ -168,7 +153,7 @@ def test_the_switch_is_srt_before_and_the_labels_after(plain, tmp_path, tiny_bas
     table = read_parquet(labels).to_pandas()
     truth = read_training_set(sums, "ground_truth")[1]
     write_parquet(other, table.assign(label=[truth[i] for i in table["problem_id"]]))
-    train(tmp_path / "other", tiny_base, sums, spec_of("offline_labels"), RINGS, 6, labels=other)
+    train_on(tmp_path / "other", tiny_base, sums, spec_of("offline_labels"), RINGS, 6, labels=other)
     assert weights(tmp_path / "other" / f"step-{RINGS}") == weights(plain / f"step-{RINGS}")
     assert weights(tmp_path / "other" / "step-6") != weights(tmp_path / "step-6")
     assert (rows(tmp_path / "other", RINGS, 6)["label_accuracy"].iloc[RINGS:] == 1).all()
@@ -212,7 +197,7 @@ def test_true_answers_reach_neither_the_votes_nor_the_switch(tmp_path, tiny_base
     made = set()
     for number, file in enumerate(files):
         folder = tmp_path / str(number)
-        made.add(weights(train(folder, tiny_base, file, spec_of("offline_labels"), 5, labels=labels)))
+        made.add(weights(train_on(folder, tiny_base, file, spec_of("offline_labels"), 5, labels=labels)))
     assert len(made) == 1
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.common.errors import Interrupted
 from srt.common.io import read_json, write_json
 from srt.training.alarm_action import AccuracyGoal, ActingAlarm, watch_of
-from srt.training.run import run_segment
-from srt.training.training_set import join_metrics, read_training_set
+from srt.training.training_set import join_metrics
 from support.specs import train_spec
-from support.training import segment, weights
+from support.training import train_on, weights
 
 
 def spec_of(accuracy: float, window: int) -> dict[str, Any]:
@@ -64,29 +61,17 @@ def test_a_run_watches_its_goal_or_its_alarm() -> None:
     assert isinstance(watch_of(spec_of(0.5, 1)), AccuracyGoal) and isinstance(watch_of(train_spec()), ActingAlarm)
 
 
-def train(folder: Path, base: Path, sums: Path, spec: dict[str, Any], *cuts: int, **more: Any) -> Path:
-    data, truth = read_training_set(sums, spec["reward"], None, None)
-    for begin, stop in zip((0, *cuts), cuts, strict=False):
-        while True:
-            try:
-                run_segment(segment(folder, base, spec, begin, stop, **more), data, truth)
-                break
-            except Interrupted:
-                pass
-    return folder / f"step-{cuts[-1]}"
-
-
 def test_later_checkpoints_have_the_weights_of_that_step(tmp_path, tiny_base, sums, capsys) -> None:
     """The goal is reached at step 3; the checkpoints are at steps 2, 4 (in whose segment that is) and 6."""
-    plain = train(tmp_path / "plain", tiny_base, sums, train_spec(reward="ground_truth"), 3)
+    plain = train_on(tmp_path / "plain", tiny_base, sums, train_spec(reward="ground_truth"), 3)
     frame = join_metrics([plain / "metrics.parquet"])[0]
     goal = sum(frame["true_accuracy"]) / 3
     assert goal > 0
     capsys.readouterr()
-    ended = train(tmp_path / "ended", tiny_base, sums, spec_of(goal, 3), 2, 4, 6)
+    ended = train_on(tmp_path / "ended", tiny_base, sums, spec_of(goal, 3), 2, 4, 6)
     said = capsys.readouterr().err
     assert said.count("at step 3 (stop_at): training ended there, and later checkpoints keep these weights") == 2
-    torn = train(tmp_path / "torn", tiny_base, sums, spec_of(goal, 3), 4, 6, minutes=1e-5)
+    torn = train_on(tmp_path / "torn", tiny_base, sums, spec_of(goal, 3), 4, 6, minutes=1e-5)
     assert weights(ended) == weights(ended.with_name("step-4")) == weights(torn) == weights(plain)
     rows = join_metrics([ended.with_name(f"step-{n}") / "metrics.parquet" for n in (2, 4, 6)])[0]
     assert rows.equals(frame) and read_json(ended / "state/progress.json")["step"] == 6
