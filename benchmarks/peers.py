@@ -401,9 +401,9 @@ def our_side(spec: dict[str, Any], channel: Channel) -> None:
     spec: policy and reference (folders) or shape (random weights), data (npz), train (changes to the configuration),
     plain (no DeepSpeed), and gradients and weights as for TRL.
     """
+    from srt.training.batches import Batch
     from srt.training.objectives import policy_update
     from srt.training.reference import Reference
-    from srt.training.update import Batch
 
     data = Recorded.load(Path(spec["data"]))
     hyper = HYPER | spec.get("hyper", {})

@@ -44,9 +44,9 @@ def our_step(spec: dict[str, Any], channel: measure.Channel) -> None:
 
     from srt.rollout import Sampling
     from srt.rollout.transformers_engine import TransformersEngine
+    from srt.training.batches import Batch
     from srt.training.objectives import policy_update
     from srt.training.reference import Reference
-    from srt.training.update import Batch
 
     data = Recorded.load(Path(spec["data"]))
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from srt.objective.preference_loss import margins, pair_gradient, pair_loss
+from srt.training.batches import Batch
 from srt.training.objectives import preference_update
 from srt.training.reference import Reference
-from srt.training.update import Batch
 from support.plain_update import ALONE, Plain, hyperparameters, policy_and_reference
 from support.tiny_models import one_by_one
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from srt.models.checkpoint import load_model
+from srt.training.batches import Batch
 from srt.training.objectives import preference_update
 from srt.training.reference import Reference
-from srt.training.update import Batch
 from support.plain_update import ALONE, Plain, hyperparameters
 
 pytestmark = [pytest.mark.trl, pytest.mark.slow]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from srt.answers import Grader
 from srt.rollout import LENGTH, STOP, Rollout
+from srt.training.batches import Batch
 from srt.training.rewards import training_rewards, without_cut
-from srt.training.update import Batch
 from support.hand_made_rollouts import TRUTH, make_trainer, naive_of_preset, near, updated
 
 GRADER = Grader()

@@ -16,9 +16,9 @@ from srt.objective.advantages import advantages, unanimous
 from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
+from srt.training.batches import Batch
 from srt.training.objectives import policy_update
 from srt.training.reference import Reference
-from srt.training.update import Batch
 from support.plain_update import ALONE, Plain, hyperparameters, policy_and_reference
 from support.tiny_models import one_by_one
 

@@ -4,27 +4,82 @@ The online curriculum (paper v2, Appendix I.7, Fig. 31): a step draws prompts in
 majority is at least a threshold, and draws more until the batch is full. The run's place in the data depends on which
 prompts were kept before, so it is part of every state (progress.json). Given the place, the prompts of a step are a
 pure function of (seed, data, place, votes), on any number of processes. Votes decide; no label is used.
+
+`Batch` is what an update takes: the responses that are trained on, with their rewards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from srt.answers import Vote
 from srt.answers.votes import reaches
 from srt.common.io import read_json
 from srt.distributed.world import World, gather
+from srt.packing.pack import Pack
 from srt.rollout import Rollout
 
 # n responses for each of these positions in the data, at a step (0-based)
 Sample = Callable[[int, Sequence[int]], list[list[Rollout]]]
 # the vote of each group of responses, given their positions in the data
 CastVotes = Callable[[Sequence[int], Sequence[Sequence[Rollout]]], Sequence[Vote]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N responses; those of one group (one prompt) are adjacent.
+
+    `prompts`, `responses` [N] token ids; `group` [N] names the group; `rewards` [N] float; `labelled` [N] bool: False
+    where the group has no label; `rollout_logprobs` [N] the rollout engine's log-probs, or None for stored responses;
+    `masked` [N] bool: the reward is in the group's baseline, but no token is in the loss; None: no response is masked.
+    """
+
+    prompts: list[list[int]]
+    responses: list[np.ndarray]
+    group: list[int]
+    rewards: np.ndarray
+    labelled: np.ndarray
+    rollout_logprobs: list[np.ndarray] | None = None
+    masked: np.ndarray | None = None
+
+    def take(self, rows: list[int]) -> Batch:
+        """The batch of these rows."""
+        return Batch(
+            [self.prompts[i] for i in rows], [self.responses[i] for i in rows], [self.group[i] for i in rows],
+            self.rewards[rows], self.labelled[rows],
+            None if self.rollout_logprobs is None else [self.rollout_logprobs[i] for i in rows],
+            None if self.masked is None else self.masked[rows],
+        )  # fmt: skip
+
+    @staticmethod
+    def joined(parts: list[Batch]) -> Batch:
+        """The batches of all processes as one; groups of different processes stay different groups."""
+        values: dict[str, Any] = {}
+        for f in fields(Batch):
+            each = [getattr(p, f.name) for p in parts]
+            if f.name == "group":
+                offset, values["group"] = 0, []
+                for p in each:
+                    values["group"] += [g + offset for g in p]
+                    offset += max(p, default=-1) + 1
+            elif each[0] is None or not isinstance(each[0], np.ndarray):
+                values[f.name] = None if each[0] is None else [x for p in each for x in p]
+            else:
+                values[f.name] = np.concatenate(each)
+        return Batch(**values)
+
+    def rollout_logprobs_of(self, p: Pack) -> Tensor:
+        """The rollout engine's log-probs [b, R] of the rows of a pack, on its device."""
+        assert self.rollout_logprobs is not None
+        flat = torch.from_numpy(np.concatenate([self.rollout_logprobs[i] for i in p.rows])).to(p.ids.device)
+        return torch.zeros(p.mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(p.mask, flat)
 
 
 def rank_share(items: list[Any], world: World) -> list[Any]:

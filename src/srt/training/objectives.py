@@ -22,8 +22,9 @@ from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 from srt.objective.preference_loss import margins, pair_gradient, pair_loss
+from srt.training.batches import Batch
 from srt.training.reference import Reference
-from srt.training.update import Batch, PassOptions, Policy, ScoredPack, Statistics, TokenWeights, Update
+from srt.training.update import PassOptions, Policy, ScoredPack, Statistics, TokenWeights, Update
 
 
 class PolicyObjective:

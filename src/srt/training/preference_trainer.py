@@ -11,12 +11,11 @@ from srt.config.preferences import PAIRS
 from srt.distributed.world import World, gather
 from srt.labels.preferences import Preferences
 from srt.training.base_trainer import BaseTrainer
-from srt.training.batches import rank_share
+from srt.training.batches import Batch, rank_share
 from srt.training.objectives import preference_update
 from srt.training.reference import load_reference
 from srt.training.segment import Segment
 from srt.training.training_set import METRICS, PAIRED, TrainingSet
-from srt.training.update import Batch
 
 
 class PreferenceTrainer(BaseTrainer):

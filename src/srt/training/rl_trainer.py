@@ -23,14 +23,13 @@ from srt.evaluation.engine_probe import PlainSamples, check_sampling, check_vllm
 from srt.models.probe_record import recorded
 from srt.rollout import TOLERANCE, Rollout, RolloutEngine, Sampling
 from srt.training.base_trainer import BaseTrainer
-from srt.training.batches import Batches, label_threshold
+from srt.training.batches import Batch, Batches, label_threshold
 from srt.training.objectives import policy_update
 from srt.training.reference import load_reference
 from srt.training.rewards import GroupRewards, Monitor, batch_statistics, is_cut, training_rewards, without_cut
 from srt.training.segment import Segment
 from srt.training.sync_check import check_logprobs, check_weights
 from srt.training.training_set import TrainingSet
-from srt.training.update import Batch
 
 
 def make_rollout_engine(segment: Segment, model: Any, end_tokens: list[int], world: World) -> RolloutEngine:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,61 +28,12 @@ from srt.objective.mismatch import combine_mismatch, mismatch, row_differences
 from srt.packing.logprobs import packed, response_logprobs, response_statistics
 from srt.packing.pack import Pack, balance, pack, runs, split
 from srt.rollout.transformers_engine import TransformersEngine
+from srt.training.batches import Batch
 from srt.training.reference import Reference
 
 PHASES = ("policy", "reference", "backward", "optimizer")
 EXAMINED = 4  # responses of each process that are computed again to explain a mismatch
 Units = list[list[list[int]]]  # of packs of rows, from srt.packing.pack.split
-
-
-@dataclass(frozen=True)
-class Batch:
-    """N responses; those of one group (one prompt) are adjacent.
-
-    `prompts`, `responses` [N] token ids; `group` [N] names the group; `rewards` [N] float; `labelled` [N] bool: False
-    where the group has no label; `rollout_logprobs` [N] the rollout engine's log-probs, or None for stored responses;
-    `masked` [N] bool: the reward is in the group's baseline, but no token is in the loss; None: no response is masked.
-    """
-
-    prompts: list[list[int]]
-    responses: list[np.ndarray]
-    group: list[int]
-    rewards: np.ndarray
-    labelled: np.ndarray
-    rollout_logprobs: list[np.ndarray] | None = None
-    masked: np.ndarray | None = None
-
-    def take(self, rows: list[int]) -> Batch:
-        """The batch of these rows."""
-        return Batch(
-            [self.prompts[i] for i in rows], [self.responses[i] for i in rows], [self.group[i] for i in rows],
-            self.rewards[rows], self.labelled[rows],
-            None if self.rollout_logprobs is None else [self.rollout_logprobs[i] for i in rows],
-            None if self.masked is None else self.masked[rows],
-        )  # fmt: skip
-
-    @staticmethod
-    def joined(parts: list[Batch]) -> Batch:
-        """The batches of all processes as one; groups of different processes stay different groups."""
-        values: dict[str, Any] = {}
-        for f in fields(Batch):
-            each = [getattr(p, f.name) for p in parts]
-            if f.name == "group":
-                offset, values["group"] = 0, []
-                for p in each:
-                    values["group"] += [g + offset for g in p]
-                    offset += max(p, default=-1) + 1
-            elif each[0] is None or not isinstance(each[0], np.ndarray):
-                values[f.name] = None if each[0] is None else [x for p in each for x in p]
-            else:
-                values[f.name] = np.concatenate(each)
-        return Batch(**values)
-
-    def rollout_logprobs_of(self, p: Pack) -> Tensor:
-        """The rollout engine's log-probs [b, R] of the rows of a pack, on its device."""
-        assert self.rollout_logprobs is not None
-        flat = torch.from_numpy(np.concatenate([self.rollout_logprobs[i] for i in p.rows])).to(p.ids.device)
-        return torch.zeros(p.mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(p.mask, flat)
 
 
 class Policy(Protocol):
