@@ -39,7 +39,8 @@ class Plain:
 
 
 def hyperparameters(**changes: Any) -> dict[str, Any]:
-    base = {"kl_coefficient": 0.05, "temperature": 0.8, "micro_batch_tokens": 25, "micro_batch_sequences": 6}
+    base = {"kl_coefficient": 0.05, "temperature": 0.8, "micro_batch_tokens": 25, "micro_batch_sequences": 6,
+            "dtype": "float32"}  # fmt: skip
     return Train(**{**base, "rollouts_per_prompt": 4, "rollouts_trained": 4, **changes}).resolved().model_dump()
 
 
