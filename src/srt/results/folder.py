@@ -19,19 +19,12 @@ from srt.config.runs import run_and_step
 
 EVALUATION = ("checkpoint", "run", "step", "suite")
 QUESTION = ("problem", "answer")
-# The tables of a results folder: where each is, and the target that makes it.
+# The tables of a results folder, and the target that makes each.
 TABLES = {
-    "results": ("tables/results.csv", "results_table"),
-    "decontaminated": ("tables/decontaminated.csv", "decontaminated"),
-    "early_stopping": ("tables/early_stopping.csv", "early_stopping"),
-    "gradings": ("tables/gradings.csv", "gradings"),
-    "claims": ("claims/claims.csv", "claims"),
-    "overlap": ("audit/overlap.csv", "audit"),
-    "pairs": ("audit/pairs.csv", "audit"),
-    "faults": ("audit/faults.csv", "audit"),
-    "costs": ("costs/costs.csv", "costs"),
-    "provenance": ("provenance/provenance.csv", "provenance"),
-}
+    "results": "results_table", "decontaminated": "decontaminated", "early_stopping": "early_stopping",
+    "gradings": "gradings", "claims": "claims", "overlap": "audit", "pairs": "audit", "faults": "audit",
+    "costs": "costs", "provenance": "provenance",
+}  # fmt: skip
 
 
 class Results:
@@ -143,8 +136,13 @@ class Results:
         """One of the tables over all runs: `results`, `decontaminated`, `claims`, `costs`, ... (docs/results.md)."""
         if name not in TABLES:
             raise SrtError(f"there is no table '{name}'{nearest(name, TABLES)}")
-        place, target = TABLES[name]
-        return _csv(self.folder / place, target)
+        return _csv(self.table_file(name), TABLES[name])
+
+    def table_file(self, name: str) -> Path:
+        """Where a table of `TABLES` is."""
+        paths, target = self._paths, TABLES[name]
+        others = {"claims": paths.claims("csv"), "costs": paths.costs(), "provenance": paths.provenance()}
+        return Path(paths.audit(f"{name}.csv") if target == "audit" else others.get(name) or paths.table(name))
 
     def figure(self, name: str) -> pd.DataFrame:
         """The numbers that a figure shows: one row per point, with the ends of its interval."""
