@@ -118,7 +118,7 @@ def test_snakemake_plans_one_figure_alone_and_knows_its_other_number(tmp_path: P
     folder = copy_of_the_tree(tmp_path)
 
     def planned(target: str) -> tuple[dict[str, int], str]:
-        output = snakemake(folder, "-n", "--profile", "slurm", target, "--config", "seeds=1")
+        output = snakemake(folder, "-n", "--quiet", "host", "--profile", "slurm", target, "--config", "seeds=1")
         return jobs(output), output
 
     config = load(CONFIGS[0], seeds=1)

@@ -67,8 +67,8 @@ def test_any_rules_are_grouped(tmp_path: Path) -> None:
     """Training with sampling, whose GPUs are counted alike, and several components at once."""
     groups = ["sample=g", "score=g", "train=g", "train_last=g", "--group-components", "g=4"]
     output = snakemake(
-        copy_of_the_tree(tmp_path), "--profile", "slurm", "--configfile", "tests/micro/config.yaml", "-n", "--groups",
-        *groups,
+        copy_of_the_tree(tmp_path), "--profile", "slurm", "--configfile", "tests/micro/config.yaml", "-n",
+        "--quiet", "host", "--groups", *groups,
     )  # fmt: skip
     found = [set(re.findall(r"Sample (\S+ on \S+)|Train (\S+)", part)) for part in output.split("Group job g")[1:]]
     assert {("base/micro on tests", ""), ("base/micro on sums", "")} in [
