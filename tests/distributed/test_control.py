@@ -20,12 +20,18 @@ from srt.distributed.world import barrier, gather, init_world, shutdown
 from support.training import torchrun, two_ranks
 
 TENSOR_SECONDS, ALONE_SECONDS = 2, 6
+MEET = timedelta(minutes=5)
 FILES = ("engine/a", "engine/b", "c", "d", "e")
 
 
 def worker(folder: Path, place: str) -> None:
     """Rank 0 works alone while the other waits in `place`: tensors, control, copy; or it dies."""
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=TENSOR_SECONDS))
+    # the ranks meet first: on a busy machine one may start seconds after the other
+    store, rank, size = next(torch.distributed.rendezvous("env://", timeout=MEET))
+    store.set(f"here-{rank}", "")
+    store.wait([f"here-{each}" for each in range(size)], MEET)
+    limit = timedelta(seconds=TENSOR_SECONDS)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
     world = init_world()
     if place == "tensors":
         time.sleep(ALONE_SECONDS if world.main else 0)
