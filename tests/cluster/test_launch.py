@@ -137,6 +137,7 @@ def test_the_smaller_budget_holds(monkeypatch):
 # -- two nodes -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_nodes_of_two_processes_have_the_gradients_of_one(tmp_path, tiny_base, sums):
     """Two torchruns that meet on a loopback port, with two gloo ranks each, as scripts/launch.py starts them."""

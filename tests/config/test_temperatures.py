@@ -180,6 +180,7 @@ def probed(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_new_temperature_samples_its_suite_and_nothing_else(probed: Path, tmp_path: Path) -> None:
     assert "Nothing to be done" in snakemake(probed, *MICRO, "-n", "fig16", "refilled_s1")
     folder = tmp_path / "changed"
@@ -192,6 +193,7 @@ def test_a_new_temperature_samples_its_suite_and_nothing_else(probed: Path, tmp_
     assert "micro on warm: temperature=0.5, now 0.6" in output and "new ones are made beside them" in output
 
 
+@pytest.mark.long
 def test_the_samples_are_of_their_temperature(probed: Path) -> None:
     folder = probed / "results/micro/eval/base/micro"
     cold, warm, usual = (read_parquet(folder / f"{s}.samples.parquet").to_pandas() for s in ("cold", "warm", "tests"))

@@ -72,6 +72,7 @@ def worker(folder: Path) -> None:
     print(f"rank {rank} is done")
 
 
+@pytest.mark.long
 @pytest.mark.vllm
 def test_two_ranks_share_an_engine(tmp_path: Path) -> None:
     make_model(True).save_pretrained(tmp_path / "model")

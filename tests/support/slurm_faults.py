@@ -320,7 +320,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "controller": Fault(
         "Controller (Snakemake) killed, login node rebooted", "its jobs continue; the same command waits for them, "
-        "then plans again from what they wrote", "start the same command", _controller, attempts=1,
+        "then plans again from what they wrote", "start the same command", _controller, attempts=1, long=True,
     ),
     "slurmctld": Fault(
         "slurmctld away for 30 s", "jobs continue; the controller keeps asking", NOTHING, _slurmctld, attempts=1,
@@ -340,7 +340,7 @@ FAULTS: dict[str, Fault] = {
         "Out of memory at every attempt", "the rule fails for good; the last line names it, the memory that it had, "
         "and the key that gives it more", "change that key, start the same command", _never_enough,
         at_once=True,
-        args=("--set-resources", "train_last:mem_mb=50+50*attempt"), needs_memory_limits=True,
+        args=("--set-resources", "train_last:mem_mb=50+50*attempt"), needs_memory_limits=True, long=True,
     ),
     "disk_full": Fault(
         "Results disk full", "the job fails with one sentence, and so do retries; the last state stays intact",

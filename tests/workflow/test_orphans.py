@@ -75,6 +75,7 @@ def test_processes_of_this_results_folder_are_waited_for_and_named(monkeypatch, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_trainer_that_outlives_snakemake_is_waited_for(tmp_path):
     """SIGKILL to Snakemake alone, then the same command: no step twice, no retry, the results of a quiet run."""
     folder = copy_of_the_tree(tmp_path / "clone")

@@ -251,7 +251,8 @@ threading.Thread(target=end, daemon=True).start()
 
 
 @pytest.mark.slurm
-@pytest.mark.parametrize("count", [10, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [10, 30])
 def test_many_jobs_where_four_may_be_submitted(tmp_path, count):
     """A real SLURM, and before its sbatch the limit of an association, which SLURM itself has only with a database."""
     with Cluster() as cluster:
