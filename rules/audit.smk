@@ -69,7 +69,7 @@ rule audit:
 rule decontaminated:
     """The table of all evaluations, only on test questions that the run was not trained on."""
     input:
-        groups=deferred(GROUPS),
+        groups=deferred(sorted({file for files in GROUPS_OF_RUN.values() for file in files})),
         clean=rules.audit.output.clean,
     output:
         csv=report(

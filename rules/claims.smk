@@ -13,6 +13,7 @@ rule claims:
     """The verdict on each claim, with numbers and intervals, as CSV, Markdown and HTML."""
     input:
         files=deferred(_claim_files),
+        audit=[PATHS.clean_rows(), PATHS.pairs()],
     output:
         csv=report(
             PATHS.claims("csv"),

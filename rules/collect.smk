@@ -28,7 +28,7 @@ rule all_models:
 
 
 rule all_samples:
-    """The base models' scored samples on every suite that their runs are evaluated on."""
+    """The base models' scored samples on every suite that they or their runs are evaluated on."""
     input:
         sorted(
             {
@@ -36,6 +36,7 @@ rule all_samples:
                 for run in CFG.runs.values()
                 for suite in run.suites
             }
+            | {PATHS.groups(f"{BASE}{one['model']}", one["stored"]) for one in EVALUATED}
         ),
 
 
@@ -67,8 +68,9 @@ rule all_tables:
     """The table of all evaluations, the verdicts on claims, the data audit, costs, provenance, metrics of all runs."""
     input:
         rules.results_table.output,
-        rules.audit.output,
-        rules.decontaminated.output,
+        rules.evaluate.output if EVALUATED else [],
+        rules.audit.output if RUNS else [],
+        rules.decontaminated.output if RUNS else [],
         rules.provenance.output,
         rules.costs.output,
         rules.early_stopping.output if VALIDATED else [],
@@ -80,7 +82,7 @@ rule all_tables:
 rule all_browser:
     """The rollout pages of the first seed of every run, and their list."""
     input:
-        rules.browser_list.output,
+        rules.browser_list.output if RUNS else [],
         [PATHS.browser(page["run"]) for page in pages(CFG)],
 
 

@@ -44,6 +44,14 @@ def planned_files():
     return [str(path) for job in planned_jobs(workflow) for path in job.output]
 
 
+def warn_of_pruned(files):
+    """Say if planned jobs make models again that were pruned."""
+    from srt.plan.prune import sentence_on_pruned
+
+    sentence = sentence_on_pruned(files)
+    preflight.warn([preflight.Finding("models", not sentence, sentence)])
+
+
 def end_dry_run():
     """A summary, if the jobs are not shown, and warnings of inputs that are missing."""
     files = planned_files()
@@ -57,6 +65,7 @@ def end_dry_run():
         print("Each job and why it is made: the same command with --quiet host.", flush=True)
     datasets, models = planned_inputs()
     preflight.warn([*preflight.data(CFG, datasets), *preflight.models(CFG, models), preflight.results(CFG)])
+    warn_of_pruned(files)
 
 
 def or_end(function):
@@ -77,6 +86,7 @@ def largest_request() -> int:
 
 def check_before_start():
     """Refuse to start if a planned job cannot succeed; warn of what may stop one."""
+    from srt.audit.at_start import overlaps
     from srt.plan.needs import needs
 
     datasets, models = planned_inputs()
@@ -96,6 +106,28 @@ def check_before_start():
         print(f"warning: cannot tell how much disk space is needed: {error}", file=sys.stderr)
         needed = 0.0
     preflight.warn([*preflight.versions(ROOT), preflight.space(CFG, needed)])
+    warn_of_pruned(planned_files())
+    if CFG.max_gpu_hours is not None or CFG.max_disk_gb is not None:
+        from srt.plan.budget import Budget, Watch
+
+        budget = Budget(CFG)
+        budget.refuse(planned_files())
+        Watch(budget).start()
+    preflight.warn([preflight.Finding("data", False, sentence) for sentence in overlaps(CFG)])
+
+
+def prune_while_running():
+    """Delete models of earlier checkpoints as soon as nothing needs them (key `keep_models`)."""
+    from srt.plan.prune import Pruner, WhileRunning
+
+    def reads(job):
+        return RECORDS.rules.get(job.rule.name) == "sample"
+
+    def places(job):
+        return str(job.input.checkpoint), str(job.output.samples)
+
+    pruning = WhileRunning(Pruner(CFG), [places(job) for job in planned_jobs(workflow) if reads(job)])
+    RECORDS.then = lambda job: pruning.made(*places(job)) if reads(job) else None
 
 
 onstart:
@@ -105,6 +137,8 @@ onstart:
     name_other_settings()
     or_end(SETTINGS.register)
     or_end(RECORDS.start)
+    if CFG.keep_models == "needed":
+        or_end(prune_while_running)
     wait_for_orphans(Path(CFG.results), submits_to_slurm(workflow))
     wait_for_processes(Path(CFG.results))
     mark_jobs(Path(CFG.results))
@@ -115,6 +149,8 @@ onstart:
 onsuccess:
     if any(path.startswith(f"{CFG.results}/figures/") for path in planned_files()):
         print(f"figures: {CFG.results}/figures/", file=sys.stderr)
+    if PATHS.table("evaluate", "md") in planned_files():
+        print(Path(PATHS.table("evaluate", "md")).read_text(encoding="utf-8"), file=sys.stderr)
 
 
 onerror:

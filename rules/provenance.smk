@@ -12,7 +12,7 @@ PROVENANCE["runs"] = {
         "last": row["groups"][0],
     }
     for row in EVALUATIONS
-    if row["step"] == CFG.entry(row["run"]).run.checkpoints[-1]
+    if row["run"] in GROUPS_OF_RUN and row["step"] == CFG.entry(row["run"]).run.checkpoints[-1]
 }
 
 

@@ -1,6 +1,6 @@
 # Raw samples of a checkpoint, and their scores. Sampling is expensive; scoring is cheap and can be repeated.
 
-from srt.artefacts.specs import REVISION
+from srt.artefacts.specs import REVISION, grading_spec
 from srt.cluster.resources import HOST_BASE_MB
 
 # Limits of one comparison are not in `params`: raising them for a few answers would otherwise repeat labels, curricula
@@ -19,6 +19,7 @@ rule sample:
         PATHS.log("sample/{checkpoint}/{suite}"),
     benchmark:
         PATHS.benchmark("sample/{checkpoint}/{suite}")
+    priority: 1 if CFG.keep_models == "needed" else 0  # models wait for their samples, and are deleted then
     conda:
         "../envs/sample.yaml"
     threads: lambda wc: sampling_request(wc).cores
@@ -60,7 +61,7 @@ rule score:
         runtime=60,
     params:
         revision=REVISION["score"],
-        options=f"--preset {CFG.scoring.preset} --extractor {CFG.scoring.extractor}",
+        options=lambda wc: grading_spec(CFG, wc.suite),
     message:
         "Score {wildcards.checkpoint} on {wildcards.suite}"
     shell:

@@ -37,6 +37,7 @@ rule train:
         reference_offload=lambda wc: int(training_request(wc).reference_offload),
         engine_sleep=lambda wc: int(training_request(wc).engine_sleep),
         rollout_tensor_parallel=lambda wc: training_request(wc).rollout_tensor_parallel,
+        activation_mb=lambda wc: training_request(wc).activation_mb,
         mem_mb=lambda wc, attempt: CLUSTER.memory_mb(training_request(wc), attempt),
         runtime=lambda wc: training_request(wc).minutes,
     params:

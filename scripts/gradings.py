@@ -24,7 +24,8 @@ def main() -> None:
 
     spec = parse_spec(args.spec, ["results", "preset", "extractor", "runs"])
     other = {"clean": "authors", "authors": "clean"}[spec["preset"]]
-    with Grader(other, spec["extractor"], "math", args.timeout_s, args.memory_mb, args.workers) as grader:
+    limits, tasks = (args.timeout_s, args.memory_mb, args.workers), spec.get("own_tasks", ())
+    with Grader(other, spec["extractor"], "math", *limits, own_tasks=tasks) as grader:
         write_csv(args.out, both_gradings(spec, read_references(args.problems), grader))
 
 

@@ -20,7 +20,12 @@ def main() -> None:
         help="votes by equivalence class (clean) or by raw string, as in the authors' code (authors)",
     )
     parser.add_argument(
-        "--extractor", default="boxed", help="boxed, boxed_or_last_number, reasoning_gym or gsm8k_hash (default boxed)"
+        "--extractor",
+        default="boxed",
+        help="boxed, boxed_or_last_number, reasoning_gym, gsm8k_hash, or module:function (default boxed)",
+    )
+    parser.add_argument(
+        "--own-tasks", nargs="*", default=[], metavar="MODULE:FUNCTION", help="tasks that are functions of the user"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes for costly comparisons (default 1)")
     parser.add_argument("--timeout-s", type=float, default=5.0, help="CPU seconds per comparison (default 5)")
@@ -30,7 +35,8 @@ def main() -> None:
     from srt.answers import Grader
     from srt.evaluation.scoring import score_file
 
-    with Grader(args.preset, args.extractor, "math", args.timeout_s, args.memory_mb, args.workers) as grader:
+    limits = (args.timeout_s, args.memory_mb, args.workers)
+    with Grader(args.preset, args.extractor, "math", *limits, own_tasks=args.own_tasks) as grader:
         summary = score_file(args.samples, args.problems, args.scores, args.groups, grader)
     print("\n".join(summary.lines()))
 

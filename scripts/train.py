@@ -40,8 +40,10 @@ def main() -> None:
     segment = segment.model_copy(update={"minutes": time_budget(segment.minutes)})
     files, spec = segment.data, segment.spec
     data, truth = read_training_set(
-        files.problems, spec["reward"], files.subset, files.labels, action_of(spec), files.preferences
-    )
+        files.problems, spec["reward"], files.subset, files.labels, action_of(spec), files.preferences,
+        spec.get("reward_labels"),
+        label_share=spec["train"].get("label_share"), seed=spec["seed"],
+    )  # fmt: skip
     if segment.resume is not None:
         ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         progress = check_state(segment.resume, spec, ranks, rank)  # a rank that finds damage ends all

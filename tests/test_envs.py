@@ -48,7 +48,7 @@ def pip_pins(path: Path) -> dict[str, str]:
 
 
 def test_every_requirement_is_locked_within_its_range() -> None:
-    for line in PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["trl"]:
+    for line in PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["trl"] + EXTRAS["docs"]:
         requirement = Requirement(line)
         version = PINS.get(canonical(requirement.name))
         assert version is not None, f"{requirement.name} of pyproject.toml is not in constraints.txt"
@@ -99,11 +99,49 @@ def test_conda_environments_cover_the_requirements() -> None:
     assert {canonical(Requirement(line).name) for line in PROJECT["dependencies"]} <= everywhere
 
 
+def image_steps() -> tuple[dict[str, object], dict[str, object]]:
+    """What the two recipes of the image say, in the same words: base, files, system packages, set-up, PATH."""
+    docker = (ROOT / "envs/Dockerfile").read_text().replace("\\\n", " ")
+    apptainer = (ROOT / "envs/apptainer.def").read_text()
+    copied = {word for line in re.findall(r"^COPY (.*) /\S+$", docker, re.M) for word in line.split()}
+    files = apptainer.partition("%files\n")[2].partition("\n\n")[0]
+    pairs = [line.split() for line in files.splitlines()]
+    assert all(target == f"/opt/srt/{source}" for source, target in pairs)
+
+    def common(text: str, base: str, sets: str) -> dict[str, object]:
+        setup = re.search(r"PYTHON=(\S+) .*bash (\S+) (.*)$", text, re.M)
+        return {
+            "base": re.search(base, text, re.M)[1], "sets": re.search(sets, text, re.M)[1], "setup": setup.groups()[:2],
+            "packages": re.search(r"--no-install-recommends ([^&\n]*?) *(?:&&|$)", text, re.M)[1].split(),
+            "path": re.search(r"PATH=(\S+)", text)[1],
+        }  # fmt: skip
+
+    return (
+        common(docker, r"^FROM (.*)$", r"^ARG SETS=(.*)$") | {"files": copied},
+        common(apptainer, r"^From: (.*)$", r"^ *SETS=(.*)$") | {"files": {source for source, _ in pairs}},
+    )
+
+
+def test_the_image_has_the_pins_of_the_constraints() -> None:
+    """Both recipes run envs/setup.sh, which checks each version against the constraints, and name none themselves."""
+    docker, apptainer = image_steps()
+    assert docker == apptainer
+    python = re.fullmatch(r"python:([\d.]+)-slim-\w+", str(docker["base"]))[1]
+    conda = [yaml.safe_load(path.read_text())["dependencies"][0] for path in ENVS]
+    assert set(conda) == {f"python ={python}"} and docker["setup"] == (f"python{python}", "/opt/srt/envs/setup.sh")
+    setup = (ROOT / "envs/setup.sh").read_text()
+    needed = {name for name in re.findall(r"constraints[\w-]*\.txt|pyproject\.toml", setup)}
+    assert needed | {"envs", "src", PROJECT["readme"], *PROJECT["license-files"]} == docker["files"]
+    assert docker["sets"] == '"base gpu"' and {"gcc", "make"} <= set(docker["packages"])
+    for name in ("Dockerfile", "apptainer.def"):
+        assert not re.search(r"[=<>~]=\s*\d|pip install", (ROOT / "envs" / name).read_text()), name
+
+
 def test_makefile_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split()
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    listed = re.findall(r"^  make ([a-z-]+) ", shown, re.M)
+    listed = re.findall(r"^  make ([a-z0-9-]+) ", shown, re.M)
     assert sorted(listed) == sorted(phony)
 
 
@@ -112,7 +150,7 @@ def test_ci_ends_in_the_minutes_that_it_says() -> None:
     minutes, total = re.search(r"At most (\d+) minutes in all", text)[1], re.search(r"^TOTAL=(\d+) ", text, re.M)[1]
     assert int(total) == 60 * int(minutes)
     later = [int(seconds) for seconds in re.findall(r'phase "[a-z]+" (\d+) ', text)]
-    assert len(later) == 5 and later == sorted(later, reverse=True) and later[0] < int(total) and later[-1] == 0
+    assert len(later) == 6 and later == sorted(later, reverse=True) and later[0] < int(total) and later[-1] == 0
 
 
 def test_setup_refuses_an_old_or_absent_python(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def quick(name: str, out: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_update(tmp_path: Path) -> None:
     # the code of `--device cuda` as well, which differs in dtype and shape only
     result = quick("update.py", tmp_path / "update.json", *ALONE)
@@ -40,6 +41,7 @@ def test_update(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rollout(tmp_path: Path) -> None:
     result = quick("rollout.py", tmp_path / "rollout.json", "--no-vllm")
     for track in ("forced", "stopping"):
@@ -49,6 +51,7 @@ def test_rollout(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_step(tmp_path: Path) -> None:
     result = quick("step.py", tmp_path / "step.json", *ALONE)
     assert 0 < result["engine_against_trainer_nats"] < 1e-4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import random
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -19,71 +18,10 @@ from srt.browser.page import render_list, render_page
 from srt.browser.resolve import shown_steps
 from srt.common import io
 from srt.common.errors import SrtError
-from srt.data.problem_table import make_table, write_problems
+from support.browser_run import tables, write_run
 from support.chrome import Chrome
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp;\u202e %%style%%'
-
-
-def write_run(folder: Path, problems: int, n: int, steps: tuple[int, ...], words: int = 0, evil: str = "") -> dict:
-    """Files of a run on two data sets, `b` of two problems; returns the page's spec. Sample k answers k % 3.
-
-    Each response holds `words` random words.
-    """
-    draw = random.Random(0)
-    vocabulary = [
-        "".join(draw.choices("abcdefghijklmnopqrstuvwxyz\\\\${}^0123456789", k=draw.randint(1, 12)))
-        for _ in range(5000)
-    ]
-    sets = {"a": problems, "b": 2}
-    for name, size in sets.items():
-        rows = [
-            {"id": f"{name}/{i}{evil}", "problem": f"Problem {i} of {name}? {evil}", "answer": "0", "source": "t",
-             "subject": evil, "level": "1", "task": "math"}
-            for i in range(size)
-        ]  # fmt: skip
-        write_problems(folder / f"{name}.parquet", make_table(rows), name)
-    points = []
-    for step in steps:
-        samples, scores, groups = [], [], []
-        for name, size in sets.items():
-            for i in range(size):
-                key = {"dataset": name, "problem_id": f"{name}/{i}{evil}"}
-                for k in range(n):
-                    answer = None if k == n - 1 else f"{k % 3}{evil if k % 3 == 2 else ''}"
-                    text = " ".join(draw.choices(vocabulary, k=words))
-                    response = f"step {step} sample {k} of {name}/{i} {evil}{text} \\boxed{{{k % 3}}}"
-                    samples.append(
-                        {**key, "sample": k, "response": response, "token_ids": [1] * (k + 1),
-                         "finish_reason": "length" if k == 0 else "stop"}
-                    )  # fmt: skip
-                    class_id = -1 if answer is None else k % 3
-                    reason = "ok" if answer is not None else "no box"
-                    scores.append(
-                        {
-                            **key,
-                            "sample": k,
-                            "answer": answer,
-                            "class_id": class_id,
-                            "correct": class_id == 0,
-                            "reason": reason,
-                        }
-                    )
-                right = sum(s["correct"] for s in scores[-n:])
-                groups.append(
-                    {**key, "reference": "0", "n": n, "parsed": n - 1, "majority": "0", "majority_count": right,
-                     "consistency_all": right / n, "pass_rate": right / n, "majority_correct": True, "truncated": 1,
-                     "mean_length": (n + 1) / 2}
-                )  # fmt: skip
-        stem = folder / f"step-{step}"
-        for kind, rows in (("samples", samples), ("scores", scores), ("groups", groups)):
-            io.write_parquet(f"{stem}.{kind}.parquet", pd.DataFrame(rows))
-        points.append({"step": step, "name": f"Step {step}", "stems": [str(stem)]})
-    return {"run": f"run-s1{evil}", "label": f"SRT{evil}", "model": "tiny", "reward": "majority", "points": points}
-
-
-def tables(folder: Path) -> list[Path]:
-    return [folder / "a.parquet", folder / "b.parquet"]
 
 
 def block(page: str, name: str) -> Any:
@@ -241,9 +179,65 @@ def test_filters_keys_and_links(tmp_path) -> None:
         )
         assert chrome.js("document.querySelector('h2').textContent") == "a · a/2"
         assert chrome.js("document.querySelector('.response.here').id") == "sample-4"
-        assert chrome.js("document.querySelector('.response.here').innerText").find("step 5 sample 4 of a/2") > 0
+        # the responses are drawn after the question and the votes
+        chrome.wait("document.querySelector('.response.here').innerText.includes('step 5 sample 4 of a/2')", 5)
         assert chrome.errors == []
         assert [u.rpartition("/")[2] for u in chrome.requests] == ["page-0.html", "page-1.html"]
+
+
+@pytest.mark.slow
+@pytest.mark.chromium
+def test_two_steps_side_by_side_the_curve_and_problems_that_changed(tmp_path) -> None:
+    spec = write_run(tmp_path, 3, 7, (0, 5))
+    frame = pd.DataFrame({"step": [5, 1, 3], "true_accuracy": [0.5, 0.25, None], "majority_ratio": [1.0, 0.5, 0.75]})
+    io.write_parquet(tmp_path / "metrics.parquet", frame.assign(kl=0.1))
+    page = collect({**spec, "metrics": str(tmp_path / "metrics.parquet")}, tables(tmp_path), 1000)
+    assert page.index["training"] == {
+        "step": [1, 3, 5], "true_accuracy": [0.25, None, 0.5], "majority_ratio": [0.5, 0.75, 1.0]
+    }  # fmt: skip
+    changed = next(g for g in page.index["groups"] if (g["step"], g["problem"]) == (1, 1))
+    changed |= {"winner": 1, "right": False}
+    with Chrome() as chrome:
+        opened(chrome, tmp_path, render_page(page), "#step=5&problem=a%2Fa%2F1")
+        count = "document.getElementById('count').textContent"
+        for kind, left in (("flipped", 1), ("lost", 1), ("wrong", 1), ("gained", 0), ("cut", 5), ("all", 5)):
+            chrome.js(f"go({{kind: '{kind}'}})")
+            assert chrome.js(count).endswith(f" to {left} problems"), kind
+        names = "[...document.querySelectorAll('#list button')].map((b) => b.innerText.split('\\n')[1]).join('|')"
+        assert chrome.js(names).startswith("Problem 0 of a?|Problem 1 of a?"), "questions, not ids"
+        chrome.js("go({problem: 1})")
+        chrome.key("b")
+        columns = "[...document.querySelectorAll('.columns > div')].map((c) => c.innerText)"
+        chrome.wait(f"{columns}.filter((text) => text.includes('sample 6')).length === 2", 5)
+        before, here = chrome.js(columns)
+        assert before.startswith("Step 0") and "step 0 sample 6 of a/1" in before and "step 5" not in before
+        assert here.startswith("Step 5") and "step 5 sample 6 of a/1" in here
+        chrome.js("go({show: 'correct'})")
+        assert chrome.js("document.querySelectorAll('.response').length") == 4
+        assert "beside=0" in chrome.js("location.hash")
+        told = "document.getElementById('curve').innerText"
+        assert "step 5 of 5" in chrome.js(told) and "accuracy in training 50 %" in chrome.js(told)
+        assert "agreement in training 100 %" in chrome.js(told)
+        chrome.js(
+            "{const s = document.querySelector('#curve svg'), b = s.getBoundingClientRect();"
+            "s.dispatchEvent(new MouseEvent('click', {clientX: b.left + 1, clientY: b.top + 1}))}"
+        )
+        chrome.wait("location.hash.startsWith('#step=0')", 5)
+        assert chrome.js("document.querySelectorAll('#curve .place').length") == 1
+        chrome.key("b")
+        chrome.wait("!location.hash.includes('beside')", 5)
+        assert chrome.errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.chromium
+def test_a_phone_shows_the_page_without_scrolling_to_the_side(tmp_path) -> None:
+    page = render_page(collect(write_run(tmp_path, 3, 7, (0, 5, 9)), tables(tmp_path), 1000))
+    with Chrome(390, 844) as chrome:
+        opened(chrome, tmp_path, page, "#step=5&problem=a%2Fa%2F1&beside=0")
+        assert chrome.js("document.documentElement.scrollWidth <= innerWidth")
+        assert chrome.js("document.getElementById('curve').hidden"), "without metrics there is no curve"
+        assert chrome.js("document.querySelector('.response').getBoundingClientRect().width") > 300
 
 
 @pytest.mark.slow

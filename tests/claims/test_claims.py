@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from srt.claims.verdict import (
 )
 from srt.claims.verdict_tables import FALSE_DISCOVERIES, to_frame, to_html, to_markdown
 from srt.common.errors import SrtError
+from srt.common.io import write_parquet
 from srt.config.base import literals
 from srt.config.claims import FROM_TRAINING, OPTIONS, Claim
 from srt.metrics.intervals import crossed, mean_interval, t_quantile
@@ -318,3 +320,56 @@ def test_every_estimator_has_options_and_a_function() -> None:
     documented = (ROOT / "docs/claims.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in documented for name in ESTIMATORS)
     assert set(literals(Claim.model_fields["estimator"].annotation)) == set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "verdict", "told"),
+    [
+        ({"other": True}, SUPPORTED, "Without them as well: 2 of 60 questions of t are in other."),
+        (
+            {"most": False},
+            UNDECIDED,
+            "Supported only with questions that were trained on (30 of 60 questions of t are in most)",
+        ),
+        ({"t": False}, SUPPORTED, ""),  # test-time training
+        ({"variants": True}, SUPPORTED, ""),  # the same sentence with other numbers
+        (
+            {"t": True},
+            UNDECIDED,
+            "(60 of 60 questions of t are in t). Without them: Every question of t was trained on.",
+        ),
+    ],
+)
+def test_a_supported_claim_holds_without_questions_that_were_trained_on(
+    tables: Tables, trained_on: dict[str, bool], verdict: str, told: str
+) -> None:
+    spec = claims_of(tables)
+    ids = [f"t-{i}" for i in range(60)]
+    start, end = (
+        pd.read_parquet(tables.folder / f"eval/{name}/tests.groups.parquet")["pass_rate"].to_numpy()
+        for name in ("base/up", "up-s1/step-400")
+    )
+    end = end.copy()
+    gained = set(np.argsort(start - end)[:30])  # without these there is no clear gain
+    for place in range(60):
+        if place not in gained:
+            end[place] = start[place]
+    frame = pd.read_parquet(tables.folder / "eval/up-s1/step-400/tests.groups.parquet").assign(pass_rate=end)
+    write_parquet(tables.folder / "eval/up-s1/step-400/tests.groups.parquet", frame)
+    dirty = {"other": {0, 1}, "most": gained, "t": set(range(60)), "variants": set(range(60))}
+    kinds = {"other": ("near", True), "most": ("exact", False), "variants": ("near", False)}
+    pairs = [(train, "t", ids[i], *kind) for train, kind in kinds.items() for i in sorted(dirty[train])]
+    columns = ["train", "test", "test_id", "kind", "same_numbers"]
+    write_parquet(tables.folder / "pairs.parquet", pd.DataFrame(pairs, columns=columns))
+    rows = [(train, "t", ids[i], i not in places) for train, places in dirty.items() for i in range(60)]
+    clean = tables.folder / "clean_rows.parquet"
+    write_parquet(clean, pd.DataFrame(rows, columns=["train", "test", "problem_id", "clean"]))
+    spec["runs"]["up"]["trained_on"] = trained_on
+    assert check_claims(spec)[0].verdict.verdict == SUPPORTED, "without an audit nothing is left out"
+    found = check_claims({**spec, "clean": str(clean)})
+    assert found[0].verdict.verdict == verdict and told in found[0].verdict.reason
+    assert found[1].verdict.verdict == REFUTED and found[2].verdict.verdict == UNDECIDED
+    with pytest.raises(SrtError, match="the audit has not compared 'new' with 't'"):
+        spec["runs"]["up"]["trained_on"] = {"new": True}
+        check_claims({**spec, "clean": str(clean)})
+    assert check_claims({**spec, "clean": "none"}, partial=True)[0].verdict.verdict == SUPPORTED

@@ -104,7 +104,7 @@ def test_a_terminal_has_a_line_per_stage_that_is_written_anew(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((20, 3)))
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((20, 3)))
     screen = Screen()
     screen.show(["data", "training"])
     screen.say("a warning")

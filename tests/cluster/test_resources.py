@@ -36,13 +36,17 @@ from srt.cluster.workloads import UNKNOWN_ROWS, expected_rows, training_work
 from srt.common.errors import SrtError
 from srt.config import Config, load_config, read_yaml
 from srt.config.models import JobSize
+from srt.config.runs import Refill
 from srt.cost.lengths import Lengths
 from srt.cost.memory import (
+    activation_bytes,
     engine_bytes,
     host_sampling_bytes,
     host_training_bytes,
+    kept_layers,
     trainer_bytes,
     training_bytes,
+    workspace_bytes,
 )
 from srt.cost.parameters import CENTRAL, GENEROUS
 from srt.cost.seconds import step_seconds
@@ -59,9 +63,11 @@ OPEN = replace(PAPER, engine_sleep=None)  # as a run that says nothing about it
 
 def test_the_fewest_gpus() -> None:
     """ZeRO 1 is the default of the code, the full configuration has 2; the reference in host memory where it helps."""
-    awake = replace(PAPER, reference_offload=False)
-    assert (fewest_gpus(awake, H200), fewest_gpus(PAPER, H200), fewest_gpus(OPEN, H200)) == (8, 4, 2)
-    two = replace(PAPER, zero_stage=2)
+    whole = replace(PAPER, split_groups=False)  # with memory for the graphs of a group at its limits
+    awake, asleep = replace(whole, reference_offload=False), replace(whole, engine_sleep=None)
+    assert (fewest_gpus(awake, H200), fewest_gpus(whole, H200), fewest_gpus(asleep, H200)) == (8, 4, 2)
+    assert fewest_gpus(replace(awake, split_groups=True), H200) == 4
+    two = replace(whole, zero_stage=2)
     assert (fewest_gpus(replace(two, reference_offload=False), H200), fewest_gpus(two, H200)) == (4, 4)
     assert fewest_gpus(replace(two, engine_sleep=None), H200) == 2
     assert fewest_gpus(replace(OPEN, shape=SHAPES["Qwen/Qwen2.5-1.5B"]), H200) == 1
@@ -69,6 +75,10 @@ def test_the_fewest_gpus() -> None:
     large = replace(OPEN, shape=SHAPE_14B, zero_stage=3, old_policy_pass=True)
     assert fewest_gpus(large, H200) == 8 and fewest_gpus(replace(large, reference_offload=False), H200) == 16
     assert fewest_gpus(two, 2 * H200) == 1
+    shared = replace(large, zero_stage=2, old_policy_pass=False, rollout_tensor_parallel=4)
+    assert fewest_gpus(shared, H200) == 4
+    for more in ({"split_groups": False}, {"rollout_tensor_parallel": 1}):  # it takes both
+        assert fewest_gpus(replace(shared, **more), H200) == 8
     assert training_bytes(replace(OPEN, zero_stage=2), 1) > H200  # "on one H200 full 7B training does not fit"
     llama = replace(two, shape=SHAPES["meta-llama/Llama-3.1-8B-Instruct"])
     assert fewest_gpus(llama, H200) == 4 and fewest_gpus(replace(llama, engine_sleep=None), H200) == 2
@@ -79,9 +89,9 @@ def test_what_is_left_open_is_chosen_by_time_and_room() -> None:
     chosen = place(two, 2, H200)
     assert (chosen.reference_offload, chosen.engine_sleep) == (True, True)
     assert chosen.cache_bytes > 28e9  # it was 8.8 GB with the reference in host memory alone
-    # on 4 GPUs the engine stays awake, on 8 the reference stays too: nothing is gained by moving
-    assert [place(two, gpus, H200).engine_sleep for gpus in (4, 8)] == [False, False]
-    assert [place(two, gpus, H200).reference_offload for gpus in (4, 8)] == [True, False]
+    # on 4 GPUs the engine sleeps, so that layers keep activations; on 8 nothing is gained by moving
+    assert [place(two, gpus, H200).engine_sleep for gpus in (4, 8)] == [True, False]
+    assert [place(two, gpus, H200).reference_offload for gpus in (4, 8)] == [False, False]
     for sleep, offload in ((False, True), (True, False)):  # by hand
         given = place(replace(two, engine_sleep=sleep, reference_offload=offload), 2, H200)
         assert (given.engine_sleep, given.reference_offload) == (sleep, offload)
@@ -143,6 +153,13 @@ def test_engines_are_shared_as_the_run_says() -> None:
     assert training_work(changed, "srt_dapo-s1", 100).rollout_tensor_parallel == 1
 
 
+def test_a_step_draws_as_many_rounds_as_its_rule_says() -> None:
+    plain = config("config/config.yaml")
+    run = plain.runs["gt_dapo"].model_copy(update={"refill": Refill(dynamic_sampling=True, rounds=3)})
+    refilled = plain.model_copy(update={"runs": plain.runs | {"gt_dapo": run}})
+    assert [training_work(c, "gt_dapo-s1", 100).rollout_rounds for c in (plain, refilled)] == [1, 3]
+
+
 def test_where_no_number_holds_it_the_sentence_says_what_to_do() -> None:
     with pytest.raises(
         SrtError, match=r"14.8e9 parameters needs GPUs of \d+ GB, even on 16 of them, .* use a higher zero_stage"
@@ -157,18 +174,38 @@ def test_where_no_number_holds_it_the_sentence_says_what_to_do() -> None:
 
 def test_vllm_gets_what_the_trainer_leaves() -> None:
     """On 8 GPUs the 7B's trainer leaves vLLM its weights, and a cache for the 64 responses of a GPU at full length."""
-    share = vllm_percent(PAPER, 8, H200)
-    assert share == 26
-    assert 1 < cache_bytes(PAPER, 8, H200) / (64 * 4096 * 57_344) < 2
+    whole = replace(PAPER, split_groups=False)
+    share = vllm_percent(whole, 8, H200)
+    assert share == 26 < vllm_percent(PAPER, 8, H200)  # with memory for a usual group only
+    assert 1 < cache_bytes(whole, 8, H200) / (64 * 4096 * 57_344) < 2
     # a small model takes little of a GPU, but twice what it is estimated to need beside its weights
     small = replace(PAPER, shape=scaled(1.35e8), lengths=Lengths.of_limits(64, 128, GENEROUS))
     assert vllm_percent(small, 1, 24e9) == 26 and cache_bytes(small, 1, 24e9) > 3 * GB
-    trainer = training_bytes(PAPER, 8) - engine_bytes(PAPER, 8)
+    trainer = training_bytes(whole, 8) - engine_bytes(whole, 8)
     assert trainer + share / 100 * H200 <= resources.USABLE * H200
     two = replace(PAPER, zero_stage=2, reference_offload=True)
     assert vllm_percent(replace(two, engine_sleep=True), 2, H200) > vllm_percent(two, 2, H200)  # no activations then
     assert vllm_percent(PAPER, 1, H200) == 10  # too few GPUs, by hand
     assert vllm_percent(replace(PAPER, vllm=False), 8, H200) == resources.VLLM_PERCENT
+
+
+def test_activations_get_the_memory_that_is_left() -> None:
+    """39 GB on 2 GPUs with an engine that sleeps: a usual group of a 7B keeps 16 of 28 layers, one at its limits 2."""
+    two = replace(OPEN, zero_stage=2)
+    placed = place(two, 2, H200).of(two)
+    room, shape = placed.activation_bytes, placed.shape
+    trainer = trainer_bytes(placed, 2)
+    assert room == pytest.approx(38.9e9, rel=0.01)
+    assert trainer.held + room + workspace_bytes(placed, 2) <= resources.USABLE * H200
+    assert [kept_layers(shape, "bfloat16", tokens, room) for tokens in (21_620, 1024 + 32 * 3072)] == [16, 1]
+    awake = place(replace(two, engine_sleep=False), 8, H200)
+    used = vllm_percent(awake.of(two), 8, H200) / 100 * H200 + trainer_bytes(awake.of(two), 8).held
+    assert used + awake.activation_bytes + workspace_bytes(awake.of(two), 8) <= resources.USABLE * H200
+    assert awake.activation_bytes >= 0.999 * activation_bytes(awake.of(two), 8)
+    for unused in (replace(two, checkpointing="none"), replace(two, shape=SHAPE_14B)):  # what fits in no way has none
+        assert place(unused, 2, H200).activation_bytes == 0
+    assert place(two, 0, H200).activation_bytes == 0
+    assert training_job(config("config/config.yaml"), "srt_dapo-s1", 100, LIMITS).activation_mb == round(room / 1e6)
 
 
 # -- time and cores ----------------------------------------------------------------------------------------------------
@@ -195,25 +232,25 @@ def test_cores_feed_gpus_or_are_what_the_run_computes_with() -> None:
     assert resources.cores(replace(PAPER, threads=3), 0) == 3
 
 
-TABLE = {  # ZeRO stages as in the full configuration
-    "Qwen2.5 1.5B": ("Qwen/Qwen2.5-1.5B", 2), "Qwen3 4B": ("Qwen/Qwen3-4B-Base", 2),
-    "Qwen2.5 7B": ("Qwen/Qwen2.5-Math-7B", 2), "Qwen3 14B": ("Qwen/Qwen3-14B-Base", 3),
+TABLE = {  # GPUs that share an engine as in the full configuration, which has ZeRO 2
+    "Qwen2.5 1.5B": ("Qwen/Qwen2.5-1.5B", 1), "Qwen3 4B": ("Qwen/Qwen3-4B-Base", 1),
+    "Qwen2.5 7B": ("Qwen/Qwen2.5-Math-7B", 1), "Qwen3 14B": ("Qwen/Qwen3-14B-Base", 4),
 }  # fmt: skip
 
 
 def test_the_table_in_the_docs_is_what_the_formulas_give() -> None:
     rows = [
-        "| model | GPUs (ZeRO stage), used | training, 100 steps | sampling 17,225 problems x 32 |",
+        "| model | GPUs, used | training, 100 steps | sampling 17,225 problems x 32 |",
         "|---|---|---|---|",
     ]
-    for name, (repo, stage) in TABLE.items():
-        work = replace(OPEN, shape=SHAPES[repo], zero_stage=stage, old_policy_pass=stage == 3)
-        gpus, drawn = fewest_gpus(work, H200), replace(work, prompts=17_225)
+    for name, (repo, shared) in TABLE.items():
+        work = replace(OPEN, shape=SHAPES[repo], zero_stage=2, rollout_tensor_parallel=shared)
+        gpus, drawn = fewest_gpus(work, H200), replace(work, prompts=17_225, rollout_tensor_parallel=1)
         work = place(work, gpus, H200).of(work)
         hours = resources.training_minutes(work, gpus) / 60, resources.sampling_minutes(drawn, 1, H200) / 60
         host = host_training_bytes(work, gpus) / GB, host_sampling_bytes(drawn, 1) / GB
         rows.append(
-            f"| {name} | {gpus} ({stage}), {training_bytes(work, gpus) / GB:.0f} GB each "
+            f"| {name} | {gpus}, {training_bytes(work, gpus) / GB:.0f} GB each "
             f"| {hours[0]:g} h, {host[0]:.0f} GB | {hours[1]:g} h, {host[1]:.0f} GB |"
         )
     assert "\n".join(rows) in (ROOT / "docs/cluster.md").read_text(), "\n".join(rows)

@@ -18,17 +18,13 @@ from srt.answers.extract import EXTRACTORS
 from srt.config import Config, document, load_config, read_yaml
 from srt.config.base import literals
 from srt.config.checks.names import RULES
-from srt.config.document.readme import CHAPTERS, TEMPLATE, readme_text
+from srt.config.document.pages import members, pages
 from srt.config.document.schema import main_schema
 from srt.config.evaluation import ScoringConfig
 from srt.config.figures import OPTIONS, DynamicsOptions, Figure
 from srt.config.runs import Run
 from support.commands import srt
 from support.config_files import FILES
-
-
-def models() -> list[type[BaseModel]]:
-    return [model for _, _, members in CHAPTERS for model in members]
 
 
 def reachable(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> set[type[BaseModel]]:
@@ -49,9 +45,9 @@ def test_committed_files_are_in_step(root: Path) -> None:
     assert document.stale(root) == [], "run `srt docs`"
 
 
-def test_every_key_of_every_model_is_described_in_the_readme() -> None:
-    text = readme_text()
-    documented = set(models())
+def test_every_key_of_every_model_is_described_on_a_page() -> None:
+    text = "\n".join(pages().values())
+    documented = set(members())
     needed = reachable(Config) | {m for option in OPTIONS.values() for m in reachable(option)}
     assert needed <= documented
     for model in documented:
@@ -113,16 +109,16 @@ def test_check_tells_what_is_out_of_date(tmp_path: Path) -> None:
     srt("docs", "--check", folder=tmp_path, code=2)
     srt("docs", folder=tmp_path)
     srt("docs", "--check", folder=tmp_path)
-    readme = tmp_path / "config" / "README.md"
-    readme.write_text(readme.read_text() + "x")
+    page = tmp_path / "docs/config/train.md"
+    page.write_text(page.read_text() + "x")
     done = srt("docs", "--check", folder=tmp_path, code=2)
-    assert done.stderr == "error: config/README.md: out of date with src/srt/config: run `srt docs`\n"
+    assert done.stderr == "error: docs/config/train.md: out of date with src/srt/config: run `srt docs`\n"
 
 
-def test_the_examples_of_the_readme_work(root: Path) -> None:
+def test_the_examples_work(root: Path) -> None:
     raw = read_yaml(root / "config" / "smoke.yaml")
     sections = {name: read_yaml(root / path) for name, path in raw.pop("files").items()}
-    blocks = re.findall(r"```yaml\n# (\w+)\n(.*?)```", TEMPLATE.read_text(), re.S)
+    blocks = re.findall(r"```yaml\n# (\w+)\n(.*?)```", (root / "docs/config/examples.md").read_text(), re.S)
     assert {section for section, _ in blocks} == {"models", "datasets", "runs", "figures"}
     for section, text in blocks:
         sections[section] |= yaml.safe_load(text)

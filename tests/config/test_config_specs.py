@@ -47,7 +47,16 @@ def changed(folder: Path, file: str, old: str, new: str) -> set[str]:
         (MAIN, "1.0e-4", "0.0001"),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: '0.01'"),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, preset: clean, kl_clamp: null, truncated: count"),
-        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, entropy_reward: 0, certainty_reward: 0.0"),
+        (
+            RUNS,
+            "kl_coefficient: 0.01",
+            "kl_coefficient: 0.01, entropy_reward: 0, certainty_reward: 0.0, label_share: null",
+        ),
+        (
+            RUNS,
+            "kl_coefficient: 0.01",
+            "kl_coefficient: 0.01, clip_high: null, overlong_cache: null, schedule: constant, warmup_steps: 0",
+        ),
     ],
 )
 def test_what_changes_no_spec(file: str, old: str, new: str, tmp_path: Path) -> None:
@@ -70,7 +79,12 @@ ALL_OF_TINY = {"model tiny", "sample tiny"} | RUN_SRT | RUN_GT
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, threads: 2", RUN_GT),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, kl_clamp: 5", RUN_GT),
         (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, truncated: mask", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, clip: 0.2, clip_high: 0.28", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, overlong_cache: 9", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, warmup_steps: 2", RUN_GT),
+        (RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, schedule: linear", RUN_GT),
         (RUNS, "reward: majority", "reward: offline_labels", RUN_SRT),
+        (RUNS, "reward: majority", "reward: majority\n  refill: {dynamic_sampling: true}", RUN_SRT),
         (RUNS, "reward: majority", "reward: majority\n  on_alarm: stop", RUN_SRT),
         (RUNS, "reward: majority", "reward: majority\n  on_alarm: offline_labels", RUN_SRT),
         (RUNS, "reward: ground_truth", "reward: ground_truth\n  stop_at: {accuracy: 0.9}", RUN_GT),
@@ -98,6 +112,36 @@ ALL_OF_TINY = {"model tiny", "sample tiny"} | RUN_SRT | RUN_GT
 )  # fmt: skip
 def test_what_changes_which_specs(file: str, old: str, new: str, expected: set[str], tmp_path: Path) -> None:
     assert changed(tmp_path, file, old, new) == expected
+
+
+def test_a_schedule_ends_with_the_run_unless_told_otherwise(tmp_path: Path) -> None:
+    """Only a rate that falls depends on the run's length; with its end spelled out it can be extended."""
+    write(tmp_path)
+    change(tmp_path, RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, schedule: cosine")
+    spec = train_spec(load(tmp_path), "gt-s1")
+    assert json.loads(spec)["train"]["schedule_steps"] == 12
+    change(tmp_path, RUNS, "schedule: cosine", "schedule: cosine, schedule_steps: 12")
+    assert train_spec(load(tmp_path), "gt-s1") == spec
+    change(tmp_path, RUNS, "schedule_steps: 12", "schedule_steps: 24")
+    other = train_spec(load(tmp_path), "gt-s1")
+    change(
+        tmp_path, RUNS, "steps: 12\n  segment: 6\n  suites: [tests]\n", "steps: 24\n  segment: 6\n  suites: [tests]\n"
+    )
+    assert train_spec(load(tmp_path), "gt-s1") == other != spec
+
+
+def test_a_rule_of_refill_says_in_the_spec_what_it_uses(tmp_path: Path) -> None:
+    """As before there was a second rule, where that one is not used."""
+    write(tmp_path)
+    old = "reward: majority"
+    for rule, said in (
+        ("{majority: 0.6}", {"majority": 0.6, "rounds": 4}),
+        ("{majority: 0.6, dynamic_sampling: false}", {"majority": 0.6, "rounds": 4}),
+        ("{dynamic_sampling: true, rounds: 2}", {"dynamic_sampling": True, "rounds": 2}),
+    ):
+        change(tmp_path, RUNS, old, f"reward: majority\n  refill: {rule}")
+        old = f"reward: majority\n  refill: {rule}"
+        assert json.loads(train_spec(load(tmp_path), "srt-s1"))["refill"] == said
 
 
 def test_swapping_two_values_changes_the_spec(tmp_path: Path) -> None:
@@ -135,7 +179,7 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
         "label", "method", "seeds", "steps", "segment", "suites", "probe", "gpus", "job", "reference_offload",
         "engine_sleep", "rollout_tensor_parallel", "extends", "validation",
     }  # fmt: skip
-    in_it_when_used = {"init", "teacher", "on_alarm", "stop_at", "refill", "preference"}
+    in_it_when_used = {"init", "teacher", "on_alarm", "stop_at", "refill", "preference", "reward_labels"}
     assert set(Run.model_fields) - left_out - in_it_when_used <= set(spec)
     assert not (left_out | in_it_when_used) & set(spec)
 

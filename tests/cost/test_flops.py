@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,9 +14,12 @@ from transformers import MixtralConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Conf
 
 from srt.common.errors import SrtError
 from srt.cost import hardware
-from srt.cost.flops import count_tokens, forward_flops, update_flops
+from srt.cost.flops import Tokens, count_tokens, forward_flops, recomputed_flops, update_flops
 from srt.cost.hardware import measured_rate, mfu, peak_flops
 from srt.cost.shapes import SHAPES, Shape, decoder
+from srt.packing.activation_checkpointing import checkpoint_activations
+from srt.packing.logprobs import packed, response_logprobs
+from srt.packing.pack import pack
 from support.work import Clock
 
 HIDDEN, HEADS, KV, LAYERS, WIDE, VOCAB = 32, 4, 2, 3, 48, 70
@@ -109,7 +113,24 @@ def test_forward_and_update_equal_torch_s_counter_up_to_the_masked_half(prompt, 
     assert forward_flops(shape, tokens) == ahead - masked
     assert update_flops(shape, tokens, reference=False) == ahead + back - 3 * masked
     assert update_flops(shape, tokens) == 4 * forward_flops(shape, tokens)
-    assert update_flops(shape, tokens, recompute=True, old_policy=True) == 6 * forward_flops(shape, tokens)
+    assert update_flops(shape, tokens, old_policy=True) == 5 * forward_flops(shape, tokens)
+
+
+def test_what_a_backward_pass_computes_again_is_torch_s_count() -> None:
+    """On a pack, as the trainer does: all layers but their last product, or none of the products at all."""
+    counts = {}
+    for mode in ("none", "selective", "full"):
+        model = Qwen2ForCausalLM._from_config(tiny())
+        checkpoint_activations(model, mode)
+        p = pack([[1, 2, 3]] * 2, [np.arange(9, dtype=np.int32), np.arange(4, dtype=np.int32)], [0, 0], [0, 1])
+        with packed(model):
+            logprobs, _ = response_logprobs(model, p, 1.0)
+            with FlopCounterMode(display=False) as counter:
+                logprobs.sum().backward()
+        counts[mode] = counter.get_total_flops()
+    products = replace(Shape.of(tiny()), attention=0, head=0)  # the attention of a CPU is not counted
+    again = recomputed_flops(products, Tokens(len(p.ids), 0, 0), 1.0)
+    assert (counts["full"] - counts["none"], counts["selective"] - counts["none"]) == (again, 0)
 
 
 def test_sequences_add_up_and_padding_does_not_count():

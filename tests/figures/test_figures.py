@@ -19,11 +19,12 @@ from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from srt.config import read_yaml
 from srt.config.figures import OPTIONS
-from srt.figures import KINDS, render
+from srt.figures import KINDS, render, style
 from srt.figures.dynamics import running_mean
 from srt.figures.examples import wrapped
+from srt.figures.figure_data import FigureData
 from srt.figures.render import evidence_note
-from srt.figures.spec import parse_spec
+from srt.figures.spec import Series, parse_spec
 from srt.figures.style import METHODS, look, looks
 from support import ROOT
 from support.figure_world import World, examples_spec, spec_of
@@ -148,6 +149,23 @@ def test_dynamics_smooth_long_runs_and_keep_the_raw_values(specs: dict, world: W
     plain = draw(specs["fig3"], tmp_path, lambda spec: spec.update(options={"smooth": 1, "quantities": ["entropy"]}))
     plain = plain[plain.quantity != "collapse alarm"]
     assert set(plain.quantity) == {"entropy"} and np.allclose(plain.value, plain.raw)
+
+
+def test_a_run_that_its_alarm_ended_is_drawn_to_the_evaluation_after_it(monkeypatch) -> None:
+    curve = pd.DataFrame({"step": [0, 20, 40, 60]})
+    run = {"run": "a-s1", "label": "A", "method": "srt", "points": [{"step": 0, "groups": ["g"]}], "datasets": ["t"]}
+    stopped, other = (Series(**run, metrics="m", alarm_stops=stops) for stops in (True, False))
+    for alarm, ends, drawn in ((21, [stopped] * 2, 40), (20, [stopped], 20), (21, [other], 60), (None, [stopped], 60)):
+        monkeypatch.setattr(FigureData, "alarm", lambda self, run, step=alarm: step)
+        assert FigureData(None).drawn(ends, curve).step.max() == drawn
+
+
+def test_a_legend_lists_marks_last() -> None:
+    figure, axes = style.grid(1)
+    for label, gid in (("alarm", style.MARK), ("srt", None), ("truth", None)):
+        axes[0].plot([0, 1], label=label, gid=gid)
+    style.legend(figure, axes)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["srt", "truth", "alarm"]
 
 
 def test_running_mean_leaves_gaps_out() -> None:

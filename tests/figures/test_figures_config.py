@@ -234,6 +234,7 @@ def test_panels_of_models_with_another_n_say_theirs(full: Config, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_figure_can_be_drawn(full: Config, tmp_path: Path) -> None:
     """With the configured number of samples, since a figure that fails after all training is expensive."""
     for name in full.figures:

@@ -118,6 +118,7 @@ def test_vllm_takes_its_steps_and_samples(report) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_bare_image_does_what_it_can(tmp_path) -> None:
     """Without DeepSpeed, vLLM, psutil, datasets and Snakemake."""
     (tmp_path / "site").mkdir()

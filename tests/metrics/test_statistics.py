@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt.metrics.statistics import gap_curve, pass_at_k
+from srt.metrics.statistics import gap_curve, maj_at_k, pass_at_k
 
 
 @settings(deadline=None, derandomize=True)
@@ -37,3 +37,17 @@ def test_gap_curve_by_hand():
     assert curve["majority_accuracy"][:4].tolist() == pytest.approx([0.5, 2 / 3, 0.5, 1.0])
     assert curve.iloc[4][["pass_rate", "majority_accuracy"]].isna().all()
     assert len(gap_curve([1.0], [1.0], [True])) == 21
+
+
+def test_maj_at_k_equals_enumeration():
+    classes, correct = np.array([0, 0, 0, 1, 1, -1, 2]), np.array([False, True, True])
+    for k in range(1, len(classes) + 1):
+        chances = []
+        for drawn in combinations(classes, k):
+            votes = np.array([drawn.count(each) for each in range(3)])
+            top = votes == votes.max()
+            chances.append(correct[top].mean() if votes.max() else 0.0)
+        assert maj_at_k(classes, correct, k, np.random.default_rng(1)) == pytest.approx(np.mean(chances), abs=0.08), k
+    assert maj_at_k(np.array([-1, -1]), np.array([], bool), 1, np.random.default_rng(1)) == 0.0
+    with pytest.raises(ValueError, match="k=3 with n=2"):
+        maj_at_k(np.array([0, 0]), np.array([True]), 3, np.random.default_rng(1))

@@ -95,6 +95,15 @@ def test_a_trace_without_corruption_is_right(expression, seed):
     assert len(steps) == len(expression.split()) // 2
 
 
+def test_a_misread_trace_adds_every_term():
+    """Signs of numbers stay: only the operators are read as plus. The share of such traces is `misread`."""
+    rng = random.Random(0)
+    steps, answer = steps_of(trace("-3 - -4 + 5 - 2", rng, 0.0, misread=1.0))
+    assert answer == -3 - 4 + 5 + 2 and {sign for _, sign, _, _ in steps} == {"+"}
+    wrong = sum(steps_of(trace("9 - 4", rng, 0.0, misread=0.3))[1] == 13 for _ in range(4000))
+    assert abs(wrong / 4000 - 0.3) < 0.03
+
+
 @pytest.mark.parametrize("corruption", [0.1, 0.5, 1.0])
 def test_the_share_of_wrong_steps_is_the_corruption(corruption):
     """Each later step uses the wrong number, so that a trace stays a chain."""
@@ -119,13 +128,17 @@ def test_the_share_of_wrong_steps_is_the_corruption(corruption):
 
 
 def test_problems_are_chain_sums_of_the_mix():
-    parts = [PART | {"weight": 3.0}, {"params": {"min_terms": 6, "max_terms": 6, "min_digits": 1, "max_digits": 1}}]
+    parts = [
+        PART | {"weight": 3.0},
+        {"params": {"min_terms": 6, "max_terms": 6, "min_digits": 1, "max_digits": 1}, "misread": 0.25},
+    ]
     model = TinyModel.model_validate({k: v for k, v in SPEC.items() if k != "revision_of_code"} | {"parts": parts})
     stream = problems(model, 0)
     drawn = [next(stream) for _ in range(400)]
-    long = sum(len(expression.split()) == 11 for _, expression in drawn)
+    long = sum(len(expression.split()) == 11 for _, expression, _ in drawn)
     assert 60 < long < 140  # a quarter of 400
-    assert all(expression in question and question.startswith(QUESTION) for question, expression in drawn)
+    assert all(expression in question and question.startswith(QUESTION) for question, expression, _ in drawn)
+    assert all((len(expression.split()) == 11) == (misread == 0.25) for _, expression, misread in drawn)
     again = problems(model, 0)
     assert [next(again) for _ in range(400)] == drawn and len(set(drawn)) > 300
 

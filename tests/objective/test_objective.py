@@ -166,6 +166,55 @@ def test_expected_gradient_is_the_policy_gradient_of_a_toy_policy():
     torch.testing.assert_close(mean, exact)
 
 
+def test_clip_higher_by_hand():
+    """DAPO, eps_low .2 and eps_high .28: ratios 1.5, .5, 1.5, .5 have gains 1.28, .5, -1.5, -.8.
+
+    A ratio has a gradient where the minimum takes the gain without the clip.
+    """
+    lp = torch.tensor([[1.5, 0.5], [1.5, 0.5]], dtype=torch.float64).log().requires_grad_()
+    options = LossOptions(clip=0.2, clip_high=0.28)
+    arguments = (
+        torch.zeros_like(lp),
+        torch.tensor([1.0, -1.0]),
+        sequence_weights(torch.tensor([2, 2])),
+        torch.ones(2, 2),
+    )
+    loss = policy_loss(lp, *arguments, options)
+    near(loss, -(1.28 + 0.5 - 1.5 - 0.8) / 4)
+    near(torch.autograd.grad(loss, lp)[0].flatten(), [0.0, -0.5 / 4, 1.5 / 4, 0.0])
+    symmetric = policy_loss(lp, *arguments, LossOptions(clip=0.2))
+    assert torch.equal(policy_loss(lp, *arguments, LossOptions(clip=0.2, clip_high=0.2)), symmetric)
+    near(symmetric, -(1.2 + 0.5 - 1.5 - 0.8) / 4)
+
+
+def test_gspo_by_hand():
+    """Mean log-ratios (.1, -.3, .2, .4), so s = (1.105171, .740818, 1.221403, 1.491825); A = (2, -2, -2, 2) / 3.
+
+    With clip .2 and .28 the second and the fourth are clipped. L is minus the mean gain (GSPO, Eq. 5), with the
+    gradient -s A / (4 T) at a token of the others.
+    """
+    moved = [[0.3, -0.15, 0.15], [-0.2, -0.4], [0.1, 0.1, 0.1, 0.5], [0.4, 0.4]]
+    lp = torch.nan_to_num(padded(OLD) + padded(moved)).requires_grad_()
+    options = LossOptions(clip=0.2, clip_high=0.28, ratio="gspo")
+    advantage = advantages(REWARD, GROUP)
+    loss = policy_loss(lp, padded(OLD), advantage, sequence_weights(LENGTHS, "sequence_mean"), MASK, options)
+    near(loss, -(0.736781 - 0.533333 - 0.814269 + 0.853333) / 4)
+    (gradient,) = torch.autograd.grad(loss, lp)
+    for i, value in enumerate([-0.061398, 0.0, 0.050892, 0.0]):
+        near(gradient[i, : LENGTHS[i]], [value] * int(LENGTHS[i]))
+        assert (gradient[i, LENGTHS[i] :] == 0).all()
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_on_policy_gspo_has_the_gradient_of_the_token_ratio(aggregation):
+    weights, gradients = sequence_weights(LENGTHS, aggregation), []
+    for ratio in ("token", "gspo"):
+        lp = torch.nan_to_num(padded(OLD)).requires_grad_()
+        loss = policy_loss(lp, lp.detach(), golden_advantages(), weights, MASK, LossOptions(clip=0.2, ratio=ratio))
+        gradients.append(torch.autograd.grad(loss, lp)[0])
+    torch.testing.assert_close(*gradients)
+
+
 def test_clip_and_entropy():
     lp = torch.tensor([[0.5]], dtype=torch.float64)
     old = torch.zeros_like(lp)

@@ -71,7 +71,10 @@ def test_equal_settings_are_one_spec(preset):
     assert Train.model_validate(full.model_dump()).resolved() == full == full.resolved()
     assert full.rollouts_trained == 32 and full.rollouts_per_prompt == (64 if preset == "ttrl" else 32)
     missing = {k for k, v in full.model_dump().items() if v is None}
-    assert missing <= {"clip", "kl_clamp", "importance_cap", "sync_tolerance"}
+    assert missing <= {
+        "clip", "clip_high", "kl_clamp", "importance_cap", "sync_tolerance", "label_share", "overlong_cache",
+        "schedule_steps",
+    }  # fmt: skip
 
 
 def test_all_responses_are_trained_on_unless_told_otherwise():
@@ -89,6 +92,19 @@ def test_all_responses_are_trained_on_unless_told_otherwise():
         ),
         ({"iterations": 2}, "iterations (2) needs clip: set clip (PPO: 0.2) or iterations to 1"),
         ({"preset": "trl", "importance_cap": 2}, "importance_cap weights tokens, but ratio is sequence: set ratio to"),
+        (
+            {"ratio": "gspo", "importance_cap": 2},
+            "importance_cap weights tokens, but ratio is gspo: set ratio to token",
+        ),
+        ({"schedule_steps": 9}, "schedule_steps (9) has no effect if schedule is constant: set schedule to linear or"),
+        (
+            {"overlong_cache": 9, "max_new_tokens": 8},
+            "overlong_cache (9) is above max_new_tokens (8): set it to a part",
+        ),
+        ({"overlong_cache": 0}, "overlong_cache: must be greater than 0, not 0"),
+        ({"warmup_steps": -1}, "warmup_steps: must be at least 0, not -1"),
+        ({"schedule": "cosin"}, "schedule: unknown value 'cosin' (did you mean 'cosine'?)"),
+        ({"clip_high": 0.28}, "clip_high (0.28) needs clip: set clip (DAPO: 0.2) or remove clip_high"),
         (
             {"kl_placement": "loss", "kl_estimator": "k1"},
             "kl_estimator k1 in the loss has a mean gradient of zero: set",
@@ -119,6 +135,8 @@ def test_refused_in_one_sentence(keys, sentence):
     [
         {"preset": "authors", "iterations": 4},  # the clip range comes from the preset
         {"iterations": 2, "clip": 0.2, "zero_stage": 3},
+        {"preset": "authors", "iterations": 4, "clip_high": 0.28},  # above the clip range of the preset
+        {"iterations": 2, "clip": 0.0003, "clip_high": 0.0004, "ratio": "gspo", "aggregation": "sequence_mean"},
         {"importance_cap": 2.0, "iterations": 2, "clip": 0.2},
         {"kl_placement": "loss", "kl_estimator": "k1", "kl_coefficient": 0},
         {"preset": "ttrl", "rollouts_per_prompt": 8, "rollouts_trained": 4},

@@ -147,6 +147,51 @@ def test_gradients_are_those_of_single_sequences(tied, monkeypatch):
             assert grad.abs().max() > 0
 
 
+@pytest.fixture
+def beginning_alike(monkeypatch):
+    """The rows of `make_rows`, all of whose prompts begin with the same seven tokens."""
+    rows = make_rows
+
+    def with_beginning(seed: int = 0) -> tuple[list[list[int]], list[np.ndarray], list[int]]:
+        prompts, responses, group = rows(seed)
+        return [[*range(5, 12), *prompt] for prompt in prompts], responses, group
+
+    monkeypatch.setitem(globals(), "make_rows", with_beginning)
+    monkeypatch.setitem(globals(), "pack", functools.partial(pack, least_prefix=7))
+
+
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_gradients_are_those_of_whole_prompts_that_begin_alike(on_a_gpu, monkeypatch, as_on_a_gpu, beginning_alike):
+    """What all prompts of a pack begin with is computed once; in double precision, also as a GPU gets it."""
+    monkeypatch.setattr(Qwen2RMSNorm, "forward", double_norm)
+    model = make_model(True, "float64")
+    expected = naive_gradients(model)
+    prompts, responses, group = make_rows()
+    p = pack(prompts, responses, group, range(8))
+    assert p.attention.layout.prefix == 7 and len(p.ids) == 7 + 5 + 12 + 1 + sum(len(r) - 1 for r in responses)
+    if on_a_gpu:
+        as_on_a_gpu(kernel)
+    for packs in ([[0, 1, 2, 3, 4, 5, 6, 7]], [[2, 0], [4, 3, 1], [7, 5, 6]]):
+        for name, grad in gradients(model, packs).items():
+            torch.testing.assert_close(grad, expected[name], atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("window", [3, 9, 40])
+def test_a_window_is_the_same_over_a_common_beginning(window, monkeypatch, as_on_a_gpu, beginning_alike):
+    """Windows of a Mistral-like layer end within the response, within the prompt, and before the row."""
+    model = make_model()
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = window
+    prompts, responses, group = make_rows()
+    shared = pack(prompts, responses, group, range(8))
+    apart, _ = run(model, pack(prompts, responses, group, range(8), least_prefix=100))
+    found, _ = run(model, shared)
+    torch.testing.assert_close(found, apart, atol=1e-5, rtol=0)
+    as_on_a_gpu(kernel)
+    found, _ = run(model, pack(prompts, responses, group, range(8)))
+    torch.testing.assert_close(found, apart, atol=1e-5, rtol=0)
+
+
 def kernel(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
     max_q: int, max_k: int, *, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),

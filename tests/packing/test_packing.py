@@ -72,6 +72,18 @@ def test_layout_of_a_pack():
     assert p.lengths.tolist() == [3, 1, 2]
 
 
+def test_layout_of_prompts_that_begin_alike():
+    """What all of them begin with is computed once; each keeps its last token, which predicts."""
+    prompts, responses = [[7, 8], [7, 8], [7, 8, 9]], [np.array(x, np.int32) for x in ([1, 2, 3], [4], [5, 6])]
+    p = pack(prompts, responses, [0, 0, 1], [0, 1, 2], least_prefix=1)
+    assert p.ids.tolist() == [7, 8, 8, 9, 1, 2, 5]
+    assert p.position.tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert p.predict.tolist() == [1, 4, 5, 1, 3, 6]
+    assert p.token.tolist() == [1, 2, 3, 4, 5, 6]
+    assert len(pack(prompts, responses, [0, 0, 1], [0, 1, 2]).ids) == 8, "one common token is too few"
+    assert pack(prompts, responses, [0, 0, 1], [0, 1], least_prefix=1).attention.layout.prefix == 0, "one prompt"
+
+
 @quick
 @given(st.integers(0, 1000), st.none() | st.integers(1, 20))
 def test_attention_sees_its_prompt_and_its_past(seed, window):

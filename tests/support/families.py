@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,6 +51,19 @@ class Family:
                     else:
                         p.normal_(0.0, WIDE)
         return model.eval()
+
+
+def base_of(family: str, folder: Path, tokenizer_of: Path, **keys: object) -> Path:
+    """A model folder of a family with the tokenizer of another one."""
+    from srt.models.checkpoint import write_provenance
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_of)
+    entry = FAMILIES[family]
+    own = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    replace(entry, keys=entry.keys | own | keys).model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_provenance(folder)
+    return folder
 
 
 ROPE = {"rope_theta": 10000.0}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from srt.answers import Grader
 from srt.packing.logprobs import LogitScale, head_logprobs
+from srt.training.batches import Batch
+from srt.training.objectives import PolicyObjective
 from srt.training.rewards import training_rewards
+from srt.training.update import Statistics
 from support.hand_made_rollouts import GROUPS, make_trainer, naive_of_preset, near, updated
+from support.plain_update import ALONE, hyperparameters
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,28 @@ def test_the_gradient_is_that_of_the_formulas(tmp_path, tiny_base, sums, preset,
     near(actual, expected)
     if weights.keys() == {"entropy_reward"}:
         assert result["confidence_reward"] == pytest.approx(-result["entropy"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"entropy_reward": 1.0}, [0.5, 0.2, -0.7]),  # RENT: rewards -.3, -.5, -1.1
+        ({"certainty_reward": 1.0}, [-0.6, 0.3, 0.3]),  # Intuitor: rewards 2.0, 2.6, 2.6
+        ({"entropy_reward": 0.5, "certainty_reward": 0.1}, [1.14, -0.42, -0.72]),  # with votes 1, 0, 0 and a KL
+    ],
+)
+def test_golden_advantages(weights, expected):
+    """Leave-one-out over three responses: A = 3/2 (R - mean R)."""
+    mixture = len(weights) == 2
+    objective = PolicyObjective(hyperparameters(kl_coefficient=0.2 if mixture else 0, **weights), ALONE)
+    one = np.zeros(1, np.int32)
+    votes = np.array([1.0, 0.0, 0.0]) if mixture else np.zeros(3)
+    batch = Batch([[1]] * 3, [one] * 3, [0] * 3, votes, np.ones(3, dtype=bool))
+    found = Statistics(3)
+    found.entropy_mean[:] = torch.tensor([0.3, 0.5, 1.1])
+    found.certainty_mean[:] = torch.tensor([2.0, 2.6, 2.6])
+    found.kl_sum[:] = torch.tensor([1.0, 1.0, 0.5])
+    assert objective.advantages(batch, [0, 1, 2], found).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_golden_self_certainty():

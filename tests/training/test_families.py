@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
-from transformers import AutoTokenizer
 
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
-from srt.models.checkpoint import write_provenance
 from srt.models.probe_record import record_path
 from srt.training.run import run_segment
 from srt.training.training_set import read_training_set
-from support.families import FAMILIES
+from support.families import base_of
 from support.specs import train_spec
 from support.training import whole_run
-
-
-def base_of(family: str, folder: Path, tokenizer_of: Path, **keys: object) -> Path:
-    """A model folder of a family with the tokenizer of another one."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
-    entry = FAMILIES[family]
-    own = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    replace(entry, keys=entry.keys | own | keys).model().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_provenance(folder)
-    return folder
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "granite", "gpt_oss"])

@@ -134,6 +134,7 @@ def rank_one(launcher: subprocess.Popen) -> psutil.Process:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_save_say_75_and_go_on_to_the_same_bytes(tmp_path, tiny_base, sums):
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
     said, work = tmp_path / "said", folder / "work" / f"step-{STOP}"

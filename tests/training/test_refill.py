@@ -200,6 +200,7 @@ def test_interrupted_at_every_step(whole, tmp_path, tiny_base, sums):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sigkill_at_odd_steps_then_the_same_command_gives_the_same_bytes(whole, tmp_path, tiny_base, sums):
     work = tmp_path / "work" / "step-7"
     killed_then_finished(command(tmp_path, tiny_base, sums, spec_of(), 7), work, ((1, 0.03), (3, 0.0)))
@@ -212,6 +213,7 @@ def test_sigkill_at_odd_steps_then_the_same_command_gives_the_same_bytes(whole, 
 # `few`: steps that keep one prompt, so that one process has none, and a step that keeps none.
 CASES = {
     "usual": ({"majority": 0.25, "rounds": 3}, {}),
+    "dynamic": ({"dynamic_sampling": True, "rounds": 3}, {"reward": "ground_truth"}),
     "few": ({"majority": 0.375, "rounds": 3}, {"seed": 6}),
     "soft": ({"majority": 0.25, "rounds": 3}, {"reward": "soft_majority", "aggregation": "token_mean_micro"}),
 }

@@ -222,6 +222,7 @@ def moments(work: Path, place: Path, child: int, target: int) -> dict[str, Calla
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_twenty_kills_at_any_moment_change_no_byte(worker, whole, tmp_path):
     draw = random.Random(SEED)
     work, place = tmp_path / "work" / f"step-{STOP}", tmp_path / f"step-{STOP}"

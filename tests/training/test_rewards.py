@@ -12,7 +12,7 @@ from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from srt.config.preferences import OFFLINE
-from srt.config.runs import LABEL_FREE, VOTING
+from srt.config.runs import LABEL_FREE, TRUE_LABELS, VOTING
 from srt.training.rewards import Monitor, batch_statistics, training_rewards
 from srt.training.training_set import REWARDS, read_training_set
 
@@ -61,7 +61,7 @@ def test_given_labels_by_hand(grader, kind):
 
 def test_label_free_rewards_refuse_labels_and_the_others_need_them(grader):
     online = set(REWARDS) - set(OFFLINE)  # runs on stored responses have no rewards (srt.training.preference_trainer)
-    assert online == LABEL_FREE | {"ground_truth", "offline_labels"}
+    assert online == LABEL_FREE | TRUE_LABELS | {"offline_labels"}
     for kind in LABEL_FREE:
         with pytest.raises(ValueError, match=f"reward '{kind}' must not be given labels"):
             training_rewards(kind, grader, GROUPS, ["7"] * 5, TASKS)
@@ -110,7 +110,7 @@ def test_a_majority_below_the_threshold_is_no_label(grader, threshold, labelled)
     assert truth.labelled.all()  # given labels have no votes that could reach it
 
 
-@pytest.mark.parametrize("kind", sorted(set(REWARDS) - set(OFFLINE) - {"ground_truth"}))
+@pytest.mark.parametrize("kind", sorted(set(REWARDS) - set(OFFLINE) - TRUE_LABELS))
 def test_rewards_are_the_same_without_the_truth_column(kind, tmp_path):
     table = {"id": IDS, "problem": ["?"] * 5, "task": TASKS}
     write_parquet(tmp_path / "labels.parquet", pa.table({"problem_id": IDS, "label": ["8", "3", "9", "5", "3"]}))

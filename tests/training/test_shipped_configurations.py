@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from srt.artefacts.specs import train_spec
+from srt.cli.shared import merged
 from srt.common.io import canonical_json, read_parquet, write_parquet
 from srt.config import Config, load_config, read_yaml
 from srt.config.models import BOXED_SUFFIX
@@ -25,22 +26,27 @@ from srt.training.alarm_action import action_of
 from srt.training.run import trainer_of
 from srt.training.training_set import read_training_set
 from support import ROOT
+from support.families import base_of
 from support.training import whole_run
 
 SIZES = {
     "prompts_per_step": 2, "rollouts_per_prompt": 4, "rollouts_trained": 3, "max_prompt_tokens": 40,
     "max_new_tokens": 16, "micro_batch_tokens": 600, "rollout_engine": "transformers",
 }  # fmt: skip
+LAYERS = {f"mini_{name}.yaml": "mini.yaml" for name in ("ablations", "rewards", "v2")} | {"real_gpu.yaml": "real.yaml"}
 NAMES = ("run", "seed", "model", "data", "curriculum", "init", "teacher", "revision")  # without effect on a step's code
 
 
 def shipped_configurations() -> dict[str, Config]:
-    """The main files below config/; the other files there are sections of them."""
+    """The main files below config/, a layer over the file that it is laid over; the others there are their sections."""
     found = {}
     for path in sorted((ROOT / "config").rglob("*.yaml")):
         raw = read_yaml(path)
         if "results" in raw:
-            found[path.name] = load_config(raw, ROOT, str(path))
+            files = [ROOT / "config" / LAYERS[path.name]] if path.name in LAYERS else []
+            for file in files:
+                raw = merged(read_yaml(file), raw)
+            found[path.name] = load_config(raw, ROOT, str(path), [*files, path])
     return found
 
 
@@ -52,11 +58,18 @@ def shipped_specs() -> dict[str, dict]:
             spec = json.loads(train_spec(config, config.instances(name)[0]))
             options = {key: value for key, value in spec.items() if key not in NAMES}
             options |= {"prompt_suffix": BOXED_SUFFIX, "train": options["train"] | SIZES}
-            specs.setdefault(canonical_json(options), {**options, "run": f"{file}: {name}", "seed": 1})
+            key = canonical_json(options | {"train": options["train"] | {"learning_rate": None}})  # runs the same code
+            specs.setdefault(key, {**options, "run": f"{file}: {name}", "seed": 1})
     return {spec["run"]: spec for spec in specs.values()}
 
 
 SPECS = shipped_specs()
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory, tiny_base) -> Path:
+    """A tiny model of SmolLM2's architecture."""
+    return base_of("smollm2", tmp_path_factory.mktemp("llama") / "base", tiny_base)
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +93,21 @@ def tables(tmp_path_factory, tiny_base, sums) -> dict[str, Path]:
 
 
 def test_all_configurations_are_read() -> None:
-    assert set(shipped_configurations()) == {"config.yaml", "mini.yaml", "smoke.yaml", "smollm2.yaml"}
+    found = {"config.yaml", "mini.yaml", "real.yaml", "smoke.yaml", "smollm2.yaml"}
+    assert set(shipped_configurations()) == found | set(LAYERS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
-def test_takes_its_first_step(name, tmp_path, tiny_base, sums, tables) -> None:
+def test_takes_its_first_step(name, tmp_path, tiny_base, tiny_llama, sums, tables) -> None:
     spec = SPECS[name]
     reward, action = spec["reward"], action_of(spec)
     labels = tables["labels"] if "offline_labels" in (reward, action) else None
     stored = tables["sft" if reward == "sft" else "pairs"] if reward in OFFLINE else None
-    data, truth = read_training_set(sums, reward, None, labels, action, stored)
-    trainer = trainer_of(reward)(whole_run(tmp_path, tiny_base, spec, stop=1), data, init_world(), truth)
+    share = spec["train"].get("label_share")
+    data, truth = read_training_set(sums, reward, None, labels, action, stored, label_share=share, seed=spec["seed"])
+    base = tiny_llama if name.startswith("real") else tiny_base
+    trainer = trainer_of(reward)(whole_run(tmp_path, base, spec, stop=1), data, init_world(), truth)
     row, _ = trainer.timed_step(0)
     assert row["step"] == 1 and row["skipped"] == 0 and row["tokens"] > 0
     assert math.isfinite(row["loss"]) and row["grad_norm"] >= 0

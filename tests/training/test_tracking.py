@@ -250,9 +250,9 @@ def test_peak_memory_of_this_process_is_plausible():
 
 
 def test_every_column_is_in_the_document(root):
-    from srt.training.training_set import METRICS, PAIRED, REFILL
+    from srt.training.training_set import CONFIDENCE, DYNAMIC, METRICS, OVERLONG, PAIRED, REFILL, SCHEDULED
 
     text = (root / "docs" / "monitors.md").read_text(encoding="utf-8")
     first = {name for line in text.splitlines() if line.startswith("| `") for name in line.split("|")[1].split("`")}
-    assert {*METRICS, *REFILL, *PAIRED} <= first
+    assert {*METRICS, *REFILL, *DYNAMIC, *PAIRED, *CONFIDENCE, *OVERLONG, *SCHEDULED} <= first
     assert {name for name in timing(1) if not name.startswith("seconds_")} - {"step"} <= first

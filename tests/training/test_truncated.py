@@ -61,7 +61,9 @@ def test_a_step_masks_bars_or_counts_what_it_has_cut(tmp_path, tiny_base, sums, 
         for row, cuts in zip(texts, cut, strict=True)
     ]
     votes = trainer.grader.vote(barred, tasks=["chain_sum"] * 4)
-    assert [v.majority for v in trainer.vote(trainer.order.batch(0), drawn)] == [v.majority for v in votes]
+    trainer.spec["refill"] = {"majority": 0.5}
+    judged = trainer.judge(trainer.order.batch(0), drawn)
+    assert [vote.majority for vote, _ in judged] == [vote.majority for vote in votes]
     expected = [[float(c == 0) for c in v.classes[:3]] for v in votes]
     assert batch.rewards.tolist() == np.ravel(expected).tolist()
 

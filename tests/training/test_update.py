@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from srt.config.train import PRESETS
+from srt.cost.memory import token_bytes
+from srt.cost.shapes import Shape
 from srt.distributed.offload import OffloadedModel
 from srt.objective.advantages import advantages, unanimous
 from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
+from srt.packing.activation_checkpointing import ActivationRoom, checkpoint_activations
 from srt.training.batches import Batch
 from srt.training.objectives import policy_update
 from srt.training.reference import Reference
@@ -90,7 +93,7 @@ def naive(model, reference, b: Batch, train: dict[str, Any]) -> list[dict[str, t
             LossOptions(
                 train["clip"], train["ratio"], train["entropy_coefficient"],
                 train["kl_coefficient"] if train["kl_placement"] == "loss" else 0.0, train["kl_estimator"],
-                train["kl_clamp"],
+                train["kl_clamp"], train["clip_high"],
             ),
             entropy=entropy, importance=importance_weights(old, rollout, mask, cap) if cap else None, ref=ref,
         )  # fmt: skip
@@ -112,6 +115,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "unanimous skipped": {"skip_unanimous": True},
     "three steps": {"iterations": 3, "clip": 0.02, "importance_cap": 2.0, "entropy_coefficient": 0.1},
     "two steps of sequences": {"preset": "trl", "iterations": 2, "clip": 0.02},
+    "two steps of gspo, Clip-Higher": {"ratio": "gspo", "iterations": 2, "clip": 0.002, "clip_high": 0.003},
 }
 
 
@@ -148,6 +152,49 @@ def test_one_pass_is_two_passes_bit_for_bit(models, name):
     (one, result), (two, other) = ((steps[0], r) for steps, r in found)
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert result.pop("packed_tokens") <= other.pop("packed_tokens") and result == other
+
+
+@pytest.mark.parametrize("changes", [{}, {"iterations": 2, "clip": 0.2, "entropy_coefficient": 0.1}])
+def test_layers_that_keep_their_activations_change_no_bit(models, changes):
+    """None, some and all of four layers, as many as the tokens of a unit or pack leave room for."""
+    model, reference = copy.deepcopy(models[0]), models[1]
+    layers, shape = model.config.num_hidden_layers, Shape.of(model.config)
+    train = hyperparameters(micro_batch_tokens=40, **changes)
+    plain = Plain(copy.deepcopy(model))
+    expected = policy_update(plain, Reference(reference), train, ALONE).run(batch())
+    full, selective = (token_bytes(shape, "float32", mode) for mode in ("full", "selective"))
+    used = set()
+    for share in (0.0, 0.6, 1.0):
+        ours = Plain(copy.deepcopy(model))
+        checkpoint_activations(ours.model, "full")
+        room = ActivationRoom(ours.model, shape, "float32", 40 * (full + share * (selective - full)))
+        counts = [room.use(tokens) for tokens in (30, 60)]
+        assert counts[0] >= counts[1]
+        used.update(counts)
+        result = policy_update(ours, Reference(reference), train, ALONE, activations=room).run(batch())
+        assert result == expected
+        for steps, wanted in zip(ours.steps, plain.steps, strict=True):
+            assert all(torch.equal(steps[name], gradient) for name, gradient in wanted.items())
+    assert {0, layers} <= used and len(used) > 2
+
+
+def test_a_group_that_exceeds_the_room_goes_through_the_model_twice_and_changes_no_bit(models):
+    """Units of several packs, whose graphs are then in memory one at a time."""
+    model, reference = copy.deepcopy(models[0]), models[1]
+    train, graphs = hyperparameters(micro_batch_tokens=16, entropy_coefficient=0.1), []
+    found = []
+    for room in (0.0, 1e12):
+        ours = Plain(copy.deepcopy(model))
+        checkpoint_activations(ours.model, "full")
+        activations = ActivationRoom(ours.model, Shape.of(model.config), "float32", room)
+        update = policy_update(ours, Reference(reference), train, ALONE, activations=activations)
+        forward, calls = update._forward, []
+        update._forward = lambda *args, calls=calls, forward=forward: calls.append(args) or forward(*args)
+        found.append((update.run(batch()), ours.steps[0]))
+        graphs.append(len(calls))
+    (result, gradients), (expected, wanted) = found
+    assert graphs[0] > graphs[1] and result == expected
+    assert all(torch.equal(gradients[name], gradient) for name, gradient in wanted.items())
 
 
 def test_order_of_groups_and_of_responses_does_not_matter(models):

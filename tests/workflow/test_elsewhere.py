@@ -38,6 +38,7 @@ def checkout() -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for path in [*places, *ROOT.glob("*")] if path.is_file()}
 
 
+@pytest.mark.long
 def test_from_another_folder_and_writing_nothing_into_the_checkout(tmp_path: Path, micro_run: Path) -> None:
     before, inside = checkout(), set(os.listdir(ROOT))
     snakemake(tmp_path, "-s", ROOT / "Snakefile", *LOCAL, *CONFIG, "--", "gt_s1")
@@ -57,6 +58,7 @@ def test_the_standard_place_of_the_catalog(tmp_path: Path) -> None:
     assert jobs(snakemake(tmp_path, "-s", ROOT / "workflow/Snakefile", *LOCAL, *CONFIG, "-n"))["everything"] == 1
 
 
+@pytest.mark.long
 def test_as_a_module_with_a_prefix_and_another_configuration(tmp_path: Path, micro_run: Path) -> None:
     (tmp_path / "Snakefile").write_text(f"""
 import yaml

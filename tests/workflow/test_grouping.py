@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srt.workflow.grouping import joining_one_level
+from srt.workflow.grouping import _longest, _packs, joining_one_level
 from support.dag import copy_of_the_tree, snakemake
 
 
@@ -75,3 +75,31 @@ def test_any_rules_are_grouped(tmp_path: Path) -> None:
         {pair for pair in part if "base" in pair[0]} for part in found
     ]
     assert any(("", "gt-s1/step-2") in part and ("gt-s1/step-4 on tests", "") in part for part in found)
+
+
+class Timed(Group):
+    """A component of one job with these resources."""
+
+    def __init__(self, gpu: int, runtime: int, mem_mb: int = 1000) -> None:
+        super().__init__([])
+        self.jobs = [SimpleNamespace(resources={"gpu": gpu, "runtime": runtime, "mem_mb": mem_mb})]
+
+
+def test_a_pack_whose_members_take_turns_fits_into_a_partition() -> None:
+    hours = [(0, 600), (0, 600), (1, 1000), (0, 600), (1, 1000), (0, 60), (0, 2000)]
+    limits = {0: 1440.0, 1: 4320.0}
+    packs = _packs([Timed(*each) for each in hours], 3, lambda gpus: limits[gpus])
+    sizes = [[group.jobs[0].resources["runtime"] for group in pack] for pack in packs]
+    assert sizes == [[600, 600], [600, 60], [2000], [1000, 1000]]  # a job that is too long itself stays as it is
+    mixed = _packs([Timed(0, 1), Timed(0, 1, mem_mb=9000), Timed(0, 1)], 3, lambda gpus: 10.0)
+    assert [len(pack) for pack in mixed] == [2, 1]  # small ones do not ask for the memory of a large one
+
+
+def test_the_limit_is_that_of_partitions_yaml_and_only_for_members_that_take_turns(tmp_path: Path) -> None:
+    file = tmp_path / "workflow/profiles/slurm/partitions.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("partitions: {cpu: {max_runtime: 2h}, gpu: {max_runtime: 1d, max_gpu: 8}}\n")
+    one = {"nodes": SimpleNamespace(value=1)}
+    longest = _longest(SimpleNamespace(global_resources=one, basedir=str(tmp_path)))
+    assert longest is not None and (longest(0), longest(1)) == (120, 1440)
+    assert _longest(SimpleNamespace(global_resources={}, basedir=str(tmp_path))) is None

@@ -139,6 +139,7 @@ def climbed(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 TARGETS = ("early_stopping", "gradings")
 
 
+@pytest.mark.long
 def test_a_climbing_run_starts_from_the_weights_of_the_last(climbed: Path) -> None:
     root = climbed / "results/micro"
     stopped = pd.read_csv(root / "tables/early_stopping.csv")
@@ -165,15 +166,18 @@ def planned(climbed: Path, tmp_path: Path, old: str, new: str) -> tuple[dict[str
     return jobs(output), output
 
 
+@pytest.mark.long
 def test_nothing_is_left_to_do(climbed: Path) -> None:
     assert "Nothing to be done" in snakemake(climbed, *MICRO, "-n", *TARGETS)
 
 
+@pytest.mark.long
 def test_a_hyperparameter_of_the_first_level_reruns_what_comes_from_it(climbed: Path, tmp_path: Path) -> None:
     stats, output = planned(climbed, tmp_path, "suites: [tests]}", "suites: [tests], train: {learning_rate: 2.0e-3}}")
     assert trained(output) == {"up-s1", "more-s1", "taught-s1"} and stats["labels"] == 1 and "base_model" not in stats
 
 
+@pytest.mark.long
 def test_a_hyperparameter_of_the_last_level_reruns_that_run_only(climbed: Path, tmp_path: Path) -> None:
     stats, output = planned(
         climbed, tmp_path, "reward: offline_labels", "reward: offline_labels, train: {betas: [0.9, 0.99]}"
@@ -181,11 +185,13 @@ def test_a_hyperparameter_of_the_last_level_reruns_that_run_only(climbed: Path, 
     assert trained(output) == {"taught-s1"} and "labels" not in stats
 
 
+@pytest.mark.long
 def test_names_and_validation_train_nothing(climbed: Path, tmp_path: Path) -> None:
     stats, output = planned(climbed, tmp_path, "label: SRT", "label: Self-training")
     assert trained(output) == set() and "sample" not in stats and stats["early_stopping"] == 1
 
 
+@pytest.mark.long
 def test_extending_the_last_level_trains_its_new_segment_only(climbed: Path, tmp_path: Path) -> None:
     stats, output = planned(climbed, tmp_path, "reward: offline_labels, steps: 1", "reward: offline_labels, steps: 2")
     assert trained(output) == {"taught-s1"} and stats["train_last"] == stats["sample"] == 1 and "train" not in stats

@@ -63,6 +63,7 @@ def edit(folder: Path, old: str, new: str) -> None:
     (folder / MAIN).write_text(text.replace(old, new), encoding="utf-8")
 
 
+@pytest.mark.long
 def test_data_in_another_folder_rerun_nothing(again: Path) -> None:
     assert DONE in snakemake(again, *MICRO, "-n", *TARGETS)
     (again / "here").rename(again / "there")
@@ -72,6 +73,7 @@ def test_data_in_another_folder_rerun_nothing(again: Path) -> None:
     assert DONE in snakemake(again, *MICRO, "-n", *TARGETS)
 
 
+@pytest.mark.long
 def test_other_rows_in_a_file_rerun_what_is_made_of_them(again: Path) -> None:
     (again / "here/sums.jsonl").write_text(rows(1, 24))
     output = snakemake(again, *MICRO, "-n", *TARGETS)

@@ -154,6 +154,7 @@ def wait_until(process: subprocess.Popen, condition) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_sigkill_of_everything_then_the_same_command_gives_the_same_bytes(clone, tmp_path):
     folder = copy_of_the_tree(tmp_path)
     root = folder / "results" / "micro"

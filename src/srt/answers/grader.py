@@ -23,10 +23,11 @@ from srt.answers import reasoning_gym
 from srt.answers.canonical import parse
 from srt.answers.comparison_pool import ComparisonPool
 from srt.answers.equivalence import decide
-from srt.answers.extract import EXTRACTORS, OK, Extraction, boxed_authors, extract
+from srt.answers.extract import EXTRACTORS, MAX_ANSWER_CHARS, OK, Extraction, boxed_authors, extract
 from srt.answers.form import NUMBER, OPAQUE, Form
 from srt.answers.votes import Vote, authors_vote, clean_vote
 from srt.common.errors import SrtError, nearest
+from srt.common.own_code import is_own, load
 
 if TYPE_CHECKING:
     from srt.config.base import VotePreset
@@ -74,6 +75,13 @@ def alternatives(label: str) -> tuple[str, ...]:
     return (label, *label.split(" or ")) if _AIME_KEYS.fullmatch(label.strip()) else (label,)
 
 
+def _text(value: object, function: str) -> str | None:
+    """What a function of the user returned: text without white space around it; None where it is None or empty."""
+    if value is not None and not isinstance(value, str):
+        raise SrtError(f"{function} returned {value!r}: return text, or None for no answer")
+    return (value or "").strip()[:MAX_ANSWER_CHARS] or None
+
+
 class Grader:
     """Grades groups of responses; a context manager that owns its comparison processes.
 
@@ -81,6 +89,8 @@ class Grader:
         preset, extractor, task: see docs/answers.md; `task` is "math" or a covered task of Reasoning Gym.
         timeout_s, memory_mb: CPU seconds and MiB of one comparison.
         workers: number of comparison processes.
+        own_tasks: tasks that are functions of the user, `module:function@hash`: the key of an answer, as text, or None
+            where it has no meaning. Two answers are the same exactly if their keys are.
     """
 
     def __init__(
@@ -91,10 +101,11 @@ class Grader:
         timeout_s: float = 5.0,
         memory_mb: int = 2048,
         workers: int = 1,
+        own_tasks: Sequence[str] = (),
     ) -> None:
         if preset not in ("authors", "clean"):
             raise SrtError(f"unknown grading preset '{preset}'{nearest(preset, ('authors', 'clean'))}")
-        if extractor not in EXTRACTORS:
+        if extractor not in EXTRACTORS and not is_own(extractor):
             raise SrtError(f"unknown extractor '{extractor}'{nearest(extractor, EXTRACTORS)}")
         if timeout_s <= 0 or workers < 1 or memory_mb < 256:
             raise SrtError(
@@ -102,6 +113,8 @@ class Grader:
                 f"not {timeout_s}, {workers}, {memory_mb}"
             )
         self.preset, self.extractor, self.task = preset, extractor, task
+        self._own_extractor = load("extractor", extractor) if is_own(extractor) else None
+        self._own_keys = {name.partition("@")[0]: load("task", name) for name in own_tasks}
         self._check_task(task)
         self._pool = ComparisonPool(workers, timeout_s, memory_mb)
         self._outcomes: dict[tuple[str, ...], Outcome] = {}
@@ -242,7 +255,10 @@ class Grader:
     # ---- inside
 
     def _check_task(self, task: str) -> None:
-        if task != "math":
+        if is_own(task):
+            if task not in self._own_keys:
+                raise SrtError(f"the task '{task}' is a function of yours: name it under own_tasks")
+        elif task != "math":
             reasoning_gym.check_task(task)
 
     def _tasks(self, groups: Sequence[Sequence[str]], tasks: Sequence[str] | None) -> Sequence[str]:
@@ -269,6 +285,9 @@ class Grader:
         return items
 
     def _extract(self, text: str) -> Extraction:
+        if self._own_extractor is not None:
+            answer = _text(self._own_extractor(response=text), self.extractor)
+            return Extraction(answer, OK) if answer else Extraction(None, NO_ANSWER)
         if self.preset == "authors" and self.extractor == "boxed":
             return boxed_authors(text)
         return extract(text, self.extractor)
@@ -280,7 +299,10 @@ class Grader:
         if task == "math":
             form = parse(answer)
             return form if form.text else None
-        key = reasoning_gym.key(reasoning_gym.plain(answer), task)
+        if is_own(task):
+            key = _text(self._own_keys[task](answer=answer), task)
+        else:
+            key = reasoning_gym.key(reasoning_gym.plain(answer), task)
         return None if key is None else Form(OPAQUE, f"{task}:{key}")
 
     def _equal(self, pairs: Sequence[tuple[Form, Form]]) -> list[Outcome]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from srt.artefacts.paths import Paths
 from srt.artefacts.settings import stored_suite
+from srt.common.own_code import pinned
 from srt.config.root import Config
 from srt.config.runs import checkpoint_at
 
@@ -37,8 +38,9 @@ def resolve_gradings(config: Config) -> tuple[dict[str, Any], dict[str, list[str
         groups += [paths.groups(*place) for place in places]
         samples += [paths.samples(*place) for place in places]
     problems = [paths.problems(dataset) for dataset in config.gradings.datasets]
-    spec = {
-        "results": config.results, "preset": config.scoring.preset, "extractor": config.scoring.extractor, "runs": runs
-    }  # fmt: skip
+    extractor = pinned(config.scoring.extractor, config.code_folders)
+    spec = {"results": config.results, "preset": config.scoring.preset, "extractor": extractor, "runs": runs}
+    if tasks := sorted({task for dataset in config.gradings.datasets for task in config.own_tasks(dataset)}):
+        spec["own_tasks"] = tasks
     inputs = {"groups": groups, "samples": samples, "problems": problems}
     return spec, {kind: list(dict.fromkeys(files)) for kind, files in inputs.items()}

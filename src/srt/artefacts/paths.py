@@ -120,9 +120,9 @@ class Paths:
         """A figure as pdf, png or csv."""
         return f"{self.results}/figures/{name}.{suffix}"
 
-    def table(self, name: str) -> str:
+    def table(self, name: str, suffix: str = "csv") -> str:
         """A table over all runs."""
-        return f"{self.results}/tables/{name}.csv"
+        return f"{self.results}/tables/{name}.{suffix}"
 
     def claims(self, suffix: str) -> str:
         """The verdicts on all claims as csv, html or md."""
@@ -131,6 +131,10 @@ class Paths:
     def audit(self, file: str) -> str:
         """A file of the contamination audit."""
         return f"{self.results}/audit/{file}"
+
+    def pairs(self) -> str:
+        """The audit's table of a test and a training question each that match."""
+        return self.audit("pairs.parquet")
 
     def clean_rows(self) -> str:
         """The audit's table of test rows that are in no training set."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from srt.artefacts.paths import Paths
 from srt.common.io import canonical_json, sha256_file
+from srt.common.own_code import pinned, source_of
 from srt.config.datasets import LocalDataset, ReasoningGymDataset
 from srt.config.models import TinyModel
 from srt.config.preferences import PAIRS
@@ -24,13 +25,16 @@ REVISION = {"data": 2, "model": 1, "sample": 1, "score": 1, "train": 1}
 # added to the revision of data for generators whose answers alone are read differently
 GENERATOR_REVISION = {"family_relationships": 1}
 # hyperparameters that are in a run's spec only where they differ from this, because they are newer than some results
-NEWER_TRAIN = {"truncated": "count", "entropy_reward": 0.0, "certainty_reward": 0.0}
+NEWER_TRAIN = {
+    "truncated": "count", "entropy_reward": 0.0, "certainty_reward": 0.0, "label_share": None, "clip_high": None,
+    "overlong_cache": None, "warmup_steps": 0, "schedule": "constant", "schedule_steps": None,
+}  # fmt: skip
 # fields of a model entry that do not change the model's files: resources of jobs, and how the model is sampled
 MODEL_RESOURCES = {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job", "context", "sampling"}
 
 
 def data_spec(config: Config, dataset: str) -> str:
-    """The entry of a data set; every field can change its rows."""
+    """The entry of a data set; every field can change its rows. How a task of one's own compares is not in it."""
     return canonical_json(config.datasets[dataset].model_dump(mode="json", exclude_defaults=True))
 
 
@@ -44,15 +48,18 @@ def data_revision(config: Config, dataset: str) -> int:
 def data_content(config: Config, dataset: str) -> str:
     """The SHA-256 of a local data set's file, wherever it is; "" for other sources, which their entries determine.
 
+    With a reader of the user, also that of its file.
+
     If the file is missing, returns the hash recorded when the table was made, since data may be removed afterwards.
     """
     entry = config.datasets[dataset]
     if not isinstance(entry, LocalDataset):
         return ""
     try:
-        return _file_hash(entry.file(config.local_dir))
+        content = _file_hash(entry.file(config.local_dir))
     except OSError:  # if there is no table either, its job reports what is wrong
-        return _hash_in_manifest(Path(Paths(config.results).manifest(dataset)))
+        content = _hash_in_manifest(Path(Paths(config.results).manifest(dataset)))
+    return content if entry.reader is None else f"{content} {source_of(entry.reader, config.code_folders).sha256}"
 
 
 @cache
@@ -71,7 +78,7 @@ def _hash_in_manifest(path: Path) -> str:
 def model_spec(config: Config, model: str) -> str:
     """The fields of a base model's entry that change its files."""
     entry = config.models[model]
-    left_out = MODEL_RESOURCES | {"prompt_suffix"}
+    left_out = MODEL_RESOURCES | {"prompt_suffix", "prompt"}
     if isinstance(entry, TinyModel):  # it is trained with the suffix, and the context is part of its architecture
         left_out = left_out - {"context", "prompt_suffix"}
     fields = entry.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
@@ -84,9 +91,23 @@ def sample_spec(config: Config, model: str, suite: str = "") -> str:
         {
             **config.sampling_settings(model, suite).model_dump(mode="json"),
             "prompt_suffix": config.models[model].prompt_suffix,
+            **_prompt(config, model),
             "revision": REVISION["sample"],
         }
     )
+
+
+def _prompt(config: Config, model: str) -> dict[str, Any]:
+    """The function that makes a model's prompts, if the user has one."""
+    own = config.models[model].prompt
+    return {} if own is None else {"prompt": pinned(own, config.code_folders)}
+
+
+def grading_spec(config: Config, suite: str) -> str:
+    """How a suite is graded: preset, extractor and the tasks that are functions of the user, as score.py takes them."""
+    extractor, tasks = pinned(config.scoring.extractor, config.code_folders), config.own_tasks(suite)
+    options = f"--preset {config.scoring.preset} --extractor {extractor}"
+    return f"{options} --own-tasks {' '.join(tasks)}" if tasks else options
 
 
 def preference_spec(config: Config, instance: str) -> dict[str, Any]:
@@ -114,17 +135,24 @@ def train_spec(config: Config, instance: str) -> str:
     if run.stop_at:
         origin["stop_at"] = run.stop_at.model_dump(mode="json")
     if run.refill:
-        origin["refill"] = run.refill.model_dump(mode="json")
+        origin["refill"] = run.refill.rule()
+    origin |= _prompt(config, run.model)
+    if run.reward_labels:
+        origin["reward_labels"] = run.reward_labels
+    if own_tasks := config.own_tasks(run.data):
+        origin["own_tasks"] = own_tasks
     train = run.train.resolved().model_dump(mode="json")
+    if run.train.schedule != "constant":
+        train["schedule_steps"] = run.schedule_end
     return canonical_json(
         {
             "run": instance,
             "seed": seed,
-            "reward": run.reward,
+            "reward": pinned(run.reward, config.code_folders),
             "model": run.model,
             "data": run.data,
             "curriculum": run.curriculum.model_dump(mode="json", exclude_none=True) if run.curriculum else None,
-            "extractor": config.scoring.extractor,
+            "extractor": pinned(config.scoring.extractor, config.code_folders),
             **origin,
             "prompt_suffix": config.models[run.model].prompt_suffix,
             "train": {k: v for k, v in train.items() if k not in NEWER_TRAIN or v != NEWER_TRAIN[k]},

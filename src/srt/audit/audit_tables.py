@@ -123,7 +123,7 @@ def faults(tables: Mapping[str, Index], manifests: Mapping[str, Path]) -> pd.Dat
     `empty answer` and other rows that the data rule dropped come from its manifest; their `row` is empty, as they are
     not in the table. `conflicting answers` and `repeated question` come from the normalised texts; the first of
     repeated questions with one answer is not listed. `action` says what was done with the row, by the entry's
-    `on_empty_answer`, `on_duplicate_problem` and `on_conflicting_answers` (config/README.md).
+    `on_empty_answer`, `on_duplicate_problem` and `on_conflicting_answers` (docs/config/datasets.md).
     """
     rows: list[Fault] = []
     for name, table in tables.items():

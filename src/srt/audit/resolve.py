@@ -37,8 +37,9 @@ def audited_sets(config: Config) -> dict[str, list[str]]:
 
 
 def audit_spec(config: Config) -> dict[str, Any]:
-    """All evaluations (`srt.artefacts.evaluations.evaluation_spec`), and the training sets of each run entry."""
-    return {**evaluation_spec(config), "trained_on": {run: training_data(config, run) for run in config.runs}}
+    """All evaluations of runs (`srt.artefacts.evaluations.evaluation_spec`), and the training sets of each entry."""
+    spec = {key: value for key, value in evaluation_spec(config).items() if key != "evaluate"}
+    return {**spec, "trained_on": {run: training_data(config, run) for run in config.runs}}
 
 
 def expand(spec: Mapping[str, Any]) -> list[dict[str, Any]]:

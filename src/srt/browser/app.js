@@ -23,14 +23,28 @@ async function unpack(id) {
 let index, groupAt; // groupAt[step][problem]
 const texts = new Map(); // step -> promise of the texts
 const ready = new Map(); // step -> texts
-const state = { step: 0, problem: 0, sample: null, set: "", kind: "all", show: "all", q: "" };
+const lowered = new Map(); // step -> texts in lower case, as far as they are made
+const state = { step: 0, problem: 0, sample: null, beside: null, set: "", kind: "all", show: "all", q: "" };
 
 function textsOf(step) {
   if (!texts.has(step)) {
-    texts.set(step, unpack("texts-" + step).then((all) => { ready.set(step, all); return all; }));
+    texts.set(step, unpack("texts-" + step).then((all) => { ready.set(step, all); lowerLater(step); return all; }));
   }
   return texts.get(step);
 }
+
+// In lower case for the search, a few at a time while nothing else happens: the first search need not wait.
+function lowerLater(step) {
+  const all = ready.get(step), low = [];
+  lowered.set(step, low);
+  const some = () => {
+    for (const end = Math.min(low.length + 200, all.length); low.length < end;) low.push(all[low.length].toLowerCase());
+    if (low.length < all.length) setTimeout(some, 20);
+  };
+  setTimeout(some, 200);
+}
+
+function textIn(step, place) { return lowered.get(step)[place] ?? ready.get(step)[place].toLowerCase(); }
 
 // ---- filters -------------------------------------------------------------------------------------------------------
 const SHOWN = {
@@ -48,7 +62,23 @@ const KINDS = {
   wrong: (g) => g.right === false,
   lost: (g, first) => first.right === true && g.right === false,
   gained: (g, first) => first.right === false && g.right === true,
+  flipped: (g, first) => majority(g) !== majority(first),
+  cut: (g) => someCut(g),
 };
+
+// The text of a group's majority answer, null if nothing has an answer.
+function majority(group) {
+  if (group.winner < 0) return null;
+  const r = index.responses;
+  for (let i = group.first; i < group.first + group.n; i++) if (r.class[i] === group.winner) return index.answers[r.answer[i]] ?? "";
+  return null;
+}
+
+function someCut(group) {
+  const r = index.responses;
+  for (let i = group.first; i < group.first + group.n; i++) if (index.finish[r.finish[i]] === "length") return true;
+  return false;
+}
 
 function needle() { return state.q.trim().toLowerCase(); }
 
@@ -57,10 +87,9 @@ function passing(group) {
   const r = index.responses, test = SHOWN[state.show], q = needle(), out = [];
   const problem = index.problems[group.problem];
   const inProblem = q && (problem.id + "\n" + problem.problem + "\n" + problem.answer).toLowerCase().includes(q);
-  const all = ready.get(group.step);
   for (let i = group.first; i < group.first + group.n; i++) {
     if (!test(group, r, i)) continue;
-    if (q && !inProblem && !all[group.text + i - group.first].toLowerCase().includes(q)) continue;
+    if (q && !inProblem && !textIn(group.step, group.text + i - group.first).includes(q)) continue;
     out.push(i);
   }
   return out;
@@ -69,7 +98,7 @@ function passing(group) {
 let listed = []; // [{group, places}]
 async function filter() {
   const step = state.step;
-  if (needle()) await textsOf(step);
+  if (needle()) await Promise.all([textsOf(step), state.beside === null ? null : textsOf(state.beside)]);
   if (step !== state.step) return false; // a later call is on its way
   listed = [];
   for (const group of groupAt[step]) {
@@ -96,7 +125,38 @@ function mean(sets, key) {
   return values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
 }
 
+// The training curve: agreement and accuracy on the training prompts by step, evaluated steps as ticks, the place as a line.
+const CURVES = { true_accuracy: ["accuracy in training", "good"], majority_ratio: ["agreement in training", "none"] };
+function drawCurve() {
+  const t = index.training, names = Object.keys(CURVES).filter((name) => t[name]);
+  $("curve").hidden = !names.length;
+  if (!names.length) return;
+  const width = 1000, height = 70, last = Math.max(t.step[t.step.length - 1], index.steps[index.steps.length - 1].step, 1);
+  const x = (step) => (step / last * width).toFixed(1), y = (value) => ((1 - value) * height).toFixed(1);
+  const shape = (tag, attributes) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": "Training curve" });
+  for (const name of names) {
+    let path = "";
+    t[name].forEach((value, i) => { if (value !== null) path += (path ? "L" : "M") + x(t.step[i]) + " " + y(value); });
+    svg.append(shape("path", { d: path, class: "line-" + name }));
+  }
+  for (const [i, entry] of index.steps.entries()) svg.append(shape("path", { d: `M${x(entry.step)} 0V${height}`, class: i === state.step ? "place" : i === state.beside ? "place beside" : "tick" }));
+  svg.addEventListener("click", (event) => {
+    const box = svg.getBoundingClientRect(), at = (event.clientX - box.left) / box.width * last;
+    const near = index.steps.map((entry, i) => [Math.abs(entry.step - at), i]).sort((a, b) => a[0] - b[0])[0][1];
+    go({ step: near, sample: null });
+  });
+  const at = Math.max(t.step.findIndex((step) => step >= index.steps[state.step].step), 0);
+  const told = names.map((name) => node("span", { class: CURVES[name][1] }, `${CURVES[name][0]} ${percent(t[name][at])}`));
+  $("curve").replaceChildren(svg, node("div", { class: "small" }, node("span", { class: "muted" }, `step ${index.steps[state.step].step} of ${last}`), ...told));
+}
+
 function drawSteps() {
+  drawCurve();
   $("steps").replaceChildren(...index.steps.map((entry, i) => {
     const rows = [["avg", "avg", ""], ["maj", "maj", ""], ["agree", "consistency", "grey"]].map(([name, key, kind]) =>
       node("div", { class: "value" }, node("span", {}, name), bar(mean(entry.sets, key), kind),
@@ -120,13 +180,19 @@ function drawList() {
     parts.push(node("button", { type: "button", class: group.problem === state.problem ? "here" : "", title: problem.id,
       onclick: () => go({ problem: group.problem, sample: null }) },
       node("span", { class: color, title: "majority " + (group.right ? "right" : "wrong") }, sign),
-      node("span", {}, node("bdi", {}, problem.id)), node("span", {}, amount)));
+      node("span", {}, beginning(problem)), node("span", {}, amount)));
   }
   $("list").replaceChildren(...parts);
   const here = $("list").querySelector(".here");
   if (here) here.scrollIntoView({ block: "nearest" });
   const shown = listed.reduce((sum, one) => sum + one.places.length, 0);
   $("count").textContent = shown.toLocaleString("en") + " responses to " + listed.length.toLocaleString("en") + " problems";
+}
+
+// What the list shows of a problem: its beginning, since ids are often hashes.
+function beginning(problem) {
+  const text = problem.problem.slice(0, 200).replace(/\s+/g, " ").trim();
+  return text.slice(0, 70) || problem.id;
 }
 
 // Classes of answers of a group, most votes first; the last entry collects responses without an answer.
@@ -187,17 +253,18 @@ function drawResponse(group, i, text) {
   const judged = group.pass === null ? ["none", "no reference"] : r.correct[i] ? ["good", "✓ correct"] : ["bad", "✗ incorrect"];
   const reason = index.reasons[r.reason[i]];
   const head = node("div", {},
-    node("a", { href: hash({ sample }) }, "#" + sample),
+    node("a", { href: hash({ sample, step: group.step }) }, "#" + sample),
     node("span", { class: judged[0] }, judged[1]),
     answered ? node("span", {}, "answer ", node("code", {}, r.answer[i] < 0 ? "" : index.answers[r.answer[i]])) : node("span", { class: "muted" }, "no answer"),
     node("span", {}, answered && r.class[i] === group.winner ? "votes with the majority (SRT reward 1)" : "SRT reward 0"),
-    node("span", { class: "muted" }, `${r.length[i].toLocaleString("en")} tokens, ${index.finish[r.finish[i]] === "length" ? "cut off" : "stopped"}`),
+    node("span", { class: "muted" }, `${r.length[i].toLocaleString("en")} token${r.length[i] === 1 ? "" : "s"}, ${index.finish[r.finish[i]] === "length" ? "cut off" : "stopped"}`),
     reason && reason !== "ok" ? node("span", { class: "muted" }, reason) : null);
   const body = node("div", { class: "body text" });
   body.append(marked(text));
-  const card = node("section", { id: "sample-" + sample, class: "response " + (group.pass === null ? "" : r.correct[i] ? "right" : "wrong") + (state.sample === sample ? " here" : "") }, head, body);
+  const here = state.sample === sample && group.step === state.step;
+  const card = node("section", { id: group.step === state.step ? "sample-" + sample : undefined, class: "response " + (group.pass === null ? "" : r.correct[i] ? "right" : "wrong") + (here ? " here" : "") }, head, body);
   if (text.length > 1500 || text.split("\n", 16).length > 15) {
-    const open = state.sample === sample || needle() !== "";
+    const open = here || needle() !== "";
     const more = node("button", { type: "button", class: "more", onclick: () => {
       more.textContent = body.classList.toggle("clamped") ? "Show all" : "Show less";
     } }, open ? "Show less" : "Show all");
@@ -207,15 +274,16 @@ function drawResponse(group, i, text) {
   return card;
 }
 
+const nextFrame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+
 async function drawMain(scroll) {
   const main = $("main"), entry = listed.find((one) => one.group.problem === state.problem);
   if (!entry) {
     main.replaceChildren(node("p", { class: "muted" }, listed.length ? "Choose a problem." : "No response passes these filters."));
     return;
   }
-  const { group, places } = entry, problem = index.problems[group.problem];
-  const all = await textsOf(group.step);
-  if (group.step !== state.step || group.problem !== state.problem) return;
+  const { group, places } = entry, problem = index.problems[group.problem], beside = state.beside;
+  const other = beside === null || beside === state.step ? null : groupAt[beside][group.problem];
   const facts = [["Reference", problem.answer], ["Majority", group.winner < 0 ? "none" : index.answers[votes(group).find((v) => v.key === group.winner).answer] ?? ""],
     ["Pass rate", percent(group.pass)], ["Agreement", percent(group.consistency)], ["Subject", problem.subject], ["Level", problem.level]];
   const through = index.steps.map((step, s) => {
@@ -230,14 +298,22 @@ async function drawMain(scroll) {
   const title = problem.set + " · " + problem.id;
   const statement = node("div", { class: "text problem" });
   statement.append(marked(problem.problem));
+  // the question and the votes at once; the responses when their texts are unpacked
+  const sides = (other ? [[other, passing(other)]] : []).concat([[group, places]]);
+  const columns = sides.map(([g]) => node("div", {}, other ? node("h3", {}, index.steps[g.step].name) : null, drawVotes(g)));
   main.replaceChildren(
     node("h2", {}, title), statement,
     node("div", { class: "facts" }, ...facts.filter((f) => f[1]).map(([name, value]) => node("span", {}, name + " ", node("b", {}, value)))),
     node("div", { class: "through", "aria-label": "This problem through training" }, ...through),
-    drawVotes(group),
-    places.length < group.n ? node("p", { class: "muted small" }, `${places.length} of ${group.n} responses pass the filters.`) : "",
-    ...places.map((i) => drawResponse(group, i, all[group.text + i - group.first])));
+    node("div", { class: other ? "columns" : "" }, ...columns));
   if (scroll) main.scrollTop = 0;
+  document.documentElement.dataset.shown ??= performance.now().toFixed(0); // milliseconds from navigation to the first problem
+  for (const [at, [g, shown]] of sides.entries()) {
+    const words = ready.get(g.step) ?? (await nextFrame(), await textsOf(g.step));
+    if (!columns[at].isConnected) return; // another problem is shown by now
+    columns[at].append(...(shown.length < g.n ? [node("p", { class: "muted small" }, `${shown.length} of ${g.n} responses pass the filters.`)] : []),
+      ...shown.map((i) => drawResponse(g, i, words[g.text + i - g.first])));
+  }
   const here = state.sample === null ? null : $("sample-" + state.sample);
   if (here) here.scrollIntoView({ block: "start" });
 }
@@ -249,6 +325,7 @@ function hash(changes) {
   const problem = index.problems[to.problem];
   out.set("problem", problem.set + "/" + problem.id);
   if (to.sample !== null) out.set("sample", to.sample);
+  if (to.beside !== null) out.set("beside", index.steps[to.beside].step);
   for (const key of ["set", "kind", "show", "q"]) if (to[key] && to[key] !== "all") out.set(key, to[key]);
   return "#" + out;
 }
@@ -257,9 +334,10 @@ function readHash() {
   const from = new URLSearchParams(location.hash.slice(1));
   const step = index.steps.findIndex((s) => String(s.step) === from.get("step"));
   const problem = index.problems.findIndex((p) => p.set + "/" + p.id === from.get("problem"));
-  const sample = from.get("sample");
+  const sample = from.get("sample"), beside = index.steps.findIndex((s) => String(s.step) === from.get("beside"));
   state.step = Math.max(step, 0);
   state.problem = Math.max(problem, 0);
+  state.beside = beside < 0 ? null : beside;
   state.sample = sample !== null && /^\d+$/.test(sample) ? Number(sample) : null;
   state.set = index.sets.includes(from.get("set")) ? from.get("set") : "";
   state.kind = Object.hasOwn(KINDS, from.get("kind") || "") ? from.get("kind") : "all";
@@ -269,6 +347,7 @@ function readHash() {
 
 async function draw(scroll) {
   for (const key of ["set", "kind", "show", "q"]) if (document.activeElement !== $(key)) $(key).value = state[key];
+  $("beside").value = state.beside ?? "";
   drawSteps();
   if (!(await filter())) return;
   if (listed.length && !listed.some((one) => one.group.problem === state.problem)) {
@@ -306,6 +385,7 @@ const KEYS = {
   "]": () => state.step + 1 < index.steps.length && go({ step: state.step + 1, sample: null }),
   "[": () => state.step > 0 && go({ step: state.step - 1, sample: null }),
   "/": () => $("q").focus(), "?": () => $("help").showModal(),
+  b: () => go({ beside: state.beside === null ? 0 : null }),
   Escape: () => go({ set: "", kind: "all", show: "all", q: "" }),
 };
 
@@ -318,6 +398,8 @@ async function start() {
   $("about").textContent = `${index.label} · ${index.model} · reward: ${index.reward} · ${shown} of ${all} responses`;
   $("sampling").textContent = `The page holds ${index.problems.length} of ${index.in_all.problems} problems, the same at every step, evenly spaced in each data set, with all of their responses. The averages beside the steps are over all problems. Evaluation samples; those of training steps are not stored.`;
   $("set").append(node("option", { value: "" }, "all"), ...index.sets.map((name) => node("option", { value: name }, name)));
+  $("beside").append(node("option", { value: "" }, "nothing"), ...index.steps.map((entry, i) => node("option", { value: i }, entry.name)));
+  $("beside").addEventListener("change", () => go({ beside: $("beside").value === "" ? null : Number($("beside").value) }));
   for (const key of ["set", "kind", "show"]) $(key).addEventListener("change", () => go({ [key]: $(key).value, sample: null }));
   let waiting;
   $("q").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(() => go({ q: $("q").value, sample: null }), 150); });

@@ -30,6 +30,8 @@ SCORE_COLUMNS = ["dataset", "problem_id", "sample", "answer", "class_id", "corre
 SAMPLE_COLUMNS = ["dataset", "problem_id", "sample", "response", "token_ids", "finish_reason"]
 MAX_CHARS = 16_000  # of one response; of a longer one the middle is left out
 MAX_ANSWER = 300
+MAX_POINTS = 400  # of the training curve
+CURVES = ("true_accuracy", "majority_ratio")  # of the training metrics
 Key = tuple[str, str]  # data set, problem id
 
 
@@ -45,7 +47,8 @@ def collect(spec: Mapping[str, Any], problems: Sequence[Path], max_rollouts: int
     """Read what a page shows.
 
     `spec` has run, label, model, reward and points: a list of {"step": n, "name": text, "stems":
-    [`Paths.evaluation` of the checkpoint, one per suite]}. `problems` are the problem tables of all data sets.
+    [`Paths.evaluation` of the checkpoint, one per suite]}, and optionally metrics, the run's training metrics, whose
+    curve is shown above. `problems` are the problem tables of all data sets.
     """
     if max_rollouts < 1:
         raise SrtError(f"--max-rollouts must be at least 1, not {max_rollouts}")
@@ -65,6 +68,7 @@ def collect(spec: Mapping[str, Any], problems: Sequence[Path], max_rollouts: int
                 {"step": point["step"], "name": point["name"], "sets": _averages(table)}
                 for point, table in zip(spec["points"], groups, strict=True)
             ],
+            "training": _training(spec.get("metrics")),
             "problems": [{"set": d, "id": i, **texts[d, i]} for d, i in shown],
             "groups": [],
             "answers": [],
@@ -81,6 +85,22 @@ def collect(spec: Mapping[str, Any], problems: Sequence[Path], max_rollouts: int
     for number, (point, table) in enumerate(zip(spec["points"], groups, strict=True)):
         page.texts.append(_read_step(number, point["stems"], table, shown, page.index, words))
     return page
+
+
+def _training(path: str | None) -> dict[str, list[float | None]]:
+    """The training curve, at most `MAX_POINTS` evenly spaced steps.
+
+    Empty without metrics, and for rewards without rollouts, whose metrics have none of `CURVES`.
+    """
+    if path is None:
+        return {}
+    frame = read_parquet(path).to_pandas().sort_values("step")
+    frame = frame.iloc[sorted({round(i) for i in np.linspace(0, len(frame) - 1, min(len(frame), MAX_POINTS))})]
+    shown = [name for name in CURVES if name in frame and frame[name].notna().any()]
+    if not shown:
+        return {}
+    columns = {name: [_rounded(value) for value in frame[name].astype(float)] for name in shown}
+    return {"step": frame["step"].tolist(), **columns}
 
 
 class _Words:

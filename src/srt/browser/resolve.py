@@ -37,18 +37,19 @@ def page_spec(config: Config, instance: str) -> dict[str, Any]:
         stems = [paths.evaluation(checkpoint, stored_suite(config, run.model, suite)) for suite in run.suites]
         name = f"Step {step}" if step else "Base model" if checkpoint.startswith("base/") else f"Start: {checkpoint}"
         points.append({"step": step, "name": name, "stems": stems})
-    return {"run": instance, "label": run.label, "model": run.model, "reward": run.reward, "points": points}
+    about = {"run": instance, "label": run.label, "model": run.model, "reward": run.reward}
+    return {**about, "points": points, "metrics": paths.run_metrics(instance)}
 
 
 def page_files(config: Config, instance: str) -> list[str]:
-    """The samples, scores and groups that the page reads."""
+    """The samples, scores, groups and training metrics that the page reads."""
     run, paths = config.entry(instance).run, Paths(config.results)
     return [
         table(checkpoint, stored_suite(config, run.model, suite))
         for checkpoint in _checkpoints(config, instance).values()
         for suite in run.suites
         for table in (paths.samples, paths.scores, paths.groups)
-    ]
+    ] + [paths.run_metrics(instance)]
 
 
 def page_problems(config: Config, instance: str) -> list[str]:

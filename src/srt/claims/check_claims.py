@@ -8,7 +8,8 @@ from typing import Any
 
 from srt.claims import accuracy_estimators, training_estimators, vote_estimators
 from srt.claims.evidence import Evidence, Undecided, View
-from srt.claims.verdict import UNDECIDED, Number, Verdict, decide, p_value
+from srt.claims.trained_questions import Seen, read_clean, seen
+from srt.claims.verdict import SUPPORTED, UNDECIDED, Number, Verdict, decide, p_value
 from srt.common.errors import SrtError, nearest
 
 ESTIMATORS: dict[str, Callable[[View, dict[str, Any]], list[Number]]] = {
@@ -30,8 +31,23 @@ def check_claims(spec: dict[str, Any], partial: bool = False) -> list[Checked]:
 
     `partial`: a table that is not made yet makes a claim undecided instead of being an error.
     """
-    evidence = Evidence(spec, partial)
-    return [Checked(name, claim, _check(evidence, name, claim)) for name, claim in spec["claims"].items()]
+    evidence, clean = Evidence(spec, partial), read_clean(spec, partial)
+    checked = []
+    for name, claim in spec["claims"].items():
+        verdict = _check(evidence, name, claim)
+        if verdict.verdict == SUPPORTED and clean is not None and (trained := seen(spec, claim["options"], clean)):
+            verdict = _without(trained, verdict, _check(Evidence(spec, partial, trained), name, claim))
+        checked.append(Checked(name, claim, verdict))
+    return checked
+
+
+def _without(trained: list[Seen], verdict: Verdict, rest: Verdict) -> Verdict:
+    """The verdict on all questions if the one on the `rest`, without trained ones, is the same; else undecided."""
+    told = " and ".join(map(str, trained))
+    if rest.verdict == SUPPORTED:
+        return replace(verdict, reason=f"{verdict.reason} Without them as well: {told}.")
+    reason = f"Supported only with questions that were trained on ({told}). Without them: {rest.reason}"
+    return replace(verdict, verdict=UNDECIDED, reason=reason, p=rest.p)
 
 
 def _check(evidence: Evidence, name: str, claim: dict[str, Any]) -> Verdict:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from srt.artefacts.paths import Paths
 from srt.claims.resolve import checkpoints, stored, suite_of
+from srt.claims.trained_questions import Seen
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet
 from srt.metrics.intervals import N_BOOT, draw_counts
@@ -110,10 +111,14 @@ def _seed_names(instances: Sequence[str]) -> tuple[str, ...]:
 
 
 class Evidence:
-    """The tables of all claims, each read once. `partial`: a missing file makes its claims undecided, not an error."""
+    """The tables of all claims, each read once. `partial`: a missing file makes its claims undecided, not an error.
 
-    def __init__(self, spec: dict[str, Any], partial: bool = False) -> None:
+    `trained`: questions that are left out.
+    """
+
+    def __init__(self, spec: dict[str, Any], partial: bool = False, trained: Sequence[Seen] = ()) -> None:
         self.spec, self.partial = spec, partial
+        self._trained = {one.dataset: one.ids for one in trained}
         self.paths = Paths(spec["results"])
         self._files: dict[str, dict[str, pd.DataFrame]] = {}
         self._metrics: dict[str, pd.DataFrame] = {}
@@ -155,14 +160,20 @@ class Evidence:
             table = read_parquet(path, COLUMNS).to_pandas()
             table["parsed_share"] = table["parsed"] / table["n"]
             self._files[path] = {
-                str(name): part.set_index("problem_id") for name, part in table.groupby("dataset", sort=False)
+                str(name): self._untrained(str(name), part.set_index("problem_id"))
+                for name, part in table.groupby("dataset", sort=False)
             }
         parts = self._files[path]
         if dataset not in parts:
             raise SrtError(f"{path} has no data set '{dataset}' (it has: {', '.join(parts)}): evaluate it again")
+        if parts[dataset].empty:
+            raise Undecided(f"every question of {dataset} was trained on")
         if parts[dataset].index.has_duplicates:
             raise SrtError(f"{path}: a problem of '{dataset}' has two rows: score it again")
         return parts[dataset]
+
+    def _untrained(self, dataset: str, part: pd.DataFrame) -> pd.DataFrame:
+        return part[~part.index.isin(self._trained[dataset])] if dataset in self._trained else part
 
     def training(self, run: str, column: str) -> tuple[np.ndarray, np.ndarray]:
         """A training metric: steps [T] that all seeds have, values [S, T]."""

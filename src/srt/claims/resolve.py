@@ -11,12 +11,13 @@ from typing import Any
 from srt.artefacts.paths import Paths
 from srt.artefacts.settings import stored_suite
 from srt.config.claims import FROM_TRAINING
+from srt.config.lookups import lineage
 from srt.config.root import Config
 from srt.config.runs import checkpoint_at
 
 
 def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
-    """The spec of all claims, and the files that they read: the inputs of their job."""
+    """The spec of all claims, and the files that they read: the inputs of their job, beside the audit's clean rows."""
     paths = Paths(config.results)
     claims: dict[str, Any] = {}
     runs: dict[str, Any] = {}
@@ -37,7 +38,7 @@ def resolve_claims(config: Config) -> tuple[dict[str, Any], list[str]]:
             inputs += _files(paths, runs[run], wanted)
             if claim.estimator in FROM_TRAINING:
                 inputs += [paths.run_metrics(instance) for instance in runs[run]["instances"]]
-    spec = {"results": config.results, "claims": claims, "runs": runs}
+    spec = {"results": config.results, "claims": claims, "runs": runs, "clean": paths.clean_rows()}
     if alarm := config.alarm.changed():
         spec["alarm"] = alarm
     return spec, list(dict.fromkeys(inputs))
@@ -54,8 +55,18 @@ def _run(config: Config, run: str) -> dict[str, Any]:
         "starts": [config.start(instance) for instance in instances],
         "steps": entry.checkpoints,
         "suites": {suite: config.members(suite) for suite in entry.suites},
+        "trained_on": trained_on(config, run),
         **({"stored": renamed} if renamed else {}),
     }
+
+
+def trained_on(config: Config, run: str) -> dict[str, bool]:
+    """The training sets of a run and of those that it starts from, and whether their true answers were learned from."""
+    found: dict[str, bool] = {}
+    for name in lineage(config.runs, run):
+        entry = config.runs[name]
+        found[entry.data] = found.get(entry.data, False) or entry.reward == "ground_truth"
+    return found
 
 
 def stored(run: dict[str, Any], suite: str) -> str:

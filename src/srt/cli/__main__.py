@@ -19,6 +19,7 @@ from srt.common.errors import SrtError, nearest, run_cli
 COMMANDS = {
     "plan": "show what a configuration costs: jobs, GPU-hours, wall time, disk",
     "check": "find problems that would stop a run: versions, data files, models, results folder",
+    "stage": "fill a folder with weights, data and wheels for machines without internet",
     "watch": "run a workflow and show how long it still takes",
     "prompt": "show one prompt as a model receives it, with its token ids",
     "worth": "say from a few samples whether self-training can pay: maj@n against avg@n",
@@ -29,11 +30,12 @@ COMMANDS = {
     "coverage": "simulate how often the intervals of claims cover",
     "adopt": "adopt results that have no record of their origin",
     "rename": "keep the results of a run whose name has changed",
-    "export": "write stored evaluations in the format of lm-evaluation-harness",
+    "prune": "delete models of earlier checkpoints that nothing needs any more",
+    "export": "write stored evaluations for lm-evaluation-harness or the Hugging Face hub",
     "regrade": "grade rollouts of another project and compare the verdicts",
     "miniature": "make docs/miniature from a finished miniature run",
     "gpu-check": "check training and sampling on this machine's GPU, and measure them",
-    "docs": "make config/README.md and the schemas from src/srt/config",
+    "docs": "make the pages of docs/config and the schemas from src/srt/config",
 }
 
 
@@ -44,7 +46,7 @@ def usage() -> str:
         "usage: srt COMMAND [OPTIONS]    (srt COMMAND --help explains a command)\n\n"
         "Files are made by Snakemake (`snakemake --list` names its targets); these commands do everything else:\n\n"
         + "\n".join(lines)
-        + "\n\nRun them in the repository root. Exit codes: 0 done, 1 a check failed, 2 wrong input.\n"
+        + "\nRun them in the repository root. Exit codes: 0 done, 1 a check failed, 2 wrong input.\n"
     )
 
 

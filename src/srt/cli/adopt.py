@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     """Plan with SRT_ADOPT set, and show the last lines only."""
     if args.list:
         return list_unrecorded(sorted(path for path in Path("results").glob("*/") if path.is_dir()))
-    command = [sys.executable, "-m", "snakemake", "--configfile", str(args.configfile), "--cores", "1", "-n", "--quiet"]
+    command = [sys.executable, "-m", "snakemake", "--configfile", *map(str, args.configfile)]
+    command += ["--cores", "1", "-n", "--quiet"]
     command += ["--config", *args.config] if args.config else []
     done = subprocess.run(command, env=os.environ | {ADOPT: "1"}, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if line.strip()]

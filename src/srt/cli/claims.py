@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> None:
     from srt.common.errors import SrtError
 
     spec, files = resolve_claims(configuration(args))
+    files.append(spec["clean"])
     missing = [] if args.partial else [file for file in files if not Path(file).is_file()]
     if missing:
         raise SrtError(

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         raise SrtError("name two different runs")
     for name in args.runs:
         if name not in known:
-            raise SrtError(f"{args.configfile} has no run '{name}'{nearest(name, known)}")
+            raise SrtError(f"{args.configfile[-1]} has no run '{name}'{nearest(name, known)}")
     print(compare_specs(*(json.loads(train_spec(config, name)) for name in args.runs), args.runs))
     print("\n" + compare_metrics(*(metrics(config, name) for name in args.runs), args.runs))
     print("\n" + compare_evaluations(*(evaluations(config, name) for name in args.runs), args.runs))

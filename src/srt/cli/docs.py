@@ -1,4 +1,4 @@
-"""Write config/README.md and the JSON schemas of the configuration from the models in src/srt/config."""
+"""Write what is generated from src/srt/config: the pages of docs/config with all keys, and the JSON schemas."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ def run(args: argparse.Namespace) -> None:
         raise SrtError(f"{', '.join(old)}: out of date with src/srt/config: run `srt docs`")
     for name in old:
         write_text(Path(name), files()[name])
-    print(f"wrote {', '.join(old)}" if old else "config/README.md and the schemas are up to date")
+    print(f"wrote {', '.join(old)}" if old else "docs/config and the schemas are up to date")

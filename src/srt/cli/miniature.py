@@ -1,4 +1,4 @@
-"""Make the page docs/miniature/README.md of a finished miniature run.
+"""Make the page of a finished small run, docs/miniature/README.md or docs/real/README.md.
 
 Collects the run's tables and figures beside the page, then fills the page's template from them.
 """

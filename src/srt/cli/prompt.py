@@ -26,6 +26,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the prompt."""
     from srt.common.errors import SrtError, nearest
+    from srt.common.own_code import load
     from srt.common.plain_text import printable
     from srt.data import read_problems
     from srt.data.prompts import fault, render
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> None:
     if problem is None:
         raise SrtError(f"{file} has no problem '{wanted}'{nearest(wanted, (row['id'] for row in rows))}")
 
-    ids = render(tokenizer, problem, suffix)
+    own = config.models[args.model].prompt if config and args.model in config.models else None
+    turns = load("prompt", own) if own else None
+    ids = render(tokenizer, problem, suffix, turns)
     print(f"model    {folder}\nproblem  {wanted} of {file}\n\n{printable(tokenizer.decode(ids))}\n\n{len(ids)} tokens:")
     print("\n".join(f"{token:>8}  {tokenizer.decode([token])!r}" for token in ids))
     if found := fault(tokenizer, ids):

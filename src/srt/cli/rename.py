@@ -30,11 +30,11 @@ def run(args: argparse.Namespace) -> None:
     config = configuration(args)
     if args.new not in config.runs:
         raise SrtError(
-            f"{args.configfile} has no run '{args.new}'{nearest(args.new, config.runs)}: rename it there first"
+            f"{args.configfile[-1]} has no run '{args.new}'{nearest(args.new, config.runs)}: rename it there first"
         )
     if args.old in config.runs:
         raise SrtError(
-            f"{args.configfile} still has a run '{args.old}', which needs its results: rename it there first"
+            f"{args.configfile[-1]} still has a run '{args.old}', which needs its results: rename it there first"
         )
     results = Path(config.results)
     ResultsLock(results).acquire()

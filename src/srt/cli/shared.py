@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +15,49 @@ if TYPE_CHECKING:
     from srt.config import Config
 
 
+class _ConfigFiles(argparse.Action):
+    """The files of a repeated --configfile, instead of the default."""
+
+    def __call__(self, parser: Any, args: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        files = [] if getattr(args, self.dest) == self.default else getattr(args, self.dest)
+        setattr(args, self.dest, [*files, value])
+
+
 def add_configfile(parser: Any, default: str = "config/config.yaml") -> None:
-    """Add --configfile, as Snakemake has it."""
+    """Add --configfile; given several times, the files are merged as by Snakemake."""
     parser.add_argument(
-        "--configfile", type=Path, default=Path(default), metavar="FILE", help="configuration (default: %(default)s)"
-    )
+        "--configfile", type=Path, default=(Path(default),), metavar="FILE", action=_ConfigFiles,
+        help=f"repeatable: later files win (default: {default})",
+    )  # fmt: skip
 
 
 def configuration(args: argparse.Namespace, **changes: Any) -> Config:
     """The configuration of --configfile, with top-level keys changed as by Snakemake's --config."""
     from srt.common.errors import SrtError
+    from srt.common.own_code import FOLDERS
     from srt.config import load_config, read_yaml
 
-    if not args.configfile.is_absolute() and not Path("config").is_dir() and not args.configfile.exists():
-        raise SrtError(
-            f"{args.configfile} does not exist below {Path.cwd()}: run the command in the repository root, or name the "
-            "file with --configfile"
-        )
-    raw = read_yaml(args.configfile) | changes
-    return load_config(raw, Path.cwd(), str(args.configfile), [args.configfile])
+    raw: dict[str, Any] = {}
+    for file in args.configfile:
+        if not file.is_absolute() and not Path("config").is_dir() and not file.exists():
+            raise SrtError(
+                f"{file} does not exist below {Path.cwd()}: run the command in the repository root, or name the file "
+                "with --configfile"
+            )
+        raw = merged(raw, read_yaml(file))
+    config = load_config(raw | changes, Path.cwd(), str(args.configfile[-1]), list(args.configfile))
+    os.environ[FOLDERS] = os.pathsep.join(map(str, config.code_folders))
+    return config
+
+
+def merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """Both, of equal keys the second's value; mappings are merged, as Snakemake merges several --configfile."""
+    both = {key: merged(one[key], two[key]) for key in one.keys() & two.keys() if _mappings(one[key], two[key])}
+    return one | two | both
+
+
+def _mappings(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def model_and_data(args: argparse.Namespace) -> tuple[Path, Path, Config | None]:

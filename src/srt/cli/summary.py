@@ -1,4 +1,4 @@
-"""Print the base model and the last step of every run, from the table of all evaluations.
+"""Print the base model and the last step of every run, and models without a run, from the table of all evaluations.
 
 With --all-settings also the evaluations on disk that were sampled with other settings than the configuration's, each
 row with its temperature and n; gains are those within the same settings.
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; 1 if a required gain is not there."""
     import pandas as pd
 
+    from srt.artefacts.evaluations import BASE
     from srt.artefacts.paths import Paths
     from srt.common.errors import SrtError
     from srt.metrics.results_table import SETTINGS
@@ -42,13 +43,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.all_settings and not file.is_file():
         raise SrtError(f"{file} does not exist: make it with snakemake results_table")
     results = all_settings(config) if args.all_settings else pd.read_csv(file)
-    last = results[results["step"] == results.groupby("run")["step"].transform("max")]
+    evaluated = results["run"].str.startswith(BASE)  # without a run
+    last = results[~evaluated & (results["step"] == results.groupby("run")["step"].transform("max"))]
     told = [key for key in ("suite", *SETTINGS) if key in results]
     told += ["n"] if args.all_settings or results["n"].nunique() > 1 else []
     if args.require_gain:
         return gained(last, *args.require_gain, file)
-    base = results[results["step"] == 0].drop_duplicates(["dataset", *told]).assign(run="base model")
-    shown = pd.concat([base, last])
+    base = results[~evaluated & (results["step"] == 0)].drop_duplicates(["dataset", *told]).assign(run="base model")
+    shown = pd.concat([base, last, results[evaluated]])
     n = "n" if "n" in told else str(results["n"].iloc[0])
     gain = [
         f"{row.gain:+.3f} [{row.gain_lo:+.3f}, {row.gain_hi:+.3f}]" if row.step else "" for row in shown.itertuples()

@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
     }  # fmt: skip
     if args.max_new_tokens is not None:
         spec["max_new_tokens"] = args.max_new_tokens
+    if config and known and config.models[args.model].prompt:
+        spec["prompt"] = config.models[args.model].prompt
     extractor = config.scoring.extractor if config else "boxed"
-    found = measure(spec, folder, file, args.problems, extractor)
+    own_tasks = config.own_tasks(args.data) if config and args.data in config.datasets else []
+    found = measure(spec, folder, file, args.problems, extractor, own_tasks)
     print("\n".join(found.lines()))
     return 0 if found.worth else 1

@@ -29,7 +29,7 @@ class JobRequest:
 
     The other fields are options of a training job's run, set by how much memory its GPUs have: vLLM's share of a GPU's
     memory in percent, whether the reference's weights stay in host memory between its passes, whether vLLM gives its
-    GPU memory back between rollouts, and how many GPUs share one vLLM engine.
+    GPU memory back between rollouts, how many GPUs share one vLLM engine, and the memory for activations in MB.
     """
 
     gpus: int
@@ -40,6 +40,7 @@ class JobRequest:
     reference_offload: bool = False
     engine_sleep: bool = False
     rollout_tensor_parallel: int = 1
+    activation_mb: int = 0
 
 
 @dataclass(frozen=True)

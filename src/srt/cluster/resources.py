@@ -19,6 +19,7 @@ from srt.config.models import JobSize
 from srt.config.root import Config
 from srt.cost.memory import (
     HOST_BASE,
+    engine_bytes,
     fixed_engine_bytes,
     host_sampling_bytes,
     host_training_bytes,
@@ -26,6 +27,7 @@ from srt.cost.memory import (
     trainer_bytes,
     training_bytes,
     useful_engine_bytes,
+    workspace_bytes,
 )
 from srt.cost.parameters import GENEROUS
 from srt.cost.seconds import sampling_seconds, segment_seconds, step_seconds
@@ -50,18 +52,21 @@ class Placement:
         reference_offload: the reference's weights stay in host memory.
         engine_sleep: vLLM gives its memory back between rollouts.
         cache_bytes: of vLLM's cache on each GPU.
+        activation_bytes: memory of each GPU in which layers may keep activations.
     """
 
     gpus: int
     reference_offload: bool = False
     engine_sleep: bool = False
     cache_bytes: float = math.inf
+    activation_bytes: float = 0.0
 
     def of(self, work: TrainingWork) -> TrainingWork:
         """The work as it is placed."""
         return replace(
-            work, reference_offload=self.reference_offload, engine_sleep=self.engine_sleep, cache_bytes=self.cache_bytes
-        )
+            work, reference_offload=self.reference_offload, engine_sleep=self.engine_sleep,
+            cache_bytes=self.cache_bytes, activation_bytes=self.activation_bytes,
+        )  # fmt: skip
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -109,13 +114,14 @@ def place(work: TrainingWork, gpus: int, gpu_bytes: float) -> Placement:
     ways = []
     for sleep, offload in itertools.product(sleeps if work.vllm else (False,), offloads):
         way = replace(work, reference_offload=offload, engine_sleep=sleep)
-        ways.append(replace(way, cache_bytes=cache_bytes(way, gpus, gpu_bytes)))
+        room = room_bytes(way, gpus, gpu_bytes)
+        ways.append(replace(way, cache_bytes=cache_bytes(way, gpus, gpu_bytes), activation_bytes=room))
     needs = [training_bytes(way, gpus) for way in ways]
     fitting = [i for i, need in enumerate(needs) if need <= USABLE * gpu_bytes] or [needs.index(min(needs))]
     seconds = {i: step_seconds(ways[i], gpus, GENEROUS).seconds for i in fitting}
     fast = [i for i in fitting if seconds[i] <= ABOUT_AS_LONG * min(seconds.values())]
     way = ways[next((i for i in fast if needs[i] <= ROOMY * gpu_bytes), min(fast, key=lambda i: needs[i]))]
-    return Placement(gpus, bool(way.reference_offload), bool(way.engine_sleep), way.cache_bytes)
+    return Placement(gpus, bool(way.reference_offload), bool(way.engine_sleep), way.cache_bytes, way.activation_bytes)
 
 
 def vllm_percent(work: TrainingWork, gpus: int, gpu_bytes: float) -> int:
@@ -133,6 +139,22 @@ def cache_bytes(work: TrainingWork, gpus: int, gpu_bytes: float) -> float:
     if gpus == 0 or not work.vllm:
         return math.inf
     return max(0.0, vllm_percent(work, gpus, gpu_bytes) / 100 * gpu_bytes - fixed_engine_bytes(work))
+
+
+def room_bytes(work: TrainingWork, gpus: int, gpu_bytes: float) -> float:
+    """Memory of each GPU that an update has for activations, beside the engine's if that does not sleep, in whole MB.
+
+    At least what a group at its limits keeps with `gradient_checkpointing: full`, if the work fits. So shorter groups,
+    the usual ones, leave layers room to keep more.
+    """
+    if gpus == 0 or work.checkpointing != "full":
+        return 0.0
+    if work.vllm:
+        engine = 0.0 if work.engine_sleep else vllm_percent(work, gpus, gpu_bytes) / 100 * gpu_bytes
+    else:
+        engine = engine_bytes(work, gpus)
+    left = USABLE * gpu_bytes - trainer_bytes(work, gpus).held - engine - workspace_bytes(work, gpus)
+    return max(0.0, math.floor(left / 1e6) * 1e6)
 
 
 # -- time and cores ----------------------------------------------------------------------------------------------------
@@ -203,6 +225,7 @@ def training_job(config: Config, instance: str, steps: int, limits: ClusterLimit
         reference_offload=placement.reference_offload,
         engine_sleep=placement.engine_sleep,
         rollout_tensor_parallel=work.rollout_tensor_parallel,
+        activation_mb=round(placement.activation_bytes / 1e6),
     )
     return _with_given_sizes(limits.capped(request), run.job, config.models[run.model].train_job)
 

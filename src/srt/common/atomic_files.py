@@ -109,6 +109,13 @@ def remove_stale(path: str | Path, alone: bool = False) -> list[Path]:
     return removed
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder; a kill leaves a temporary name, which `remove_stale` removes, never half of the folder."""
+    gone = _temporary(path)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
 def fsync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from srt.common import own_code
 from srt.common.errors import SrtError
 
 # Sections of entries by id; each may be in separate files.
@@ -21,6 +22,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 RolloutEngineName = Literal["transformers", "vllm"]
 Dtype = Literal["bfloat16", "float32"]
 VotePreset = Literal["clean", "authors"]
+# A user's own function, `module:function` (docs/own_code.md); in specs with the hash of its file.
+OwnFunction = Annotated[str, Field(pattern=own_code.PATTERN)]
 LARGEST = 2**31 - 1  # limit of whole numbers: larger ones are typing errors and would overflow 32-bit integers
 
 

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from srt.common.errors import SrtError, nearest
-from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, Revision, Strict
+from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, OwnFunction, Revision, Strict
 
 Column = Literal["id", "problem", "answer", "source", "subject", "level"]
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -136,7 +136,10 @@ class _TableDataset(Strict):
         None, ge=1, description="Number of rows before any selection; another number is an error."
     )
     task: str = Field(
-        "math", min_length=1, description="Value of the `task` column, which says how answers are graded."
+        "math",
+        min_length=1,
+        description="Value of the `task` column, which says how answers are graded: `math`, a task of Reasoning Gym "
+        "(docs/answers.md), or `module:function`, a function of yours (docs/own_code.md).",
     )
 
     @property
@@ -165,6 +168,9 @@ class LocalDataset(_TableDataset):
     path: str = Field(
         min_length=1,
         description="`.parquet`, `.jsonl`, `.json` (a list) or `.csv` file; relative paths start from `local_dir`.",
+    )
+    reader: OwnFunction | None = Field(
+        None, description="`module:function` that reads a file of another format into rows (docs/own_code.md)."
     )
 
     def file(self, local_dir: str | Path | None) -> Path:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from srt.config.base import Dtype, RolloutEngineName, Seed, Strict, VotePreset
+from srt.config.base import Dtype, OwnFunction, RolloutEngineName, Seed, Strict, VotePreset
 
 # Between the id of a suite and the hash of its settings, where a model was sampled on it with others before
 # (srt.artefacts.settings); no id contains it.
 SETTINGS_MARK = "@"
+# Between the id of a suite and the seed of its samples, where that is not `sampling.seed` (key `evaluate`).
+SEED_MARK = "-s"
+
+
+def suite_and_seed(name: str) -> tuple[str, int | None]:
+    """The id of a suite and the seed of its samples, from the name of its tables; None is the seed of `sampling`.
+
+    >>> suite_and_seed("core-s2@0123abcd"), suite_and_seed("core")
+    (('core', 2), ('core', None))
+    """
+    name = name.partition(SETTINGS_MARK)[0]
+    suite, _, seed = name.partition(SEED_MARK)
+    return (suite, int(seed)) if seed.isdecimal() else (name, None)
 
 
 class SamplingConfig(Strict):
@@ -45,14 +58,48 @@ class ScoringConfig(Strict):
     preset: VotePreset = Field(
         "clean", description="`clean`: votes are counted by equivalence class; `authors`: by raw string."
     )
-    extractor: Literal["boxed", "boxed_or_last_number", "reasoning_gym", "gsm8k_hash"] = Field(
-        "boxed", description="How the answer is extracted from a response (docs/answers.md); training uses the same."
+    extractor: Literal["boxed", "boxed_or_last_number", "reasoning_gym", "gsm8k_hash"] | OwnFunction = Field(
+        "boxed",
+        description="How the answer is extracted from a response (docs/answers.md), or `module:function`, a function "
+        "of yours (docs/own_code.md); training uses the same.",
     )
     timeout_s: float = Field(
         5.0, gt=0, description="Time limit of one comparison in seconds; beyond it the comparison counts as `timeout`."
     )
     memory_mb: int = Field(2048, gt=0, description="Memory limit of one grading process in MB.")
     workers: int = Field(2, gt=0, description="Grading processes per job; has no effect on results.")
+
+
+class Evaluate(Strict):
+    """Checkpoints that are evaluated without training: each of `models` on each of `suites` with each of `seeds`.
+
+    `snakemake evaluate` makes tables/evaluate.csv, tables/evaluate.md and figures/evaluate.pdf (docs/evaluate.md).
+    """
+
+    models: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Ids of `models`. The others are compared with the first; null means all, in their order.",
+    )
+    suites: list[str] = Field(min_length=1, description="Suites (or data sets) that they are evaluated on.")
+    seeds: list[Seed] | None = Field(
+        None,
+        min_length=1,
+        description="Seeds of the samples; each draws `n` responses of its own to each problem. null means the seed of "
+        "`sampling` alone. Greedy samples have the first seed only.",
+    )
+    k: list[Annotated[int, Field(gt=0)]] | None = Field(
+        None, min_length=1, description="The k of maj@k and pass@k, up to n; null means the powers of 2 up to n, and n."
+    )
+
+    def sizes(self, n: int) -> list[int]:
+        """The k of maj@k and pass@k for n responses, in order.
+
+        >>> Evaluate(suites=["core"]).sizes(12), Evaluate(suites=["core"], k=[16, 4]).sizes(12)
+        ([1, 2, 4, 8, 12], [4])
+        """
+        powers = [1 << i for i in range(n.bit_length()) if 1 << i < n]
+        return [*powers, n] if self.k is None else sorted(k for k in self.k if k <= n)
 
 
 class Gradings(Strict):

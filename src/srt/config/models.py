@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, Revision, Seed, Strict
+from srt.config.base import REVISION, REVISION_SCHEMA, UNPINNED, OwnFunction, Revision, Seed, Strict
 from srt.config.prompt_templates import PROMPT_TEMPLATES, checked_template
 
 BOXED_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
@@ -47,6 +47,11 @@ class ModelBase(Strict):
         description="Text appended to the problem in the user turn; the default is the authors' "
         "(examples/data_preprocess/dapo.py).",
     )
+    prompt: OwnFunction | None = Field(
+        None,
+        description="`module:function` that makes the turns of a prompt from the problem (docs/own_code.md), before "
+        "the template; null means one turn: the problem and the suffix.",
+    )
     prompt_template: Annotated[str, AfterValidator(checked_template)] | None = Field(
         None,
         description="Template of prompts instead of the tokenizer's own: `qwen_math`, `r1_zero`, `plain` (problem and "
@@ -64,8 +69,8 @@ class ModelBase(Strict):
     parameters: float = Field(
         7e9,
         gt=0,
-        description="Number of parameters, for models whose shape is not known (`srt.cost.shapes`); sets what jobs "
-        "request and has no effect on results.",
+        description="Number of parameters, for models whose shape neither `srt.cost.shapes` nor config.json "
+        "tells; sets what jobs request and has no effect on results.",
     )
     gpus_train: int | None = Field(
         None,
@@ -146,6 +151,13 @@ class PretrainPart(Strict):
         description="Parameters of Reasoning Gym's `chain_sum`, e.g. `{min_terms: 3, max_terms: 3}`."
     )
     weight: float = Field(1.0, gt=0, description="Share of this part in the mix: weight / sum of weights.")
+    misread: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of this part's traces, once traces are corrupted, that read every sign as plus: an error "
+        "that the model then makes in most of its answers to some problems.",
+    )
 
 
 class TinyModel(ModelBase):
@@ -153,7 +165,8 @@ class TinyModel(ModelBase):
 
     A share `corruption` of a trace's steps has a wrong number, and the rest of the trace continues from it. So single
     answers are often wrong and the majority of 32 is right more often: self-training needs this gap between avg@32 and
-    maj@32.
+    maj@32. With `misread` parts, a share of the traces also has the same error, which a vote does not cancel wherever
+    it is the most frequent answer: such a majority can be raised by training.
     """
 
     source: Literal["tiny"] = Field(description="Trained from scratch by the workflow.")

@@ -55,8 +55,8 @@ class PlanConfig(Strict):
         0.5,
         gt=0,
         le=1,
-        description="Share of prompts that runs with `refill` keep (our guess: no number is published); a step "
-        "samples as many rounds as fill its batch.",
+        description="Share of prompts that runs with `refill` keep, by either rule (our guess: none is published); "
+        "a step samples as many rounds as fill its batch.",
     )
     host_copy_rate: float = Field(
         4e9, gt=0, description="Bytes per second and GPU at which a state is copied to host memory."

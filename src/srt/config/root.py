@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from srt.common.errors import SrtError, nearest
+from srt.common.own_code import is_own, pinned
 from srt.config.alarm import AlarmRule
 from srt.config.base import Strict
 from srt.config.claims import Claim
 from srt.config.datasets import DatasetConfig
-from srt.config.evaluation import SETTINGS_MARK, Gradings, SamplingConfig, ScoringConfig, Suite
+from srt.config.evaluation import (
+    SEED_MARK,
+    Evaluate,
+    Gradings,
+    SamplingConfig,
+    ScoringConfig,
+    Suite,
+    suite_and_seed,
+)
 from srt.config.figures import Figure
 from srt.config.models import ModelConfig
 from srt.config.plan import PlanConfig
@@ -48,11 +58,25 @@ class Config(Strict):
         description="`last`: only the optimizer state of a run's last checkpoint is kept, from which the run can be "
         "extended; `all`: all are kept.",
     )
+    keep_models: Literal["all", "needed"] = Field(
+        "all",
+        description="`all`: the models of all checkpoints are kept; `needed`: that of an earlier checkpoint is deleted "
+        "once all samples of it are made (docs/cost.md, *Pruning*).",
+    )
     save_every: int = Field(
         10,
         gt=0,
         description="Steps between two saves within a segment; a kill loses the steps since the last complete save. "
         "Has no effect on results.",
+    )
+    max_gpu_hours: float | None = Field(
+        None,
+        gt=0,
+        description="Budget of the results folder in GPU-hours: jobs that would go beyond it by the plan are refused, "
+        "and once it is used no further job is started (docs/cost.md); null means none.",
+    )
+    max_disk_gb: float | None = Field(
+        None, gt=0, description="The same for the size of the results folder, in GB; null means none."
     )
     seeds: int = Field(
         1,
@@ -68,9 +92,14 @@ class Config(Strict):
     models: dict[str, ModelConfig] = Field(min_length=1, description="Base models by id.")
     datasets: dict[str, DatasetConfig] = Field(min_length=1, description="Training and test sets by id.")
     suites: dict[str, Suite] = Field(
-        min_length=1, description="Lists of data sets that one job samples together, by id."
+        default_factory=dict, description="Lists of data sets that one job samples together, by id."
     )
-    runs: dict[str, Run] = Field(min_length=1, description="Training runs by id.")
+    runs: dict[str, Run] = Field(
+        default_factory=dict, description="Training runs by id; needed unless `evaluate` is given."
+    )
+    evaluate: Evaluate | None = Field(
+        None, description="Models that are evaluated without training (docs/evaluate.md); null means none."
+    )
     figures: dict[str, Figure] = Field(default_factory=dict, description="Figures by id.")
     claims: dict[str, Claim] = Field(
         default_factory=dict, description="Statements of the paper and how they are checked, by id."
@@ -92,9 +121,19 @@ class Config(Strict):
             raise ValueError(f"{value!r} has a character other than letters, digits and _ . / + @ -: rename the folder")
         return os.path.normpath(value)
 
+    @cached_property
+    def code_folders(self) -> list[Path]:
+        """Where modules of the user's own functions are looked up (`srt.common.own_code`); the loader adds them."""
+        return []
+
+    def own_tasks(self, suite: str) -> list[str]:
+        """The tasks of a suite's data sets that are functions of the user, each with the hash of its file."""
+        tasks = [self.datasets[dataset].task or "" for dataset in self.members(suite)]
+        return [pinned(task, self.code_folders) for task in sorted(set(filter(is_own, tasks)))]
+
     def members(self, suite: str) -> list[str]:
         """The data sets of a suite, by its id or by the name of its tables; every data set is also a suite."""
-        suite = suite.partition(SETTINGS_MARK)[0]
+        suite, _ = suite_and_seed(suite)
         if suite in self.suites:
             return list(self.suites[suite].datasets)
         if suite in self.datasets:
@@ -147,11 +186,24 @@ class Config(Strict):
 
     def sampling_settings(self, model: str, suite: str = "") -> SamplingConfig:
         """Sampling settings of a model: `sampling`, overridden by the model's own keys, then by those of the suite."""
-        suite = suite.partition(SETTINGS_MARK)[0]
+        suite, seed = suite_and_seed(suite)
         own = self.models[model].sampling
         changes = own.model_dump(exclude_none=True) if own else {}
         changes |= self.suites[suite].own_sampling if suite in self.suites else {}
+        changes |= {} if seed is None else {"seed": seed}
         return self.sampling.model_copy(update=changes) if changes else self.sampling
+
+    def evaluated_models(self) -> list[str]:
+        """The models of `evaluate`, in their order."""
+        return [] if self.evaluate is None else list(self.evaluate.models or self.models)
+
+    def evaluation_seeds(self, model: str, suite: str) -> dict[int, str]:
+        """The seeds of a model of `evaluate` on a suite, each with the suite's name for samples of that seed."""
+        assert self.evaluate is not None
+        own = self.sampling_settings(model, suite)
+        seeds = self.evaluate.seeds or [own.seed]
+        kept = seeds if own.temperature > 0 else seeds[:1]  # greedy samples do not depend on the seed
+        return {seed: suite if seed == own.seed else f"{suite}{SEED_MARK}{seed}" for seed in kept}
 
     def unpinned(self) -> list[str]:
         """A warning for each model and data set whose revision is not a commit."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from srt.config.base import Seed, Strict
+from srt.common.own_code import is_own
+from srt.config.base import OwnFunction, Seed, Strict
 from srt.config.evaluation import Probe
 from srt.config.models import JobSize
 from srt.config.preferences import OFFLINE, Preference, check_keys
@@ -15,12 +16,15 @@ from srt.config.train import Train
 # The keys of srt.figures.style.METHODS, written out because figures are not imported while rules are parsed.
 Method = Literal[
     "ground_truth", "srt", "offline", "easy_pass_rate", "easy_majority", "test_time", "base", "soft_majority",
-    "threshold", "fixed_teacher", "climbing", "warm_up", "distilled", "confidence",
+    "threshold", "fixed_teacher", "climbing", "warm_up", "distilled", "confidence", "mixed_labels",
 ]  # fmt: skip
 AlarmAction = Literal["stop", "offline_labels"]
 MOST_CHECKPOINTS = 10_000  # of one run; each makes jobs
-Reward = Literal["ground_truth", "majority", "soft_majority", "confidence", "offline_labels", "sft", "dpo", "scpo"]
+Reward = Literal[
+    "ground_truth", "majority", "soft_majority", "mixed_labels", "confidence", "offline_labels", "sft", "dpo", "scpo",
+]  # fmt: skip
 VOTING = frozenset({"majority", "soft_majority"})  # rewards whose label is the vote of the group itself
+TRUE_LABELS = frozenset({"ground_truth", "mixed_labels"})  # rewards that see true answers, all or some
 LABEL_FREE = VOTING | {"confidence"}  # rewards that see no label of any origin but the run's own responses
 
 
@@ -46,10 +50,19 @@ class Curriculum(Strict):
 
 
 class Refill(Strict):
-    """Online curriculum: a step draws prompts until its batch is full of ones whose votes agree (docs/trainer.md)."""
+    """A step draws prompts until its batch is full of ones that its rule, or both rules, keep (docs/trainer.md)."""
 
-    majority: float = Field(
-        gt=0, le=1, description="A prompt is kept if its majority is at least this share of all responses (v2: 0.6)."
+    majority: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Online curriculum, for rewards `majority` and `soft_majority`: a prompt is kept if its majority "
+        "is at least this share of all responses (v2: 0.6).",
+    )
+    dynamic_sampling: bool = Field(
+        False,
+        description="Dynamic sampling (DAPO, arXiv 2503.14476, Eq. 11), for every reward that judges responses: a "
+        "prompt is kept if the rewards of its responses are not all equal. Not allowed with `on_alarm` and `stop_at`.",
     )
     rounds: int = Field(
         4,
@@ -57,6 +70,16 @@ class Refill(Strict):
         description="Maximum number of rounds in a step, each drawing `prompts_per_step` prompts; after the last, the "
         "step trains on the prompts kept so far.",
     )
+
+    @model_validator(mode="after")
+    def _has_a_rule(self) -> Refill:
+        if self.majority is None and not self.dynamic_sampling:
+            raise ValueError("no rule says which prompts are kept: set majority (v2: 0.6) or dynamic_sampling: true")
+        return self
+
+    def rule(self) -> dict[str, Any]:
+        """What a run's spec says; `dynamic_sampling` is newer than some results."""
+        return {k: v for k, v in self.model_dump(mode="json").items() if v is not None and v is not False}
 
 
 class StopAt(Strict):
@@ -115,12 +138,19 @@ class Run(Strict):
     method: Method = Field(description="Colour and marker in figures; has no effect on numbers.")
     model: str = Field(description="Id of the base model.")
     data: str = Field(description="Id of the training set; a test set makes it test-time training.")
-    reward: Reward = Field(
+    reward: Reward | OwnFunction = Field(
         description="Training reward. `ground_truth`: agreement with the true answer; `majority`: with the majority "
-        "of the group (SRT); `soft_majority`: the share of the group that agrees; `confidence`: no answer counts, only "
+        "of the group (SRT); `soft_majority`: the share of the group that agrees; `mixed_labels`: the true answer for "
+        "`train.label_share` of the prompts, the majority for the others; `confidence`: no answer counts, only "
         "`train.entropy_reward` and `train.certainty_reward`; `offline_labels`: agreement with "
         "the majority of a fixed teacher, labelled once. `sft`, `dpo` and `scpo` draw no rollouts but learn from the "
-        "teacher's stored responses; of `train` they use only prompts, optimizer, precision and (`sft`) `aggregation`.",
+        "teacher's stored responses; of `train` they use only prompts, optimizer, precision and (`sft`) `aggregation`. "
+        "`module:function`: a function of yours (docs/own_code.md).",
+    )
+    reward_labels: Literal["ground_truth", "offline_labels"] | None = Field(
+        None,
+        description="Labels that a reward `module:function` is given, as its parameter `label`: the true answers, or "
+        "a fixed teacher's majorities; null: none, and the function must not ask for one.",
     )
     preference: Preference | None = Field(
         None, description="Responses and loss of the rewards `sft`, `dpo` and `scpo`; null means the defaults below."
@@ -152,7 +182,8 @@ class Run(Strict):
     )
     refill: Refill | None = Field(
         None,
-        description="Online curriculum, for rewards `majority` and `soft_majority`; null trains on every prompt.",
+        description="Rule by which a step drops prompts and draws others: online curriculum, dynamic sampling; null "
+        "trains on every prompt.",
     )
     validation: Validation | None = Field(
         None,
@@ -213,8 +244,8 @@ class Run(Strict):
                 raise ValueError(f"{key}: {repeated[0]} appears twice: remove one")
         if self.on_alarm is not None and self.reward not in VOTING:
             raise ValueError(
-                f"on_alarm: reward {self.reward} does not come from the run's own votes: set reward to majority or "
-                "soft_majority, or remove on_alarm"
+                f"on_alarm: reward {self.reward} does not come from the run's own votes alone: set reward to majority "
+                "or soft_majority, or remove on_alarm"
             )
         if self.on_alarm is not None and self.train.skip_unanimous:
             raise ValueError(
@@ -226,16 +257,8 @@ class Run(Strict):
                 f"stop_at: reward {self.reward} must not depend on true answers: set reward to ground_truth, or remove "
                 "stop_at"
             )
-        if self.refill is not None and self.reward not in VOTING:
-            raise ValueError(
-                f"refill: reward {self.reward} does not come from the run's own votes: set reward to majority or "
-                "soft_majority, or remove refill"
-            )
-        if self.refill is not None and self.on_alarm == "offline_labels":
-            raise ValueError(
-                "refill: with on_alarm offline_labels the prompts would change during the run: set on_alarm to stop, "
-                "or remove one"
-            )
+        if self.refill is not None:
+            self._check_refill(self.refill)
         if self.rollout_tensor_parallel > 1 and self.train.rollout_engine != "vllm":
             raise ValueError(
                 f"rollout_tensor_parallel ({self.rollout_tensor_parallel}) works with vLLM only: set "
@@ -246,10 +269,23 @@ class Run(Strict):
                 f"train.truncated: {self.train.truncated}: reward {self.reward} draws no responses that could be cut: "
                 "set it to count"
             )
-        if self.train.truncated == "no_vote" and self.reward not in VOTING:
+        if self.train.overlong_cache is not None and self.uses_stored_responses:
+            raise ValueError(
+                f"train.overlong_cache: reward {self.reward} draws no responses that could be punished: remove it"
+            )
+        if self.train.schedule != "constant":
+            self._check_schedule()
+        if self.train.truncated == "no_vote" and self.reward not in (*VOTING, "mixed_labels"):
             raise ValueError(
                 f"train.truncated: no_vote: reward {self.reward} does not come from the run's own votes: set it to "
                 "count or mask"
+            )
+        if (self.train.label_share is None) == (self.reward == "mixed_labels"):
+            raise ValueError(
+                "reward: mixed_labels needs train.label_share, the share of the prompts that have a true label: set it"
+                if self.train.label_share is None
+                else f"train.label_share: reward {self.reward} has one source of labels: set reward to mixed_labels, "
+                "or remove it"
             )
         confident = self.train.entropy_reward or self.train.certainty_reward
         if self.reward == "confidence" and not confident:
@@ -262,6 +298,11 @@ class Run(Strict):
             raise ValueError(
                 f"train.entropy_reward and train.certainty_reward do not work with {key}: set them to 0, or change it"
             )
+        if self.reward_labels is not None and not is_own(self.reward):
+            raise ValueError(
+                f"reward_labels: reward {self.reward} has its labels by its name: remove reward_labels, or set reward "
+                "to a function of yours"
+            )
         if self.preference is not None:
             check_keys(self.preference, self.reward)
         if self.teacher is not None and not self.uses_labels and not self.uses_stored_responses:
@@ -270,10 +311,54 @@ class Run(Strict):
             )
         return self
 
+    def _check_refill(self, refill: Refill) -> None:
+        if refill.majority is not None and self.reward not in VOTING:
+            raise ValueError(
+                f"refill: reward {self.reward} does not come from the run's own votes: set reward to majority or "
+                "soft_majority, or remove refill"
+            )
+        if refill.dynamic_sampling and (self.uses_stored_responses or self.reward == "confidence"):
+            raise ValueError(
+                f"refill: dynamic_sampling: reward {self.reward} judges no responses that a step draws: remove refill"
+            )
+        if refill.dynamic_sampling and (self.on_alarm or self.stop_at):
+            key, reads = ("on_alarm", "agreement") if self.on_alarm else ("stop_at", "accuracy")
+            raise ValueError(
+                f"refill: dynamic_sampling drops the groups that agree, and {key} reads the {reads} of a batch: remove "
+                "one of the two"
+            )
+        if self.on_alarm == "offline_labels":
+            raise ValueError(
+                "refill: with on_alarm offline_labels the prompts would change during the run: set on_alarm to stop, "
+                "or remove one"
+            )
+
+    def _check_schedule(self) -> None:
+        end, warmup = self.schedule_end, self.train.warmup_steps
+        if end < self.steps:
+            raise ValueError(
+                f"train.schedule_steps ({end}) is below steps ({self.steps}), so the learning rate would be 0 before "
+                f"the end: set it to {self.steps} or more, or remove it"
+            )
+        if warmup >= end:
+            raise ValueError(
+                f"train.warmup_steps ({warmup}) leaves nothing of a schedule of {end} steps: set it to less than {end}"
+            )
+
+    @property
+    def schedule_end(self) -> int:
+        """The step after which a learning rate that falls has reached 0."""
+        return self.train.schedule_steps or self.steps
+
     @property
     def uses_labels(self) -> bool:
         """Whether the run is trained on a teacher's labels, from the start or after its alarm."""
-        return "offline_labels" in (self.reward, self.on_alarm)
+        return "offline_labels" in (self.reward, self.on_alarm, self.reward_labels)
+
+    @property
+    def uses_true_answers(self) -> bool:
+        """Whether the run is trained on true answers, all or some."""
+        return not TRUE_LABELS.isdisjoint((self.reward, self.reward_labels))
 
     @property
     def uses_stored_responses(self) -> bool:

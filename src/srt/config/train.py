@@ -12,7 +12,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 KlEstimator = Literal["k1", "k2", "k3"]
 Advantage = Literal["rloo", "group_std"]
 Aggregation = Literal["token_mean", "token_mean_micro", "sequence_mean", "sequence_sum"]
-Ratio = Literal["token", "sequence"]
+Ratio = Literal["token", "sequence", "gspo"]
+Schedule = Literal["constant", "linear", "cosine"]
 Truncated = Literal["count", "mask", "no_vote"]
 Checkpointing = Literal["none", "selective", "full"]
 # All presets set the same keys: those of `Train` whose default is null. Sources: docs/trainer.md.
@@ -101,7 +102,21 @@ class Train(Strict):
     max_new_tokens: int = Field(
         3072, gt=0, description="Maximum response length in tokens; longer responses are truncated."
     )
-    learning_rate: float = Field(1e-6, gt=0, description="Learning rate of AdamW, constant, without warm-up.")
+    learning_rate: float = Field(1e-6, gt=0, description="Learning rate of AdamW; its peak where it is not constant.")
+    warmup_steps: int = Field(
+        0, ge=0, description="Steps in which the learning rate rises linearly from 0, its value in the first step."
+    )
+    schedule: Schedule = Field(
+        "constant",
+        description="Learning rate after the warm-up: constant, or down to 0 in a straight line (`linear`) or in half "
+        "a cosine (`cosine`), by the formulas of transformers (docs/trainer.md).",
+    )
+    schedule_steps: int | None = Field(
+        None,
+        gt=0,
+        description="Steps after which `linear` or `cosine` has reached 0; null means the run's `steps`, and a run "
+        "that is extended then trains again from its start.",
+    )
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay rates of AdamW's two moments.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW (verl's default in the authors' code).")
     grad_clip: float = Field(
@@ -149,19 +164,34 @@ class Train(Strict):
         description="Weight of the mean self-certainty of a response's tokens, KL(uniform || policy) in nats, in its "
         "reward (Intuitor, arXiv 2505.19590: reward `confidence` with 1).",
     )
+    label_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="For reward `mixed_labels`: the share of the prompts whose true answers the run sees; a hash of "
+        "their ids and the run's seed chooses them.",
+    )
     truncated: Truncated = Field(
         "count",
         description="Responses cut at `max_new_tokens`: `count`: like any other (all presets); `mask`: they vote and "
         "are in the baseline, but not in the loss (DAPO's overlong filtering, TRL's mask_truncated_completions); "
-        "`no_vote`: like those without an answer, no vote and reward 0, for rewards `majority` and `soft_majority`.",
+        "`no_vote`: like those without an answer, no vote and reward 0, for rewards `majority`, `soft_majority` and "
+        "`mixed_labels`.",
+    )
+    overlong_cache: int | None = Field(
+        None,
+        gt=0,
+        description="Soft overlong punishment (DAPO, arXiv 2503.14476, Eq. 13): over the last so many tokens before "
+        "`max_new_tokens`, a number from 0 to -1 is added to a response's reward; null adds nothing (DAPO: 4096 of "
+        "20480).",
     )
     kl_clamp: float | None = Field(None, gt=0, description="Per-token KL estimates are clipped to plus or minus this.")
     majority_threshold: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="For rewards `majority` and `soft_majority`: a prompt has a label only if its majority is at "
-        "least this share of all responses.",
+        description="For rewards `majority`, `soft_majority` and the votes of `mixed_labels`: a prompt has a label "
+        "only if its majority is at least this share of all responses.",
     )
     skip_unanimous: bool = Field(
         False,
@@ -171,10 +201,19 @@ class Train(Strict):
     )
     iterations: int = Field(1, gt=0, description="Optimizer steps per batch of rollouts; more than 1 requires `clip`.")
     ratio: Ratio | None = Field(
-        None, description="Probability ratio to the sampling policy, per token (PPO) or per response (TRL)."
+        None,
+        description="Probability ratio to the sampling policy: per token (PPO), per response (`sequence`: the product "
+        "of its tokens' ratios, as TRL's RLOOTrainer), or per response and normalised by its length (`gspo`: their "
+        "geometric mean, arXiv 2507.18071; clip ranges are near 0.0003).",
     )
     clip: float | None = Field(
         None, gt=0, lt=1, description="PPO clip range of the ratio; has no effect if `iterations` is 1."
+    )
+    clip_high: float | None = Field(
+        None,
+        gt=0,
+        description="Clip range above 1, where it differs from `clip` below 1: DAPO's Clip-Higher (arXiv 2503.14476: "
+        "`clip` 0.2, `clip_high` 0.28); null means `clip`.",
     )
     importance_cap: float | None = Field(
         None,
@@ -200,7 +239,8 @@ class Train(Strict):
     dtype: Dtype = Field("bfloat16", description="Precision of computation; the optimizer updates float32 weights.")
     gradient_checkpointing: Checkpointing = Field(
         "full",
-        description="Activations that the backward pass recomputes: none, all but those of matrix products, or all.",
+        description="Activations that the backward pass recomputes: none, all but those of matrix products, or all "
+        "(`full`; where a GPU has memory left, layers keep as much as with `selective`: docs/cost.md).",
     )
     rollout_engine: RolloutEngineName = Field("vllm", description="Engine that draws the rollouts.")
     threads: int = Field(
@@ -219,8 +259,20 @@ class Train(Strict):
             )
         if full.iterations > 1 and full.clip is None:
             raise ValueError(f"iterations ({full.iterations}) needs clip: set clip (PPO: 0.2) or iterations to 1")
-        if full.importance_cap is not None and full.ratio == "sequence":
-            raise ValueError("importance_cap weights tokens, but ratio is sequence: set ratio to token")
+        if full.schedule_steps is not None and full.schedule == "constant":
+            raise ValueError(
+                f"schedule_steps ({full.schedule_steps}) has no effect if schedule is constant: set schedule to linear "
+                "or cosine, or remove schedule_steps"
+            )
+        if full.overlong_cache is not None and full.overlong_cache > full.max_new_tokens:
+            raise ValueError(
+                f"overlong_cache ({full.overlong_cache}) is above max_new_tokens ({full.max_new_tokens}): set it to a "
+                "part of it, such as a fifth"
+            )
+        if full.clip_high is not None and full.clip is None:
+            raise ValueError(f"clip_high ({full.clip_high}) needs clip: set clip (DAPO: 0.2) or remove clip_high")
+        if full.importance_cap is not None and full.ratio != "token":
+            raise ValueError(f"importance_cap weights tokens, but ratio is {full.ratio}: set ratio to token")
         if full.kl_placement == "loss" and full.kl_estimator == "k1" and full.kl_coefficient > 0:
             raise ValueError(
                 "kl_estimator k1 in the loss has a mean gradient of zero: set it to k2 or k3, or kl_placement to reward"

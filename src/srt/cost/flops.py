@@ -59,12 +59,27 @@ def forward_flops(shape: Shape, tokens: Tokens) -> float:
 
 
 def update_flops(
-    shape: Shape, tokens: Tokens, *, reference: bool = True, recompute: bool = False, old_policy: bool = False
+    shape: Shape, tokens: Tokens, *, reference: bool = True, recompute: float | None = None, old_policy: bool = False
 ) -> float:
     """FLOPs of one update, counted in forward passes: 3 for gradients (forward, backward), and 1 for each of the
-    reference policy, activations computed again, and the old policy's log-probs in a separate pass.
+    reference policy and the old policy's log-probs in a separate pass; then what the backward pass computes again.
 
-    So about 8N per token, 10N with recomputation; TRL and verl pay 12N. The MFU leaves recomputation out, because it
-    measures useful work and not how busy the device is (PaLM, arXiv 2204.02311, appendix B).
+    So about 8N per token, 9.4N with all layers again. The MFU leaves that out, because it measures useful work and not
+    how busy the device is (PaLM, arXiv 2204.02311, appendix B).
+
+    Args:
+        recompute: share of the layers that the backward pass computes again; None: the MFU's count.
     """
-    return forward_flops(shape, tokens) * (3 + reference + recompute + old_policy)
+    again = 0.0 if recompute is None else recomputed_flops(shape, tokens, recompute)
+    return forward_flops(shape, tokens) * (3 + reference + old_policy) + again
+
+
+def recomputed_flops(shape: Shape, tokens: Tokens, share: float) -> float:
+    """FLOPs of what a backward pass computes again: the head's logits, and this share of the layers.
+
+    A layer's last product is not among them, as no backward pass needs its result and PyTorch stops before it
+    (`tests/cost/test_flops.py` counts).
+    """
+    last = shape.hidden * shape.intermediate / shape.layers
+    layers = 2 * (shape.body - last) * tokens.body + 4 * shape.attention * tokens.pairs
+    return 2 * shape.head * tokens.head + share * layers

@@ -18,9 +18,6 @@ from srt.cost.work import SamplingWork, TrainingWork
 from srt.rollout import GPU_SEQUENCES
 
 BYTES = {"bfloat16": 2, "float32": 4}
-# Numbers that a layer of h hidden and i intermediate values keeps per token until its backward pass: (a, b) for
-# a h + b i, by activation checkpointing. Upper estimates, for a model with as many key heads as query heads.
-ACTIVATIONS = {"none": (16, 4), "selective": (7, 2), "full": (1, 0)}
 # Logits that the trainer's head computes at a time on a GPU: 1,765 tokens over a vocabulary of 152,000
 HEAD_LOGITS = 2**28
 CACHED_SEQUENCES = 64  # of mean length that a trainer's engine decodes side by side; in more memory it decodes more
@@ -104,27 +101,70 @@ def trainer_bytes(work: TrainingWork, gpus: int, on_gpus: bool = True) -> Traine
     temporary = 4 * (min(parameters / gpus, SUBGROUP) if work.zero_stage == 3 else parameters / parts[1])
     reference = weights if work.reference else 0.0
     stays, comes = (reference, 0.0) if work.reference_offload is False else (0.0, reference)
-    update = max(activation_bytes(work, gpus) + on_gpus * head_bytes(work), temporary, comes)
+    activations = activation_bytes(work, gpus) + workspace_bytes(work, gpus, on_gpus)
+    update = max(activations, temporary, comes)
     return TrainerBytes(states + stays + on_gpus * (BUCKETS + CONTEXT), update, weights - weights / parts[3])
 
 
 def activation_bytes(work: TrainingWork, gpus: int) -> float:
-    """Activations: those kept for a backward pass, and those of one layer of one pack that are computed again.
+    """Activations kept for a backward pass: of one group, or of one pack where no graph outlives it.
 
-    Kept are those of one group at its limits, or of one pack where no graph outlives it.
+    A group of mean length where longer ones go through the model twice (`work.split_groups`), else one at its limits.
+    `work.activation_bytes` is not counted: layers keep more only where that memory is left.
     """
-    group = work.lengths.prompt_limit + min(work.trained, work.sequences) * work.lengths.response_limit
-    most = math.ceil(work.sequences / gpus) * work.lengths.limit
-    pack = min(most, max(work.pack_tokens, work.lengths.limit))
-    tokens = min(most, max(pack, 0 if work.old_policy_pass else group))
-    kept, every = (_activations(work, mode) for mode in (work.checkpointing, "none"))
-    return tokens * kept + pack * (every - kept) / work.shape.layers
+    lengths, responses = work.lengths, min(work.trained, work.sequences)
+    group = lengths.prompt_limit + responses * lengths.response_limit
+    if work.split_groups and work.checkpointing == "full":
+        group = min(group, lengths.prompt + responses * lengths.response)
+    pack = _largest_pack(work, gpus)
+    tokens = pack if work.old_policy_pass else max(pack, min(group, _most_tokens(work, gpus)))
+    return tokens * token_bytes(work.shape, work.dtype, work.checkpointing)
 
 
-def _activations(work: TrainingWork, mode: Checkpointing) -> float:
-    """Bytes that a token keeps until its backward pass."""
-    hidden, intermediate = ACTIVATIONS[mode]
-    return BYTES[work.dtype] * (hidden * work.shape.hidden + intermediate * work.shape.intermediate)
+def workspace_bytes(work: TrainingWork, gpus: int, on_gpus: bool = True) -> float:
+    """Beside kept activations: one layer of one pack that is computed again, and on a GPU the head's workspace."""
+    kept, every = (token_bytes(work.shape, work.dtype, mode) for mode in (work.checkpointing, "none"))
+    return _largest_pack(work, gpus) * (every - kept) / work.shape.layers + on_gpus * head_bytes(work)
+
+
+def _largest_pack(work: TrainingWork, gpus: int) -> float:
+    return min(_most_tokens(work, gpus), max(work.pack_tokens, work.lengths.limit))
+
+
+def _most_tokens(work: TrainingWork, gpus: int) -> float:
+    """Tokens of a GPU's responses and their prompts at their limits."""
+    return math.ceil(work.sequences / gpus) * work.lengths.limit
+
+
+def token_bytes(shape: Shape, dtype: str, mode: Checkpointing) -> float:
+    """Bytes that the layers keep of a token until their backward pass.
+
+    full: their inputs. selective: also the results of attention and of all products but the last of a layer. none: an
+    upper estimate, for as many key heads as query heads.
+    """
+    numbers = {
+        "none": 16 * shape.hidden + 4 * shape.intermediate,
+        "selective": 2 * shape.hidden + 2 * shape.attention + shape.kv + 2 * shape.intermediate,
+        "full": shape.hidden,
+    }
+    return BYTES[dtype] * numbers[mode]
+
+
+def kept_layers(shape: Shape, dtype: str, tokens: float, room: float) -> int:
+    """Layers that may keep as much as `selective`, the others as much as `full`: `tokens` tokens have `room` bytes.
+
+    >>> from srt.cost.shapes import SHAPES
+    >>> [kept_layers(SHAPES["Qwen/Qwen2.5-Math-7B"], "bfloat16", 21_588, room) for room in (4e9, 17e9, 39e9, 1e11)]
+    [0, 5, 15, 28]
+    """
+    full, selective = (token_bytes(shape, dtype, mode) for mode in ("full", "selective"))
+    each = tokens * (selective - full) / shape.layers
+    return max(0, min(int(shape.layers), math.floor((room - tokens * full) / each)))
+
+
+def holds(shape: Shape, dtype: str, tokens: float, room: float) -> bool:
+    """Whether the graphs of `tokens` tokens fit into `room` bytes with `gradient_checkpointing: full`."""
+    return tokens * token_bytes(shape, dtype, "full") <= room
 
 
 def head_bytes(work: TrainingWork) -> float:
@@ -195,7 +235,7 @@ def host_training_bytes(work: TrainingWork, gpus_on_node: int) -> float:
     if gpus_on_node:
         weights = weight_bytes(work.shape, work.dtype)
         return HOST_SLACK * (HOST_BASE + gpus_on_node * (HOST_GPU + weights) + copy)
-    whole = replace(work, zero_stage=0, reference_offload=False, engine_sleep=False)
+    whole = replace(work, zero_stage=0, reference_offload=False, engine_sleep=False, split_groups=False)
     everything = training_bytes(whole, 1, on_gpus=False)
     return HOST_BASE + HOST_SLACK * (everything + copy)
 

@@ -12,8 +12,9 @@ class Parameters:
     """Assumptions in bytes, seconds, FLOP and tokens. Those that `PlanConfig` describes have its names.
 
     cpu_step_seconds: `step_seconds` of a step without a GPU. sleep_seconds: per step of an engine that sleeps, to free
-    and to take its memory. decode_slowdown: a decoded token's time over the time with
-    CUDA graphs. prompt_share, response_share: mean tokens over the limit that the configuration sets.
+    and to take its memory. all_reduce_seconds: of an all-reduce of few bytes between GPUs that share an engine, two in
+    each layer. decode_slowdown: a decoded token's time over the time with CUDA graphs. prompt_share, response_share:
+    mean tokens over the limit that the configuration sets.
     """
 
     peak_flops: float
@@ -35,6 +36,7 @@ class Parameters:
     response_share: float
     cpu_step_seconds: float = 0.0
     sleep_seconds: float = 1.0
+    all_reduce_seconds: float = 2e-5
     decode_slowdown: float = 1.0
 
     @property

@@ -13,6 +13,8 @@ from srt.cost.lengths import length_scale, longest, refill_rounds
 from srt.cost.memory import (
     BYTES,
     cached_sequences,
+    holds,
+    kept_layers,
     sampling_cache_bytes,
     state_bytes,
     weight_bytes,
@@ -50,14 +52,21 @@ def compute_seconds(flops: float, gpus: int, threads: int, assumed: Parameters) 
 def token_seconds(work: SamplingWork, alive: Any, context: Any, gpus: int, assumed: Parameters) -> Any:
     """Seconds for one more token of each of `alive` sequences of `context` tokens, on one GPU or in one CPU process.
 
-    One pass over the weights and the cache, or its FLOP if they take longer, and `launch_seconds`. Numbers or arrays.
+    One pass over the weights and the cache, or its FLOP if they take longer, and `launch_seconds`. GPUs that share an
+    engine read a part of the weights each, and add up their results twice per layer. Numbers or arrays.
     """
     flops = forward_flops(work.shape, Tokens(alive, alive, alive * context))
     if not gpus:
         return compute_seconds(flops, 0, work.threads, assumed) + assumed.launch_seconds
-    read = BYTES[work.dtype] * (work.shape.matmul + alive * work.shape.kv * context)
+    shared = work.rollout_tensor_parallel
+    read = BYTES[work.dtype] * (work.shape.matmul / shared + alive * work.shape.kv * context)
     slower = assumed.decode_slowdown * (1.0 if work.vllm else WITHOUT_CUDA_GRAPHS)
-    return slower * (np.maximum(read / assumed.bandwidth, flops / assumed.flops) + assumed.launch_seconds)
+    seconds = np.maximum(read / assumed.bandwidth, flops / assumed.flops) + assumed.launch_seconds
+    if shared > 1:
+        # two all-reduces in each layer, in which a ring sends each value of all `shared` GPUs' sequences almost twice
+        sent = BYTES[work.dtype] * 2 * (shared - 1) * alive * 2 * work.shape.hidden
+        seconds = seconds + 2 * work.shape.layers * assumed.all_reduce_seconds + sent / assumed.gpu_link_rate
+    return slower * seconds
 
 
 def decode_seconds(
@@ -105,7 +114,11 @@ def step_seconds(work: TrainingWork, gpus: int, assumed: Parameters) -> Step:
     """One training step on `gpus` GPUs, or in one CPU process. Rollouts wait for the longest response of all GPUs."""
     ranks, shape, lengths = max(1, gpus), work.shape, work.lengths
     drawn = refill_rounds(work.prompts, assumed.refill_kept, work.rollout_rounds)
-    room = min(cached_sequences(work, work.cache_bytes), GPU_SEQUENCES) if gpus and work.vllm else math.inf
+    room = (
+        min(cached_sequences(work, work.cache_bytes), GPU_SEQUENCES / work.rollout_tensor_parallel)
+        if gpus and work.vllm
+        else math.inf
+    )
     decode = queue_seconds(work, work.sequences / ranks, room, gpus, assumed, of=work.sequences)
     decode += assumed.sleep_seconds if gpus and work.engine_sleep else 0.0
     group = count_tokens(
@@ -113,8 +126,9 @@ def step_seconds(work: TrainingWork, gpus: int, assumed: Parameters) -> Step:
         [0] * work.trained if work.share_prompts else None,
     )  # fmt: skip
     flops = update_flops(
-        shape, group.times(work.prompts), reference=work.reference, recompute=work.checkpointing == "full",
-        old_policy=work.old_policy_pass,
+        shape, group.times(work.prompts), reference=work.reference,
+        recompute=recomputed_share(work, group.body, ranks),
+        old_policy=work.old_policy_pass or passes_twice(work, group.body),
     )  # fmt: skip
     passes = math.ceil(work.prompts / ranks) * max(1.0, group.body / work.pack_tokens)
     moved = communicated_bytes(work, passes, ranks) / assumed.gpu_link_rate
@@ -125,6 +139,22 @@ def step_seconds(work: TrainingWork, gpus: int, assumed: Parameters) -> Step:
         other=assumed.step_seconds if gpus else assumed.cpu_step_seconds,
         save=_save_seconds(work, ranks, assumed) / work.save_every,
     )
+
+
+def recomputed_share(work: TrainingWork, group: float, ranks: int) -> float:
+    """Share of the layers that backward passes compute again, for groups of `group` tokens."""
+    if work.checkpointing != "full":
+        return 0.0
+    pack = min(work.pack_tokens, math.ceil(work.prompts / ranks) * group)
+    tokens = pack if work.old_policy_pass or passes_twice(work, group) else max(pack, group)
+    return 1.0 - kept_layers(work.shape, work.dtype, tokens, work.activation_bytes) / work.shape.layers
+
+
+def passes_twice(work: TrainingWork, group: float) -> bool:
+    """Whether a group of `group` tokens goes through the model twice, as its graphs exceed the room for activations."""
+    if not (work.split_groups and work.activation_bytes) or work.checkpointing != "full" or group <= work.pack_tokens:
+        return False
+    return not holds(work.shape, work.dtype, group, work.activation_bytes)
 
 
 def _save_seconds(work: TrainingWork, ranks: int, assumed: Parameters) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from srt.common.errors import SrtError
-from srt.config.models import HubModel, ModelBase, TinyModel
+from srt.config.models import HubModel, LocalModel, ModelBase, TinyModel
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,30 @@ def scaled(parameters: float) -> Shape:
     )
 
 
+@cache
+def _of_folder(path: str) -> Shape | None:
+    """The shape that a folder's config.json states; None without such a file, or if it is not of a dense decoder."""
+    try:
+        raw = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        if any("expert" in key for key in raw):
+            return None
+        hidden, heads = raw["hidden_size"], raw["num_attention_heads"]
+        return decoder(
+            raw["num_hidden_layers"], hidden, heads, raw.get("num_key_value_heads") or heads,
+            raw.get("head_dim") or hidden // heads, raw["intermediate_size"], raw["vocab_size"],
+            tied=raw.get("tie_word_embeddings", False),  # the default of Llama and Qwen, which their files may omit
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def shape_of_model(entry: ModelBase) -> Shape:
-    """The shape of an entry of models.yaml: known by its repository or its own keys, else scaled to `parameters`."""
+    """The shape of an entry of models.yaml.
+
+    Known by its repository, its folder's config.json or its own keys, else scaled to `parameters`.
+    """
+    if isinstance(entry, LocalModel) and (known := _of_folder(entry.path)):
+        return known
     if isinstance(entry, HubModel) and entry.repo in SHAPES:
         return SHAPES[entry.repo]
     if isinstance(entry, TinyModel):

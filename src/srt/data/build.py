@@ -91,11 +91,11 @@ def _generated(config: ReasoningGymDataset, name: str) -> Loaded:
 
 
 def _local(config: LocalDataset, local_dir: Path | None) -> Loaded:
-    from srt.data.local_files import read_rows
+    from srt.data.local_files import read_own, read_rows
     from srt.data.row_selection import select_rows
 
     path = config.file(local_dir)
-    names, rows = read_rows(path)
+    names, rows = read_rows(path) if config.reader is None else read_own(path, config.reader)
     picked = select_rows(config, str(path), path.stem, names, rows)
     table, digest = make_table(picked.rows), io.sha256_file(path)
     return Loaded(table, picked.counts, picked.columns, picked.dropped, picked.conflicts, digest)

@@ -33,12 +33,13 @@ def read_hub(config: HubDataset, local_dir: Path | None) -> tuple[list[str], lis
     folder = mirror_folder(config, local_dir)
     commit = config.revision if config.unpinned is None else None
     if folder is None or not folder.is_dir():
-        folder = _snapshot(config)
+        folder = download(config)
         commit = folder.name  # huggingface_hub names a snapshot after its commit
     return *_read_split(config, folder), commit
 
 
-def _snapshot(config: HubDataset) -> Path:
+def download(config: HubDataset, cache: Path | None = None) -> Path:
+    """The files of a repository at the entry's commit, in a cache of the hub (None: the usual one)."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -57,7 +58,7 @@ def _snapshot(config: HubDataset) -> Path:
     target = Path("DIR") / config.repo / config.revision
     download = f"hf download {config.repo} --repo-type dataset --revision {config.revision} --local-dir {target}"
     try:
-        return Path(snapshot_download(config.repo, repo_type="dataset", revision=config.revision))
+        return Path(snapshot_download(config.repo, repo_type="dataset", revision=config.revision, cache_dir=cache))
     except GatedRepoError:
         raise SrtError(f"{at} is gated: accept its terms on the hub and set HF_TOKEN") from None
     except RepositoryNotFoundError:

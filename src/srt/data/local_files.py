@@ -11,6 +11,7 @@ from typing import Any
 
 from srt.common import io
 from srt.common.errors import SrtError
+from srt.common.own_code import load
 
 Rows = list[dict[str, Any]]
 
@@ -34,6 +35,17 @@ def read_rows(path: Path) -> tuple[list[str], Rows]:
     else:
         raise SrtError(f"{path}: cannot read files that end in '{suffix}': use .parquet, .jsonl, .json or .csv")
     return list(dict.fromkeys(key for row in rows for key in row)), rows
+
+
+def read_own(path: Path, reader: str) -> tuple[list[str], Rows]:
+    """Like `read_rows`, by a function of the user, which gets the path and returns (or yields) a mapping per row."""
+    if not path.is_file():
+        raise SrtError(f"{path} does not exist: correct `path`")
+    try:
+        rows = [dict(row) for row in load("reader", reader)(path=path)]
+    except (TypeError, ValueError) as error:
+        raise SrtError(f"{path}: {reader} did not return a list of mappings: {error}") from error
+    return list(dict.fromkeys(str(key) for row in rows for key in row)), rows
 
 
 def _once(path: Path, names: list[str]) -> list[str]:

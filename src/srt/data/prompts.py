@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
 from srt.common.errors import SrtError
+from srt.common.own_code import load
 
+Prompt = Callable[..., Any]
 PROBLEM = "12 + 34 ="  # of the prompt that tries a template
 FIXED_DATE = "macro strftime_now("  # hides the function of this name, which reads the clock (srt.models.customise)
 
@@ -25,8 +27,10 @@ def template_of(tokenizer: Any) -> str:
         raise SrtError("the tokenizer has no chat template: set prompt_template for this model") from None
 
 
-def render(tokenizer: Any, problem: str, suffix: str) -> list[int]:
+def render(tokenizer: Any, problem: str, suffix: str, prompt: Prompt | None = None) -> list[int]:
     """Token ids of one problem's prompt: a user turn in the chat template, followed by the generation prompt.
+
+    `prompt`: a function of the user, which makes the turns instead.
 
     Special tokens are those of the template: the tokenizer adds none of its own.
 
@@ -34,7 +38,8 @@ def render(tokenizer: Any, problem: str, suffix: str) -> list[int]:
         SrtError: there is no template, or it refuses the turn.
     """
     template = template_of(tokenizer)
-    messages = [{"role": "user", "content": problem + suffix}]
+    turns = problem + suffix if prompt is None else prompt(problem=problem, suffix=suffix)
+    messages = _messages(turns)
     try:
         text = tokenizer.apply_chat_template(
             messages, chat_template=template, add_generation_prompt=True, tokenize=False
@@ -45,6 +50,18 @@ def render(tokenizer: Any, problem: str, suffix: str) -> list[int]:
             "prompt_template for this model"
         ) from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _messages(turns: Any) -> list[dict[str, str]]:
+    """The turns of a prompt: text is one turn of the user; otherwise a list of mappings with role and content."""
+    if isinstance(turns, str):
+        return [{"role": "user", "content": turns}]
+    fits = (
+        isinstance(turns, list) and turns and all(isinstance(t, dict) and set(t) == {"role", "content"} for t in turns)
+    )
+    if not fits:
+        raise SrtError(f"the function `prompt` returned {turns!r}: return text, or a list of {{role, content}}")
+    return turns
 
 
 def reads_clock(template: str) -> bool:
@@ -79,17 +96,25 @@ def check_prompts(tokenizer: Any) -> None:
 
 
 def render_all(
-    tokenizer: Any, ids: Sequence[str], problems: Sequence[str], suffix: str, max_prompt_tokens: int
+    tokenizer: Any,
+    ids: Sequence[str],
+    problems: Sequence[str],
+    suffix: str,
+    max_prompt_tokens: int,
+    own: str | None = None,
 ) -> tuple[list[list[int]], list[str]]:
     """One prompt per problem, and the ids of problems whose prompt is longer than `max_prompt_tokens`.
+
+    `own`: the function of the user that makes the turns, `module:function@hash`.
 
     The prompt of an over-long problem is an empty list, so that positions match `problems`; the caller drops and counts
     these problems.
     """
     check_prompts(tokenizer)
     prompts, too_long = [], []
+    prompt = load("prompt", own) if own else None
     for problem_id, problem in zip(ids, problems, strict=True):
-        tokens = render(tokenizer, problem, suffix)
+        tokens = render(tokenizer, problem, suffix, prompt)
         if len(tokens) > max_prompt_tokens:
             too_long.append(problem_id)
             tokens = []

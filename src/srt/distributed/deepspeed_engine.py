@@ -159,6 +159,11 @@ class DeepSpeedEngine:
         self.engine.step()
         return norm, True
 
+    def set_learning_rate(self, rate: float) -> None:
+        """The learning rate of the next updates (all ranks)."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
         """All weights on every rank within the `with` block: under ZeRO 3 a rank holds a part (all ranks call it)."""

@@ -92,8 +92,9 @@ def sample(spec: dict[str, Any], checkpoint: Path, problem_files: list[Path], ou
         problems = read_problems(file)
         ids = problems.column("id").to_pylist()
         prompts, too_long = render_all(
-            tokenizer, ids, problems.column("problem").to_pylist(), spec["prompt_suffix"], spec["max_prompt_tokens"]
-        )
+            tokenizer, ids, problems.column("problem").to_pylist(), spec["prompt_suffix"], spec["max_prompt_tokens"],
+            spec.get("prompt"),
+        )  # fmt: skip
         left_out += len(too_long)
         use = [i for i, prompt in enumerate(prompts) if prompt]
         keys = [f"{name}/{ids[i]}" for i in use]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,9 @@ def _interval(found: tuple[float, float, float], sign: str = "") -> str:
     return "{0:{s}.3f} [{1:{s}.3f}, {2:{s}.3f}]".format(*found, s=sign)
 
 
-def measure(spec: dict[str, Any], checkpoint: Path, file: Path, problems: int, extractor: str) -> Worth:
+def measure(
+    spec: dict[str, Any], checkpoint: Path, file: Path, problems: int, extractor: str, own_tasks: Sequence[str] = ()
+) -> Worth:
     """Sample and grade.
 
     Args:
@@ -105,6 +108,6 @@ def measure(spec: dict[str, Any], checkpoint: Path, file: Path, problems: int, e
         )
         write_parquet(few, table.take(chosen), {"dataset": parquet_metadata(file).get("dataset", file.stem)})
         sample(spec, checkpoint, [few], samples)
-        with Grader(extractor=extractor) as grader:
+        with Grader(extractor=extractor, own_tasks=own_tasks) as grader:
             score_file(samples, [few], scores, groups, grader)
         return Worth(read_parquet(groups).to_pandas())

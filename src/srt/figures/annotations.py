@@ -117,8 +117,9 @@ def draw_alarms(cell: Cell) -> list[pd.DataFrame]:
         rows.append(identify(frame, panel=cell.panel.title, seeds=[run], dataset="", quantity=ALARM))
     if rows:  # for the legend
         cell.axis.plot(
-            [], [], color=style.GREY, marker="v", markersize=5, linestyle=(0, (1, 1.2)), linewidth=0.7, label=ALARM
-        )
+            [], [], color=style.GREY, marker="v", markersize=5, linestyle=(0, (1, 1.2)), linewidth=0.7, label=ALARM,
+            gid=style.MARK,
+        )  # fmt: skip
     return rows
 
 
@@ -136,7 +137,7 @@ def draw_stops(cell: Cell, metric: str) -> list[pd.DataFrame]:
         dataset = "+".join(cell.datasets)
         rows.append(identify(at, panel=cell.panel.title, seeds=[run], dataset=dataset, quantity=STOP))
     if rows:  # for the legend
-        cell.axis.plot([], [], markeredgecolor=style.GREY, label=STOP, **ring)
+        cell.axis.plot([], [], markeredgecolor=style.GREY, label=STOP, gid=style.MARK, **ring)
     return rows
 
 

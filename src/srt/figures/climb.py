@@ -65,7 +65,9 @@ def _draw_run(cell: Cell, seeds: list[Series]) -> list[pd.DataFrame]:
     """One run of a chain, moved by the steps before it, with its marks; returns their rows."""
     first = seeds[0]
     curve = cell.data.curve(seeds, cell.datasets, cell.quantity)
-    style.draw_curve(cell.axis, curve, cell.looks[first.label], first.label, first.stage, offset=first.offset)
+    style.draw_curve(
+        cell.axis, cell.data.drawn(seeds, curve), cell.looks[first.label], first.label, first.stage, offset=first.offset
+    )
     placed = curve.assign(step_of_run=curve.step, step=curve.step + first.offset)
     name, dataset = cell.data.metric_label(cell.datasets, cell.quantity), "+".join(cell.datasets)
     rows = [identify(placed, panel=cell.panel.title, seeds=seeds, dataset=dataset, quantity=name)]

@@ -81,7 +81,7 @@ def _draw_cell(cell: Cell) -> tuple[list[pd.DataFrame], float, str]:
     curves: dict[str, pd.DataFrame] = {}
     for rank, (label, seeds) in enumerate(cell.groups.items()):
         curve = curves[label] = cell.data.curve(seeds, datasets, cell.quantity)
-        style.draw_curve(cell.axis, curve, cell.looks[label], label, rank)
+        style.draw_curve(cell.axis, cell.data.drawn(seeds, curve), cell.looks[label], label, rank)
         top = max(top, curve[["hi", "seed_hi"]].max().max())
         name = cell.data.metric_label(datasets, cell.quantity)
         rows.append(identify(curve, panel=panel.title, seeds=seeds, dataset="+".join(datasets), quantity=name))
@@ -121,7 +121,7 @@ def _validation_lines(cell: Cell) -> list[pd.DataFrame]:
         curve = cell.data.curve([run], (dataset,), spec.metric)
         cell.axis.axvline(
             step, color="black", linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.5,
-            label=f"{STOP}: best on {spec.name(dataset)}",
+            label=f"{STOP}: best on {spec.name(dataset)}", gid=style.MARK,
         )  # fmt: skip
         rows.append(identify(curve[curve.step == step], panel=title, seeds=[run], dataset=dataset, quantity=STOP))
     return rows

@@ -1,4 +1,4 @@
-"""Training dynamics: held-out accuracy, training reward and KL penalty of the same runs (Figs. 3, 5, 16).
+"""Training dynamics: test accuracy, training reward and KL penalty of the same runs (Figs. 3, 5, 16).
 
 One row per panel of the spec, one column per quantity. Accuracy is the mean over data sets with the band of
 `srt.figures.curves`. Training quantities have one number per step: the line is a centred running mean of the seeds'
@@ -107,7 +107,7 @@ def _draw_line(cell: Cell, label: str, seeds: Sequence[Series], rank: int) -> tu
     look = cell.looks[label]
     if cell.quantity == "accuracy":
         curve = cell.data.curve(seeds, cell.datasets)
-        style.draw_curve(cell.axis, curve, look, label, rank)
+        style.draw_curve(cell.axis, cell.data.drawn(seeds, curve), look, label, rank)
         return curve, cell.data.metric_label(cell.datasets), "+".join(cell.datasets)
     curve = _training(cell.data, seeds, cell.quantity)
     if not np.array_equal(curve["raw"], curve["value"], equal_nan=True):
@@ -120,7 +120,7 @@ def _draw_line(cell: Cell, label: str, seeds: Sequence[Series], rank: int) -> tu
 def _label(data: FigureData, quantity: str, datasets: tuple[str, ...]) -> str:
     if quantity != "accuracy":
         return QUANTITIES[quantity]
-    label = f"held-out {data.metric_label(datasets)}"
+    label = f"test {data.metric_label(datasets)}"
     return f"{label} ({len(datasets)} sets)" if len(datasets) > 1 else label
 
 

@@ -150,6 +150,19 @@ class FigureData:
         columns = ["step", "value", "lo", "hi", "seed_lo", "seed_hi", "n_problems", "n_seeds"]
         return pd.DataFrame(rows, columns=columns)
 
+    def drawn(self, seeds: Sequence[Series], curve: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a curve that a figure draws: up to the evaluation that follows the end of the last seed.
+
+        Where the collapse alarm ended the runs, later rows are of the same weights: a line would look like training.
+        """
+        if not all(run.alarm_stops and run.metrics for run in seeds):
+            return curve
+        ends = [self.alarm(run) for run in seeds]
+        if None in ends:
+            return curve
+        after = curve.step[curve.step >= max(ends)]
+        return curve[curve.step <= after.min()] if len(after) else curve
+
     def alarm(self, run: Series) -> int | None:
         """The step at which the collapse alarm rings on the run's training metrics; None if it does not."""
         return collapse_alarm(self.training(run, list(ALARM_COLUMNS[1:])), self.spec.alarm)

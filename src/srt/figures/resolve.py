@@ -93,6 +93,8 @@ def _series(
         ],
         "metrics": paths.run_metrics(instance) if OPTIONS[figure.kind].reads_training else None,
     }
+    if entry.on_alarm == "stop":
+        series["alarm_stops"] = True
     # Early stopping is marked only where the figure's own samples show it: no figure requests samples for that.
     held_out = entry.validation if figure.kind in ("curves", "dynamics") else None
     if held_out and any(held_out.dataset in config.members(suite) for suite in suites):

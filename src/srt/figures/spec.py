@@ -56,7 +56,7 @@ class Series(Strict):
     """One run: several runs of one `label` in a panel are seeds of one line.
 
     In a climb, `stage` is the place of the run in its chain and `offset` the number of steps before it; elsewhere both
-    are 0.
+    are 0. `alarm_stops`: the collapse alarm ends the run (`on_alarm: stop`).
     """
 
     run: Name
@@ -69,6 +69,7 @@ class Series(Strict):
     validation: Validation | None = None
     stage: int = 0
     offset: int = 0
+    alarm_stops: bool = False
 
 
 def _by_seed(runs: Sequence[Series]) -> list[Series]:

@@ -26,6 +26,7 @@ SINGLE = 3.6  # inches: a figure of one panel
 DPI = 200
 BAND_ALPHA = 0.13
 GREY = "#666666"
+MARK = "mark"  # gid of what a legend lists last: marks on curves, which belong to no method
 LIGHT = "#D9D9D9"
 STEP_LABEL = "RL step"
 _LEGEND_ROW = 0.16  # inches
@@ -90,6 +91,7 @@ METHODS: dict[str, Look] = {
     "climbing": Look("#8C510A", (0, (6.5, 1.2)), "<"),
     "warm_up": Look("#1B3A6B", (0, (3.2, 1.6)), ">"),
     "distilled": Look("#6300A6", (0, (7.0, 1.0, 2.0, 1.0)), "*"),
+    "mixed_labels": Look("#999933", (0, (4.0, 1.0, 2.0, 1.0)), "H"),
     "confidence": Look("#117733", (0, (2.0, 0.8, 5.0, 0.8)), "8"),
 }
 # Further labels of one method (hyperparameters, presets) have its colour, paler, with another line and marker.
@@ -226,11 +228,12 @@ def fraction_axis(axes: Sequence[Axes], top: float) -> None:
 
 
 def legend(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> None:
-    """One legend under all panels, each label once, in the order of first appearance."""
+    """One legend under all panels, each label once, in the order of first appearance; marks (gid `MARK`) come last."""
     handles: dict[str, Any] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
+    handles = dict(sorted(handles.items(), key=lambda item: getattr(item[1], "get_gid", str)() == MARK))
     if handles:
         for width in range(min(columns, len(handles)), 0, -1):  # as many columns as fit
             drawn = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width)

@@ -10,15 +10,16 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from srt.cluster.resources import USABLE, cache_bytes, vllm_percent
-from srt.cost.flops import count_tokens, update_flops
+from srt.cluster.resources import USABLE, cache_bytes, room_bytes, vllm_percent
+from srt.cost.flops import Tokens, count_tokens, update_flops
 from srt.cost.lengths import Lengths
 from srt.cost.memory import BYTES, state_bytes, training_bytes
+from srt.cost.seconds import recomputed_share
 from srt.cost.work import TrainingWork
 from srt.distributed.world import World, barrier, gather, init_world
 from srt.gpu_check.parts import PROMPT_TOKENS, STEPS, Machine, NotPossible, need_package, require
@@ -33,13 +34,17 @@ from srt.training.update import PHASES
 
 @dataclass(frozen=True)
 class Case:
-    """How the steps are taken; `deepspeed` False: with `srt.gpu_check.plain_policy`. `saves`: a save is timed too."""
+    """How the steps are taken; `deepspeed` False: with `srt.gpu_check.plain_policy`. `saves`: a save is timed too.
+
+    `keeps`: layers keep activations in the memory that is left.
+    """
 
     engine: str = "transformers"
     zero_stage: int = 1
     deepspeed: bool = True
     sleep: bool = False
     offload: bool = False
+    keeps: bool = False
     saves: bool = False
     gpu_only: bool = False
 
@@ -50,6 +55,7 @@ CASES = {
     "steps, ZeRO 2": Case(zero_stage=2),
     "steps, ZeRO 3": Case(zero_stage=3),
     "steps, reference in host memory": Case(offload=True, gpu_only=True),
+    "steps, layers that keep activations": Case(keeps=True, gpu_only=True),
     "steps, vLLM": Case(engine="vllm"),
     "steps, vLLM that sleeps": Case(engine="vllm", sleep=True, gpu_only=True),
 }
@@ -73,8 +79,10 @@ def take(machine: Machine, case: Case, world: World | None = None) -> dict[str, 
     if world is None:
         world = init_world() if case.deepspeed else World(0, 1, machine.device)
     percent = vllm_percent(work, ranks if machine.gpu else 0, most)
+    if case.keeps:
+        work = replace(work, activation_bytes=room_bytes(work, ranks, most))
     began = time.perf_counter()
-    trainer = make_trainer(machine, case, world, percent)
+    trainer = make_trainer(machine, case, world, percent, round(work.activation_bytes / 1e6))
     started = time.perf_counter() - began
     try:
         figures = {
@@ -97,6 +105,7 @@ def _work(size: Size, dtype: str, case: Case) -> TrainingWork:
         shape=size.shape, lengths=lengths, prompts=size.prompts, responses=size.responses, dtype=dtype,
         vllm=case.engine == "vllm", steps=STEPS, trained=size.responses, reference_offload=case.offload,
         old_policy_pass=case.zero_stage == 3, zero_stage=case.zero_stage, engine_sleep=case.sleep,
+        split_groups=case.keeps,
     )  # fmt: skip
 
 
@@ -105,14 +114,14 @@ def work_fits(size: Size, gpu_bytes: float) -> bool:
     return training_bytes(_work(size, "bfloat16", Case()), 1) <= USABLE * gpu_bytes
 
 
-def make_trainer(machine: Machine, case: Case, world: World, percent: int) -> RLTrainer:
+def make_trainer(machine: Machine, case: Case, world: World, percent: int, activation_mb: int = 0) -> RLTrainer:
     """The trainer of a run of three steps on the random model."""
     folder = machine.folder / "run"
     segment = Segment(
         spec=machine.spec(rollout_engine=case.engine, zero_stage=case.zero_stage), base=machine.model, start=0,
         stop=STEPS, work=folder, model_out=folder / "model", state_out=folder / "state",
         metrics_out=folder / "metrics.parquet", vllm_percent=percent, reference_offload=case.offload,
-        engine_sleep=case.sleep,
+        engine_sleep=case.sleep, activation_mb=activation_mb,
     )  # fmt: skip
     data, truth = read_training_set(machine.problems, "majority")
     return (RLTrainer if case.deepspeed else PlainTrainer)(segment, data, world, truth)
@@ -151,11 +160,16 @@ def _steps(machine: Machine, trainer: RLTrainer, work: TrainingWork) -> dict[str
         "tokens": int(first["tokens"]), "first_grad_norm": first["grad_norm"], "first_entropy": first["entropy"],
         "mismatch_mean": max(row["mismatch_mean"] for row, _ in rows), "seconds": timing["seconds"], **phases,
         "seconds_update": updating, "seconds_other": timing["seconds"] - accounted,
-        "update_flops": update_flops(work.shape, tokens, recompute=True, old_policy=work.old_policy_pass),
+        "update_flops": _flops(work, tokens),
         "tokens_per_second": timing["tokens_per_second"], "longest_response": max(counts["responses"]),
         "rollout_tokens_per_second": timing["rollout_tokens_per_second"],
         "update_tokens_per_second": timing["update_tokens_per_second"], "peak_bytes": memory,
     }  # fmt: skip
+
+
+def _flops(work: TrainingWork, tokens: Tokens) -> float:
+    again = recomputed_share(work, tokens.body / work.prompts, 1)
+    return update_flops(work.shape, tokens, recompute=again, old_policy=work.old_policy_pass)
 
 
 def _perturbed(weights: Iterable[tuple[str, torch.Tensor]], victim: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -48,7 +48,7 @@ def results_table(
                 parts.append((entry, path, str(dataset), part, rate))
     table = pd.DataFrame(
         [
-            {**_row(entry, name, part), **_gain(base.get((entry["run"], name)), rate)}
+            {**_row(entry, name, part), **_gain(base.get((entry["run"], name)) if entry["step"] else rate, rate)}
             for entry, _, name, part, rate in parts
         ]
     )

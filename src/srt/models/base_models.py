@@ -37,7 +37,7 @@ def make(name: str, spec: dict[str, Any], out: Path) -> None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
         raise SrtError(
-            f"models: {name}: {where}: {first['msg'].removeprefix('Value error, ')}: see config/README.md"
+            f"models: {name}: {where}: {first['msg'].removeprefix('Value error, ')}: see docs/config/models.md"
         ) from None
     with atomic_dir(out) as folder:
         info: dict[str, Any] = {}
@@ -138,16 +138,21 @@ def _dequantise(name: str, model: GgufModel, folder: Path) -> None:
 
 def _fetch(name: str, model: HubModel, folder: Path) -> str:
     """Fill `folder` from the hub or its cache; return the commit."""
+    cached = download(name, model)
+    _copy(f"models: {name}: repo", cached, folder)
+    return cached.name  # huggingface_hub names a snapshot after its commit
+
+
+def download(name: str, model: HubModel, cache: Path | None = None) -> Path:
+    """The files of a hub model, without code and pickled weights, in a cache of the hub (None: the usual one)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        cached = snapshot_download(model.repo, revision=model.revision, allow_patterns=PATTERNS)
+        return Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=PATTERNS, cache_dir=cache))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SrtError(
             f"models: {name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason}): check repo, revision "
             "and network, or download it elsewhere and use `source: local`"
         ) from error
-    _copy(f"models: {name}: repo", Path(cached), folder)
-    return Path(cached).name  # huggingface_hub names a snapshot after its commit

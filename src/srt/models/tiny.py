@@ -30,14 +30,20 @@ QUESTION = "State the final answer to the following arithmetic problem: "
 PHRASES = (" + ", " - ", " = ", "; ", "\\boxed{")
 
 
-def trace(expression: str, rng: random.Random, corruption: float) -> str:
+def trace(expression: str, rng: random.Random, corruption: float, misread: float = 0.0) -> str:
     """A step-by-step solution of a sum such as '12 + 34 - 5', each step wrong with probability `corruption`.
 
     >>> trace('12 + 34 - 5', random.Random(0), 0.0)
     '12 + 34 = 46; 46 - 5 = 41; \\\\boxed{41}'
 
-    A wrong step is off by 1, 2, 10 or 100, and later steps continue from it, as with a model's own errors.
+    A wrong step is off by 1, 2, 10 or 100, and later steps continue from it, as with a model's own errors. With
+    probability `misread` the whole trace reads every sign as plus.
+
+    >>> trace('12 + 34 - 5', random.Random(0), 0.0, misread=1.0)
+    '12 + 34 = 46; 46 + 5 = 51; \\\\boxed{51}'
     """
+    if misread and rng.random() < misread:
+        expression = expression.replace(" - ", " + ")
     parts = expression.split()
     total, steps = int(parts[0]), []
     for sign, term in zip(parts[1::2], parts[2::2], strict=True):
@@ -49,8 +55,8 @@ def trace(expression: str, rng: random.Random, corruption: float) -> str:
     return "".join(steps) + f"\\boxed{{{total}}}"
 
 
-def problems(model: TinyModel, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (question, expression) pairs of the pretraining mix, drawn from Reasoning Gym's chain_sum."""
+def problems(model: TinyModel, seed: int) -> Iterator[tuple[str, str, float]]:
+    """Endless (question, expression, misread) of the pretraining mix, drawn from Reasoning Gym's chain_sum."""
     import reasoning_gym
 
     rng = random.Random(seed)
@@ -69,7 +75,7 @@ def problems(model: TinyModel, seed: int) -> Iterator[tuple[str, str]]:
         i = rng.choices(range(len(sets)), weights)[0]
         item = sets[i][position[i]]
         position[i] += 1
-        yield item["question"], item["metadata"]["expression"]
+        yield item["question"], item["metadata"]["expression"], model.parts[i].misread
 
 
 def build_tokenizer(suffix: str) -> PreTrainedTokenizerFast:
@@ -149,8 +155,10 @@ def train_base(model: TinyModel, out: Path) -> dict[str, Any]:
     losses = []
     bar = progress_bar(range(model.steps), desc="base model", unit="step")
     for step in bar:
-        corruption = model.corruption if step >= model.corrupt_from * model.steps else 0.0
-        rows = [(q, trace(e, rng, corruption)) for q, e in (next(stream) for _ in range(model.batch_size))]
+        corrupted = step >= model.corrupt_from * model.steps
+        corruption = model.corruption if corrupted else 0.0
+        drawn = (next(stream) for _ in range(model.batch_size))
+        rows = [(q, trace(e, rng, corruption, misread if corrupted else 0.0)) for q, e, misread in drawn]
         ids, labels = batch(tokenizer, rows, model.prompt_suffix)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(model, step)

@@ -59,8 +59,10 @@ class LossOptions:
 
     Args:
         clip: PPO clip range; None: no clipping.
+        clip_high: the range above 1 (DAPO's Clip-Higher); None: that of `clip`.
         ratio: `token`, or `sequence`: r_i = e^(sum_t m (logprobs - old)), one term w_i min(r_i A_i, clip(r_i) A_i) per
-            sequence (TRL's RLOO). At r = 1 both have the same gradient, but not the same value.
+            sequence (TRL's RLOO), or `gspo`: r_i = e^(mean_t of the same), one term w_i T_i min(r_i A_i, clip(r_i) A_i)
+            (GSPO, Zheng et al. 2025, with `sequence_mean`). At r = 1 all have the same gradient, not the same value.
         entropy_coefficient: e, of the entropy bonus.
         kl_coefficient: b, of a KL in the loss; 0 where the KL is in the reward. `kl_estimator`, `kl_clamp`: as in
             `kl_per_token`. The gradient goes through `logprobs`; where `kl_clamp` binds it is 0.
@@ -72,6 +74,7 @@ class LossOptions:
     kl_coefficient: float = 0.0
     kl_estimator: KlEstimator = "k3"
     kl_clamp: float | None = None
+    clip_high: float | None = None
 
 
 def policy_loss(
@@ -97,7 +100,7 @@ def policy_loss(
         options: None for the defaults.
         entropy: [N, T] entropy of each predictive distribution, with gradient; needed for an entropy bonus.
         importance: [N, T] constant weights c of the policy term, applied after the minimum; from `importance_weights`
-            (srt.objective.mismatch). They are per token, so not allowed with ratio `sequence`.
+            (srt.objective.mismatch). They are per token, so allowed with ratio `token` only.
         ref: [N, T] log-probs under the reference; needed for a KL in the loss.
     """
     options = options or LossOptions()
@@ -108,16 +111,21 @@ def policy_loss(
 
     log_ratio = kept(logprobs - old)
     if options.ratio == "token":
-        gain = _clipped(log_ratio.exp(), advantage[:, None], options.clip)
+        gain = _clipped(log_ratio.exp(), advantage[:, None], options)
         if importance is not None:
             gain = gain * kept(importance.detach())
         per_sequence = kept(gain).sum(-1)
-    elif options.ratio == "sequence":
+    elif options.ratio in ("sequence", "gspo"):
         if importance is not None:
             raise ValueError("importance weights are per token: use ratio 'token'")
-        per_sequence = _clipped(log_ratio.sum(-1).exp(), advantage, options.clip)
+        if options.ratio == "sequence":
+            per_sequence = _clipped(log_ratio.sum(-1).exp(), advantage, options)
+        else:
+            length = keep.sum(-1).to(log_ratio)
+            mean = log_ratio.sum(-1) / length.clamp_min(1.0)
+            per_sequence = length * _clipped(mean.exp(), advantage, options)
     else:
-        raise ValueError(f"unknown ratio {options.ratio!r}: use token or sequence")
+        raise ValueError(f"unknown ratio {options.ratio!r}: use token, sequence or gspo")
     if options.entropy_coefficient:
         if entropy is None:
             raise ValueError("entropy_coefficient is set but no entropy was given")
@@ -130,6 +138,9 @@ def policy_loss(
     return -(per_sequence * weights.to(per_sequence.dtype)).sum()
 
 
-def _clipped(ratio: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
-    gain = ratio * advantage
-    return gain if clip is None else torch.minimum(gain, ratio.clamp(1 - clip, 1 + clip) * advantage)
+def _clipped(ratio: Tensor, advantage: Tensor, options: LossOptions) -> Tensor:
+    gain, clip = ratio * advantage, options.clip
+    if clip is None:
+        return gain
+    high = clip if options.clip_high is None else options.clip_high
+    return torch.minimum(gain, ratio.clamp(1 - clip, 1 + high) * advantage)

@@ -1,4 +1,4 @@
-"""Attention over a pack: each token sees its own prompt and what precedes it in its own sequence.
+"""Attention over a pack: each token sees what precedes it in its own sequence: its prompt, its response.
 
 On a GPU this is one call of PyTorch's variable-length kernel, which takes 16-bit numbers only. Elsewhere (on a CPU, in
 float32) sequences of about the same length are padded to one rectangle; linear layers never see that padding. Soft caps
@@ -65,7 +65,8 @@ class Layout:
     """Where prompts and responses are in a pack: P distinct prompts, b responses (without their last tokens).
 
     `prompt_start`, `prompt_length` [P]; `start`, `length` [b] of each response; `own_prompt_start`,
-    `own_prompt_length` [b] of the prompt that it continues.
+    `own_prompt_length` [b] of the prompt that it continues. `prefix`: so many tokens at the pack's start begin every
+    prompt; `prompt_*` and `own_prompt_*` are then of the rests of the prompts.
     """
 
     prompt_start: np.ndarray
@@ -74,6 +75,7 @@ class Layout:
     length: np.ndarray
     own_prompt_start: np.ndarray
     own_prompt_length: np.ndarray
+    prefix: int = 0
 
 
 class PackAttention:
@@ -87,16 +89,23 @@ class PackAttention:
 
     def __init__(self, layout: Layout, tokens: int, device: torch.device | str, dtype: torch.dtype) -> None:
         self.layout, self.tokens, self.device, self.dtype = layout, tokens, torch.device(device), dtype
-        self.longest = int(max(layout.prompt_length.max(), (layout.own_prompt_length + layout.length).max()))
+        rests = max(layout.prompt_length.max(), (layout.own_prompt_length + layout.length).max())
+        self.longest = int(layout.prefix + rests)
         kernel = self.device.type == "cuda" and dtype in KERNEL_TYPES
         self.varlen = _varlen(layout, device) if kernel else None
 
     @cached_property
     def buckets(self) -> list[Bucket]:
-        """All rows: the prompts' first, then those of responses of more than one token."""
+        """All rows: the common prefix, the prompts, then responses of more than one token."""
         layout = self.layout
         prompts, lengths = layout.prompt_start, layout.prompt_length
-        buckets = [self._bucket(prompts[b], lengths[b], None, None) for b in _buckets(lengths)]
+        buckets, none = [], (None, None)
+        if layout.prefix:
+            buckets.append(self._bucket(np.zeros(1, np.int64), np.array([layout.prefix]), *none))
+            zeros = np.zeros(len(lengths), dtype=np.int64)
+            buckets += [self._bucket(prompts[b], lengths[b], zeros[b], zeros[b]) for b in _buckets(lengths)]
+        else:
+            buckets += [self._bucket(prompts[b], lengths[b], *none) for b in _buckets(lengths)]
         longer = np.flatnonzero(layout.length > 0)
         for b in _buckets(layout.length[longer]):
             rows = longer[b]
@@ -116,7 +125,10 @@ class PackAttention:
     def _bucket(
         self, start: np.ndarray, length: np.ndarray, prompt: np.ndarray | None, prompt_length: np.ndarray | None
     ) -> Bucket:
-        """Rows of `length` tokens from `start`, each after `prompt_length` tokens from `prompt` (None: no prompt)."""
+        """Rows of `length` tokens from `start`, each after the prefix and `prompt_length` tokens from `prompt`.
+
+        None: after nothing.
+        """
         width = int(length.max())
         column = np.arange(width)
         real = column < length[:, None]
@@ -125,9 +137,12 @@ class PackAttention:
         key, position = query, np.broadcast_to(column, query.shape)
         key_position = position
         if prompt is not None and prompt_length is not None:
+            prefix = self.layout.prefix
+            prompt_length = prefix + prompt_length
             column = np.arange(int(prompt_length.max()))
             real_prompt = column < prompt_length[:, None]
-            key = np.concatenate([np.where(real_prompt, prompt[:, None] + column, 0), query], axis=1)
+            place = np.where(column < prefix, column, prompt[:, None] + column - prefix)
+            key = np.concatenate([np.where(real_prompt, place, 0), query], axis=1)
             prompt_seen = np.broadcast_to(real_prompt[:, None, :], (len(start), width, len(column)))
             seen = np.concatenate([prompt_seen, seen], axis=2)
             position = position + prompt_length[:, None]
@@ -161,15 +176,20 @@ def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
 def _varlen(layout: Layout, device: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cumulative lengths of queries and keys, positions of the keys, and the longest query and key.
 
-    Prompts come first and then responses, which is the order of the pack, so queries need no gathering.
+    The common prefix comes first, then prompts and responses, which is the order of the pack, so queries need no
+    gathering.
     """
-    queries = np.concatenate([layout.prompt_length, layout.length])
-    keys = np.concatenate([layout.prompt_length, layout.own_prompt_length + layout.length])
-    gather = [np.arange(s, s + n) for s, n in zip(layout.prompt_start, layout.prompt_length, strict=True)]
+    prefix = layout.prefix
+    first = np.full(min(prefix, 1), prefix)  # its own row, if there is one
+    queries = np.concatenate([first, layout.prompt_length, layout.length])
+    keys = np.concatenate([first, prefix + layout.prompt_length, prefix + layout.own_prompt_length + layout.length])
+    gather = [np.arange(prefix)] if prefix else []
+    for start, length in zip(layout.prompt_start, layout.prompt_length, strict=True):
+        gather += [np.arange(prefix), np.arange(start, start + length)]
     for prompt, prompt_length, start, length in zip(
         layout.own_prompt_start, layout.own_prompt_length, layout.start, layout.length, strict=True
     ):
-        gather += [np.arange(prompt, prompt + prompt_length), np.arange(start, start + length)]
+        gather += [np.arange(prefix), np.arange(prompt, prompt + prompt_length), np.arange(start, start + length)]
     cumulative = [torch.from_numpy(np.concatenate([[0], np.cumsum(x)]).astype(np.int32)) for x in (queries, keys)]
     longest = torch.tensor([queries.max(), keys.max()])  # on the CPU, as the kernel takes numbers
     return (*(x.to(device) for x in (*cumulative, torch.from_numpy(np.concatenate(gather)))), longest)  # type: ignore[return-value]

@@ -7,7 +7,8 @@ A group is one prompt with n responses. Its tokens are laid out as
 (the last token predicts nothing). Linear layers see these tokens and nothing else. Only attention knows which belong
 together (srt.packing.attention): a prompt token attends to its prompt, a response token to its prompt and to what
 precedes it in its response. So a prompt is computed once and not n times, and every log-probability and gradient is
-that of n separate sequences.
+that of n separate sequences. What all prompts of a pack begin with, such as solved examples, is laid out once before
+the rests of the prompts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ import torch
 from torch import Tensor
 
 from srt.packing.attention import Layout, PackAttention
+
+# Tokens that all prompts of a pack must begin with to be computed once. Fewer save little, and sharing them would
+# change the rounding of runs whose prompts have a few words in common.
+LEAST_PREFIX = 32
 
 
 @dataclass(frozen=True)
@@ -108,44 +113,46 @@ def balance(costs: Sequence[int], parts: int) -> list[list[int]]:
 
 def pack(
     prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray], group: Sequence[int], rows: Sequence[int],
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, least_prefix: int = LEAST_PREFIX,
 ) -> Pack:  # fmt: skip
     """Lay out the sequences `rows` of a batch; rows of one group share the prompt.
 
     Args:
         prompts, responses, group: of the whole batch [N]; every response has at least one token.
         dtype: the model's, for the attention bias.
+        least_prefix: what all prompts begin with is shared from so many tokens on.
     """
-    ids: list[np.ndarray] = []
+    of_group = {group[i]: np.asarray(prompts[i], dtype=np.int64) for i in rows}
+    prefix = _common_prefix(list(of_group.values()), least_prefix)
+    ids = [next(iter(of_group.values()))[:prefix]]
     starts: dict[int, int] = {}
-    filled = 0
-    for i in rows:
-        if group[i] not in starts:
-            starts[group[i]] = filled
-            ids.append(np.asarray(prompts[i], dtype=np.int64))
-            filled += len(prompts[i])
+    filled = prefix
+    for g, prompt in of_group.items():
+        starts[g] = filled
+        ids.append(prompt[prefix:])
+        filled += len(prompt) - prefix
     own = np.empty(len(rows), dtype=np.int64)
     for r, i in enumerate(rows):
         own[r] = filled
         ids.append(responses[i][:-1].astype(np.int64))
         filled += len(responses[i]) - 1
-    of_prompt = {group[i]: len(prompts[i]) for i in rows}
-    before = np.array([of_prompt[group[i]] for i in rows])
+    before = np.array([len(prompts[i]) for i in rows])
     first = np.array([starts[group[i]] for i in rows])
     lengths = np.array([len(responses[i]) for i in rows])
-    position = [np.arange(n) for n in of_prompt.values()]
+    position = [np.arange(prefix), *(np.arange(prefix, len(prompt)) for prompt in of_group.values())]
     position += [np.arange(p, p + n - 1) for p, n in zip(before, lengths, strict=True)]
     predict = [
-        np.concatenate([[f + p - 1], np.arange(o, o + n - 1)])
+        np.concatenate([[f + p - prefix - 1], np.arange(o, o + n - 1)])
         for f, p, o, n in zip(first, before, own, lengths, strict=True)
     ]
     layout = Layout(
         prompt_start=np.array(list(starts.values())),
-        prompt_length=np.array(list(of_prompt.values())),
+        prompt_length=np.array([len(prompt) - prefix for prompt in of_group.values()]),
         start=own,
         length=lengths - 1,
         own_prompt_start=first,
-        own_prompt_length=before,
+        own_prompt_length=before - prefix,
+        prefix=prefix,
     )
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -160,3 +167,17 @@ def pack(
         token=tensor(np.concatenate([responses[i] for i in rows]).astype(np.int64)),
         attention=PackAttention(layout, filled, device, dtype),
     )
+
+
+def _common_prefix(prompts: Sequence[np.ndarray], least: int) -> int:
+    """Tokens that several prompts begin with, each with at least one more; 0 if they are fewer than `least`.
+
+    >>> _common_prefix([np.array([1, 2, 3]), np.array([1, 2, 4, 5])], 2)
+    2
+    """
+    if len(prompts) < 2:
+        return 0
+    shortest = min(map(len, prompts)) - 1
+    same = np.all([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts], axis=0)
+    found = int(np.cumprod(same, dtype=np.int64).sum())
+    return found if found >= max(least, 1) else 0

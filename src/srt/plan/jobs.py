@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from srt.artefacts.evaluations import evaluations
+from srt.artefacts.evaluations import BASE, evaluated, evaluations
 from srt.artefacts.gradings import resolve_gradings
 from srt.artefacts.paths import Paths
 from srt.artefacts.training_inputs import segment_inputs, suite_problems
@@ -42,7 +42,8 @@ class Job:
     """One job.
 
     name: tells the jobs of a rule apart. temp: outputs that are deleted when all jobs have read them. benchmark: where
-    Snakemake writes how long the job took, "" where it does not.
+    Snakemake writes how long the job took, "" where it does not. prunable: the output, also in `outputs` or `temp`,
+    that may be deleted once all that is made from it is there ("": none); `srt.plan.prune` does.
     """
 
     rule: str
@@ -51,6 +52,7 @@ class Job:
     outputs: tuple[str, ...]
     temp: tuple[str, ...] = ()
     benchmark: str = ""
+    prunable: str = ""
 
     @property
     def key(self) -> str:
@@ -67,7 +69,8 @@ class Dag:
     figures: dict[str, str] = field(default_factory=dict)  # figure -> key
     leaves: list[str] = field(default_factory=list)  # keys of everything that `snakemake` alone asks for
     _parents: dict[str, list[str]] = field(default_factory=dict)
-    _temporary: dict[str, list[str]] = field(default_factory=dict)
+    _temporary: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    _readers: dict[str, list[str]] = field(default_factory=dict)
     _order: list[str] = field(default_factory=list)
 
     def parents(self, key: str) -> list[str]:
@@ -76,12 +79,20 @@ class Dag:
             self._parents[key] = list(dict.fromkeys(self.maker[path] for path in self.jobs[key].inputs))
         return self._parents[key]
 
-    def temporary(self, key: str) -> list[str]:
-        """Keys of the jobs whose temporary outputs a job reads."""
+    def temporary(self, key: str) -> list[tuple[str, int]]:
+        """The temporary outputs that a job reads: key of the job that makes one, place in that job's `temp`."""
         if key not in self._temporary:
-            makers = ((path, self.maker[path]) for path in self.jobs[key].inputs)
-            self._temporary[key] = list(dict.fromkeys(m for path, m in makers if path in self.jobs[m].temp))
+            makers = ((path, self.maker[path], self.jobs[self.maker[path]].temp) for path in self.jobs[key].inputs)
+            self._temporary[key] = [(maker, temp.index(path)) for path, maker, temp in makers if path in temp]
         return self._temporary[key]
+
+    def readers(self, path: str) -> list[str]:
+        """Keys of the jobs that read a file."""
+        if not self._readers:
+            for key, job in self.jobs.items():
+                for each in job.inputs:
+                    self._readers.setdefault(each, []).append(key)
+        return self._readers.get(path, [])
 
     def closure(self, keys: list[str], stop: frozenset[str] = frozenset()) -> set[str]:
         """Keys of jobs and of all jobs that they need, without those in `stop` and what only these need."""
@@ -95,8 +106,15 @@ class Dag:
         return found
 
     def done(self) -> set[str]:
-        """Keys of the jobs whose outputs all exist."""
-        return {key for key, job in self.jobs.items() if all(Path(path).exists() for path in job.outputs)}
+        """Keys of the jobs whose outputs all exist; a pruned model counts while all that is made from it is there."""
+        found: set[str] = set()
+        for key in reversed(self.order()):
+            job = self.jobs[key]
+            if not all(Path(path).exists() for path in job.outputs if path != job.prunable):
+                continue
+            if not job.prunable or Path(job.prunable).exists() or found.issuperset(self.readers(job.prunable)):
+                found.add(key)
+        return found
 
     def order(self) -> list[str]:
         """All keys, parents before children."""
@@ -115,6 +133,7 @@ class _Builder:
         self.config, self.paths = config, Paths(config.results)
         self.dag = Dag()
         self.last = {i: run.checkpoints[-1] for name, run in config.runs.items() for i in config.instances(name)}
+        self.starts = {config.start(instance) for instance in self.last}  # other runs begin there, now or extended
         self.makers = self.rules()
 
     def build(self) -> Dag:
@@ -145,10 +164,11 @@ class _Builder:
         outputs: Iterable[str],
         benchmark: str = "",
         temp: Iterable[str] = (),
+        prunable: str = "",
     ) -> Job:
         """A job with each input once; `benchmark` is `{stage}/{name}`."""
         measured = self.paths.benchmark(benchmark) if benchmark else ""
-        return Job(rule, name, tuple(dict.fromkeys(inputs)), tuple(outputs), tuple(temp), measured)
+        return Job(rule, name, tuple(dict.fromkeys(inputs)), tuple(outputs), tuple(temp), measured, prunable)
 
     # -- jobs whose outputs no other job reads -----------------------------------------------------------------------
 
@@ -157,15 +177,22 @@ class _Builder:
         config, paths, job = self.config, self.paths, self.job
         rows = evaluations(config)
         groups = sorted({file for row in rows for file in row["groups"]})
+        of_runs = sorted({file for row in rows if row["run"] in self.last for file in row["groups"]})
         for figure in config.figures:
             made = [paths.figure(figure, suffix) for suffix in ("pdf", "png", "csv")]
             yield job(figure, figure, resolve_figure(config, figure)[1], made, f"figures/{figure}")
         yield job("results_table", "results", groups, [paths.table("results")], "tables/results")
-        yield self.audit()
-        clean = [*groups, paths.clean_rows()]
-        made = [paths.table("decontaminated")]
-        yield job("decontaminated", "decontaminated", clean, made, "tables/decontaminated")
-        last = [row for row in rows if row["step"] == self.last[row["run"]]]
+        if config.evaluate:
+            places = [(f"{BASE}{one['model']}", one["stored"]) for one in evaluated(config)]
+            read = [file(*place) for file in (paths.groups, paths.scores) for place in places]
+            made = [paths.table("evaluate"), paths.figure("evaluate", "pdf")]
+            yield job("evaluate", "evaluate", read, made, "tables/evaluate")
+        if self.last:
+            yield self.audit()
+            clean = [*of_runs, paths.clean_rows()]
+            made = [paths.table("decontaminated")]
+            yield job("decontaminated", "decontaminated", clean, made, "tables/decontaminated")
+        last = [row for row in rows if row["step"] == self.last.get(row["run"])]
         sources = [paths.base_model(name) for name in config.models]
         sources += [paths.manifest(name) for name in config.datasets]
         sources += [file for row in last for file in (paths.run_metrics(row["run"]), row["groups"][0])]
@@ -181,14 +208,16 @@ class _Builder:
             read = [file for kind in resolve_gradings(config)[1].values() for file in kind]
             yield job("gradings", "gradings", read, [paths.table("gradings")], "tables/gradings")
         if config.claims:
-            yield job("claims", "claims", resolve_claims(config)[1], [paths.claims("csv")], "claims/claims")
+            read = [*resolve_claims(config)[1], paths.clean_rows(), paths.pairs()]
+            yield job("claims", "claims", read, [paths.claims("csv")], "claims/claims")
         for run in self.last:
             yield self.run_metrics(run)
         for page in pages(config):
             run = page["run"]
             read = [*page_files(config, run), *page_problems(config, run)]
             yield job("browser", run, read, [paths.browser(run)], f"browser/{run}")
-        yield job("browser_list", "index", [], [paths.browser("index")])
+        if self.last:
+            yield job("browser_list", "index", [], [paths.browser("index")])
 
     # -- the job that makes a file -----------------------------------------------------------------------------------
 
@@ -218,6 +247,7 @@ class _Builder:
             (paths.segment_metrics("{checkpoint}"), self.segment),
             (paths.run_metrics("{run}"), self.run_metrics),
             (paths.clean_rows(), self.audit),
+            (paths.pairs(), self.audit),
         ]
         return [(_pattern(output), rule) for output, rule in outputs]
 
@@ -233,7 +263,7 @@ class _Builder:
         sets = audited_sets(self.config)
         datasets = [*sets["train"], *sets["test"]]
         read = [path for name in datasets for path in (self.paths.problems(name), self.paths.manifest(name))]
-        made = [self.paths.audit("overlap.csv"), self.paths.clean_rows()]
+        made = [self.paths.audit("overlap.csv"), self.paths.clean_rows(), self.paths.pairs()]
         return self.job("audit", "audit", read, made, "audit/audit")
 
     def sample(self, checkpoint: str, suite: str) -> Job:
@@ -264,16 +294,18 @@ class _Builder:
         return self.job("curriculum", name, [self.paths.groups(f"base/{model}", suite)], made, f"curriculum/{name}")
 
     def segment(self, checkpoint: str) -> Job:
-        """A state that the next segment reads is temporary, unless all states are kept."""
+        """A state that the next segment reads is temporary, unless all are kept; so is a model that is pruned."""
         run, step = run_and_step(checkpoint)
-        last = step == self.last[run]
         read = segment_inputs(self.config, run, step).values()
-        made = [self.paths.segment_model(checkpoint), self.paths.segment_metrics(checkpoint)]
-        state = [self.paths.segment_state(checkpoint)]
-        rule = "train_last" if last else "train"
-        if last or self.config.keep_states == "all":
-            return self.job(rule, checkpoint, read, made + state, f"train/{checkpoint}")
-        return self.job(rule, checkpoint, read, made, f"train/{checkpoint}", temp=state)
+        model, state = self.paths.segment_model(checkpoint), self.paths.segment_state(checkpoint)
+        made, benchmark = [self.paths.segment_metrics(checkpoint)], f"train/{checkpoint}"
+        if step == self.last[run]:
+            return self.job("train_last", checkpoint, read, [model, *made, state], benchmark)
+        prunable = "" if checkpoint in self.starts else model
+        temp = [state] * (self.config.keep_states == "last")
+        temp += [model] * bool(prunable and self.config.keep_models == "needed")
+        kept = [path for path in (model, *made, state) if path not in temp]
+        return self.job("train", checkpoint, read, kept, benchmark, temp, prunable)
 
     def run_metrics(self, run: str) -> Job:
         steps = self.config.entry(run).run.checkpoints
@@ -286,7 +318,7 @@ class _Builder:
 _WILDCARDS = {
     "dataset": r"\w+",
     "model": r"\w+",
-    "suite": r"[\w@]+",
+    "suite": r"\w+(?:-s\d+)?(?:@\w+)?",
     "checkpoint": r"base/\w+|[\w-]+/step-\d+",
     "run": r"\w+-s\d+",
     "step": r"\d+",

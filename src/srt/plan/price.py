@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from srt.artefacts.training_inputs import previous_step
@@ -36,12 +37,15 @@ DOWNLOAD_RATE = 1e8  # bytes per second from the hub
 
 @dataclass(frozen=True)
 class Price:
-    """What a job costs. Bytes: `final` stay, `temp` go when all jobs have read them, `work` is taken while it runs."""
+    """What a job costs. Bytes: `final` stay, `work` is taken while it runs.
+
+    `temp`: bytes of each of the job's temporary outputs, which goes when all jobs have read it.
+    """
 
     seconds: float
     gpus: int
     final: float = 0.0
-    temp: float = 0.0
+    temp: tuple[float, ...] = ()
     work: float = 0.0
 
     @property
@@ -66,7 +70,7 @@ class Pricing:
         variant = variant or Variant()
         if job.rule in ("train", "train_last"):
             run, step = run_and_step(job.name)
-            steps, temp = step - previous_step(self.config, run, step), bool(job.temp)
+            steps, temp = step - previous_step(self.config, run, step), tuple(Path(path).name for path in job.temp)
             return self._once(("train", self.config.entry(run).id, steps, temp, variant),
                               lambda: self._train(run, steps, temp, variant))  # fmt: skip
         if job.rule == "sample":
@@ -106,20 +110,21 @@ class Pricing:
 
     # -- by rule -----------------------------------------------------------------------------------------------------
 
-    def _train(self, run: str, steps: int, temp: bool, variant: Variant) -> Price:
+    def _train(self, run: str, steps: int, temp: tuple[str, ...], variant: Variant) -> Price:
         entry = self.config.entry(run).run
-        placement = self.placement(run, steps, variant.reference_offload)
+        placement = self.placement(run, steps, variant.reference_offload, variant.share_engines)
         work = training_work(self.config, run, steps)
         if variant.gpus and placement.gpus:
             placement = Placement(min(variant.gpus, work.prompts))
         lengths = self.lengths("train", entry.model, entry.data, work.lengths, variant.response_scale)
-        work = replace(placement.of(variant.work(work)), lengths=lengths)
+        work = replace(variant.work(placement.of(work)), lengths=lengths)
         state = state_bytes(work.shape, work.dtype, work.zero_stage)
+        size = {"model": weight_bytes(work.shape, work.dtype), "state": state}
         return Price(
             seconds=segment_seconds(work, placement.gpus, variant.parameters(self.assumed)),
             gpus=placement.gpus,
-            final=weight_bytes(work.shape, work.dtype) + state * (not temp),
-            temp=state * temp,
+            final=sum(size[name] for name in size.keys() - set(temp)),
+            temp=tuple(size[name] for name in temp),
             work=2 * state,  # a state is written beside the one before
         )
 
@@ -147,20 +152,25 @@ class Pricing:
 
     # -- what prices depend on ---------------------------------------------------------------------------------------
 
-    def placement(self, run: str, steps: int, reference_offload: bool | None = None) -> Placement:
+    def placement(
+        self, run: str, steps: int, reference_offload: bool | None = None, share_engines: bool = True
+    ) -> Placement:
         """GPUs of a training job and where its reference's weights are, as for the job's request.
 
         Args:
             reference_offload: None: as the run says; False: the reference stays on the GPU.
+            share_engines: False: each GPU has an engine.
         """
 
         def find() -> Placement:
             work = training_work(self.config, run, steps)
+            if not share_engines:
+                work = replace(work, rollout_tensor_parallel=1)
             if reference_offload is not None:
                 work = replace(work, reference_offload=reference_offload)
             return place_training(self.config, run, work, self._limits)
 
-        return self._once(("placement", self.config.entry(run).id, steps, reference_offload), find)
+        return self._once(("placement", self.config.entry(run).id, steps, reference_offload, share_engines), find)
 
     def lengths(self, kind: str, model: str, where: str, limits: Lengths, response_scale: float = 1.0) -> Lengths:
         """Mean tokens: of `plan.lengths` for the data set or suite, else measured, else in proportion to the limits.

@@ -49,6 +49,8 @@ def schedule(
 ) -> Schedule:
     """Run the jobs in the order of their critical paths, each as soon as it has its inputs and GPUs.
 
+    With `keep_models: needed`, samples of models that are then deleted go before all others.
+
     Where the job with the longest path does not fit, the partition that will have room for it first is reserved for it.
     A job of more GPUs than a partition has takes whole partitions. One of more GPUs than there are takes all, and its
     time is then too short, which `srt.plan.text` reports.
@@ -82,7 +84,9 @@ class _Simulation:
         for key in sorted(remaining):  # the order of a set differs from process to process
             for parent in dag.parents(key):
                 self.children.setdefault(parent, []).append(key)
-        self._ready: list[tuple[float, int, str]] = []  # jobs that wait for GPUs, the longest path first
+        # jobs that wait for GPUs: samples whose model then goes first (as rules/sample.smk), then the longest path
+        self._ready: list[tuple[bool, float, int, str]] = []
+        self._frees = {key for key in remaining if dag.jobs[key].rule == "sample" and dag.temporary(key)}
         self._number = itertools.count()  # of equally long paths the one that was ready first
 
     def run(self) -> None:
@@ -102,7 +106,7 @@ class _Simulation:
     def _enter(self, key: str) -> None:
         """A job has all inputs: a job without GPUs starts, any other waits for its turn."""
         if self.prices[key].gpus:
-            heapq.heappush(self._ready, (-self.tail[key], next(self._number), key))
+            heapq.heappush(self._ready, (key not in self._frees, -self.tail[key], next(self._number), key))
         else:
             self._begin(key, [])
 
@@ -116,10 +120,10 @@ class _Simulation:
         partitions, reserved, passed = self.partitions, set[int](), []
         while self._ready and any(partitions.free) and len(reserved) < len(partitions.free):
             item = heapq.heappop(self._ready)
-            wanted = min(self.prices[item[2]].gpus, partitions.gpus * len(partitions.free))
+            wanted = min(self.prices[item[-1]].gpus, partitions.gpus * len(partitions.free))
             room = partitions.room(wanted, reserved)
             if room is not None:
-                self._begin(item[2], room)
+                self._begin(item[-1], room)
                 continue
             passed.append(item)  # later jobs may start before it, but not on the partitions that it waits for
             reserved |= set(partitions.first_to_be_free(wanted, reserved))
@@ -182,20 +186,21 @@ class _Disk:
     def __init__(self, dag: Dag, prices: Mapping[str, Price], remaining: set[str], at_start: float) -> None:
         self.dag, self.prices = dag, prices
         # temporary outputs, those of earlier jobs too, are deleted when the last job that reads them ends
-        self.readers = Counter(parent for key in remaining for parent in dag.temporary(key))
-        self.now = at_start + sum(prices[parent].temp for parent in self.readers if parent not in remaining)
+        self.readers = Counter(file for key in remaining for file in dag.temporary(key))
+        self.now = at_start + sum(prices[parent].temp[i] for parent, i in self.readers if parent not in remaining)
         self.peak = self.now
 
     def begin(self, key: str) -> None:
         """A job starts to write."""
-        self.now += max(self.prices[key].work, self.prices[key].final + self.prices[key].temp)
+        self.now += max(self.prices[key].work, self.prices[key].final + sum(self.prices[key].temp))
         self.peak = max(self.peak, self.now)
 
     def end(self, key: str) -> None:
         """A job ends: its outputs stay, its working files go, and so do temporary files that no other job will read."""
         price = self.prices[key]
-        self.now += price.final + price.temp - max(price.work, price.final + price.temp)
-        for parent in self.dag.temporary(key):
-            self.readers[parent] -= 1
-            if not self.readers[parent]:
-                self.now -= self.prices[parent].temp
+        made = price.final + sum(price.temp)
+        self.now += made - max(price.work, made)
+        for parent, i in self.dag.temporary(key):
+            self.readers[parent, i] -= 1
+            if not self.readers[parent, i]:
+                self.now -= self.prices[parent].temp[i]

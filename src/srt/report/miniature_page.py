@@ -1,4 +1,4 @@
-"""The page of a miniature run (docs/miniature): its template, filled from the tables beside it.
+"""The page of a small run (docs/miniature, docs/real): its template, filled from the tables beside it.
 
 The Jinja2 template holds calls such as `{{ claim("raises_avg") }}`: no number in the page is typed by hand. Only the
 CSVs beside the page are read, so the page can be made again, and checked, without the run.
@@ -53,6 +53,8 @@ class _Page:
         numbers = rows.dropna(subset=["estimate"])
         parts = [f"**{verdict}**", *(f"{row.number}: {_interval(row)}" for row in numbers.itertuples())]
         undecided = verdict == "undecided" and isinstance(reason, str) and reason
+        if undecided and len(numbers) == 1:
+            reason = reason.rpartition("]: ")[2]  # the number with its interval stands before it already
         return "; ".join(parts) + (f" ({reason.rstrip('.')})" if undecided else "")
 
     def verdict(self, name: str) -> str:
@@ -150,6 +152,20 @@ class _Page:
         return (
             f"If none of the {measured} measured claims were true, at most {CHANCE * measured:.1f} would be supported "
             f"by chance; {left} of the {len(supported)} supported ones remain after Benjamini and Hochberg's correction"
+        )
+
+    def detectable(self) -> str:
+        """A table of the undecided claims with the effect that their seeds could have found."""
+        claims = self._table("claims")
+        rows = [
+            (row.statement, str(int(row.seeds)), _interval(row), _number((row.hi - row.lo) / 2))
+            for row in claims[(claims["verdict"] == UNDECIDED) & claims["estimate"].notna()].itertuples()
+        ]
+        if not rows:
+            return "No measured claim is undecided."
+        return (
+            "For each undecided claim, half the width of its interval: an effect of about that size would have been "
+            "told from none.\n\n" + markdown_table(["statement", "seeds", "measured", "could have found"], rows)
         )
 
     def above_srt(self, *names: str) -> str:

@@ -1,4 +1,4 @@
-"""The tables and figures beside the page of a miniature run (docs/miniature), from its results."""
+"""The tables and figures beside the page of a finished run (docs/miniature, docs/real), from its results."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def judge_again(config: Config, out: Path) -> None:
 def collect(config: Config, out: Path) -> None:
     """Copy the tables and figures of a finished run to `out`, and make alarm.csv and cost.csv there."""
     paths = Paths(config.results)
-    tables = [paths.claims("csv"), paths.table("results"), paths.table("early_stopping"), paths.provenance()]
+    tables = [paths.claims("csv"), paths.table("results"), paths.provenance()]
+    if any(run.validation for run in config.runs.values()):
+        tables.append(paths.table("early_stopping"))
     figures = [paths.figure(name, suffix) for name in config.figures for suffix in ("png", "csv")]
     for file in map(Path, tables + figures):
         if not file.is_file():
-            raise SrtError(f"{file} does not exist: finish the run (`make mini`), then collect again")
+            raise SrtError(f"{file} does not exist: finish the run, then collect again")
         shutil.copyfile(file, out / file.name)
     (out / BOOTSTRAP).unlink(missing_ok=True)  # of the run before
     write_csv(out / "alarm.csv", alarm_table(config))

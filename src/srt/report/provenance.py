@@ -145,7 +145,7 @@ def runs(files: Mapping[str, Mapping[str, str]]) -> Rows:
 
 
 # Keys that change no result: where files lie, what jobs may use and save on their way, what the plan assumes.
-_SPARED = {"results", "local_dir", "save_every", "keep_states", "plan"}
+_SPARED = {"results", "local_dir", "save_every", "keep_states", "keep_models", "max_gpu_hours", "max_disk_gb", "plan"}
 _SPARED_BELOW = {
     "models": {"parameters", "gpus_train", "gpus_sample", "train_job", "sample_job"},
     "runs": {"gpus", "job", "reference_offload", "engine_sleep", "rollout_tensor_parallel"},

@@ -23,7 +23,7 @@ QUESTION = ("problem", "answer")
 TABLES = {
     "results": "results_table", "decontaminated": "decontaminated", "early_stopping": "early_stopping",
     "gradings": "gradings", "claims": "claims", "overlap": "audit", "pairs": "audit", "faults": "audit",
-    "costs": "costs", "provenance": "provenance",
+    "costs": "costs", "provenance": "provenance", "evaluate": "evaluate",
 }  # fmt: skip
 
 

@@ -65,6 +65,8 @@ def _samples(
     """The rows of one question: one per filter (`SampleResult`)."""
     first = responses.iloc[0]
     doc = {"id": group["problem_id"], "problem": first["problem"], "answer": group["reference"]}
+    if "prompt" in settings:
+        raise SrtError(f"the prompts were made by {settings['prompt'].partition('@')[0]}, and their text is not stored")
     prompt = first["problem"] + settings["prompt_suffix"]
     asked = {"arg_0": prompt, "arg_1": generation(settings)}
     shared = {

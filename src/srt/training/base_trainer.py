@@ -23,10 +23,11 @@ from srt.distributed.rank_agreement import refused_together
 from srt.distributed.world import World, gather
 from srt.models.checkpoint import load_model
 from srt.models.context import check_context
-from srt.packing.activation_checkpointing import checkpoint_activations
+from srt.packing.activation_checkpointing import ActivationRoom, checkpoint_activations
 from srt.packing.attention import check_packable
 from srt.training.alarm_action import action_of
 from srt.training.batches import PromptOrder
+from srt.training.learning_rate import rate_of_step
 from srt.training.pack_probe import check_packs
 from srt.training.segment import Segment
 from srt.training.tracking import PhaseTimer, peak_memory, timing_row
@@ -56,8 +57,9 @@ class BaseTrainer(ABC):
         check_packable(segment.base, model.config)
         check_context(segment.base, model.config, train["max_prompt_tokens"] + train["max_new_tokens"])
         self.prompts, too_long = render_all(
-            self.tokenizer, data.ids, data.problems, self.spec["prompt_suffix"], train["max_prompt_tokens"]
-        )
+            self.tokenizer, data.ids, data.problems, self.spec["prompt_suffix"], train["max_prompt_tokens"],
+            self.spec.get("prompt"),
+        )  # fmt: skip
         usable = [i for i, prompt in enumerate(self.prompts) if prompt and data.has_label(i)]
         if world.main and len(usable) < len(data.ids):
             log(f"{len(data.ids) - len(usable)} prompts left out: {len(too_long)} too long, the others unlabelled")
@@ -73,9 +75,14 @@ class BaseTrainer(ABC):
         if world.device.type == "cuda":
             torch.cuda.empty_cache()  # vLLM, which starts later, cannot take memory that torch holds in its cache
         checkpoint_activations(model, train["gradient_checkpointing"])
+        self.activations = None
+        if self._has_room(segment):
+            room = 1e6 * segment.activation_mb
+            self.activations = ActivationRoom(model, Shape.of(model.config), train["dtype"], room)
         self.policy = self.make_policy(model)
-        self.grader = Grader(preset=train["votes"], extractor=self.spec["extractor"])
+        self.grader = Grader(train["votes"], self.spec["extractor"], own_tasks=self.spec.get("own_tasks", ()))
         self.timer = PhaseTimer(world.device)
+        self.rate = rate_of_step(train)
         self.shape = Shape.of(model.config) if world.device.type == "cuda" else None  # for the MFU, known on GPUs only
 
     def make_policy(self, model: Any) -> DeepSpeedEngine:
@@ -89,8 +96,13 @@ class BaseTrainer(ABC):
 
     def probe(self, segment: Segment, model: Any) -> None:
         """Refuse a base model that would not be trained exactly (all ranks call it)."""
-        mode = self.train["gradient_checkpointing"]
-        refused_together(lambda: check_packs(segment.base, model, mode), self.world, main_only=True)
+        modes = [self.train["gradient_checkpointing"], *(["selective"] if self._has_room(segment) else [])]
+        for mode in modes:
+            refused_together(lambda mode=mode: check_packs(segment.base, model, mode), self.world, main_only=True)
+
+    def _has_room(self, segment: Segment) -> bool:
+        """Whether layers may keep more than `gradient_checkpointing` says."""
+        return segment.activation_mb > 0 and bool(self.train["gradient_checkpointing"] == "full")
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
@@ -99,7 +111,11 @@ class BaseTrainer(ABC):
     def timed_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """`step`, and its cost on this machine (`srt.training.tracking.timing_row`)."""
         began = time.monotonic()
-        row = self.step(step)
+        if self.rate is None:
+            row = self.step(step)
+        else:
+            self.policy.set_learning_rate(self.rate(step))
+            row = self.step(step) | {"learning_rate": self.rate(step)}
         phases, work = self.timer.lap(), self.update.work
         counted = count_tokens(work["prompts"], work["responses"])
         timing = timing_row(

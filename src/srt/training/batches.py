@@ -1,9 +1,10 @@
 """Which prompts a step trains on, and their rollouts: one batch of the data, or one that is refilled (key `refill`).
 
-The online curriculum (paper v2, Appendix I.7, Fig. 31): a step draws prompts in rounds, samples them, keeps those whose
-majority is at least a threshold, and draws more until the batch is full. The run's place in the data depends on which
+A step draws prompts in rounds, samples them, keeps those that pass the run's rule, and draws more until the batch is
+full. Rules: the majority is at least a threshold (online curriculum: paper v2, Appendix I.7, Fig. 31), the rewards are
+not all equal (dynamic sampling: DAPO, arXiv 2503.14476, Eq. 11), or both. The run's place in the data depends on which
 prompts were kept before, so it is part of every state (progress.json). Given the place, the prompts of a step are a
-pure function of (seed, data, place, votes), on any number of processes. Votes decide; no label is used.
+pure function of (seed, data, place, rewards), on any number of processes. No label is used but those of the reward.
 
 `Batch` is what an update takes: the responses that are trained on, with their rewards.
 """
@@ -28,8 +29,8 @@ from srt.rollout import Rollout
 
 # n responses for each of these positions in the data, at a step (0-based)
 Sample = Callable[[int, Sequence[int]], list[list[Rollout]]]
-# the vote of each group of responses, given their positions in the data
-CastVotes = Callable[[Sequence[int], Sequence[Sequence[Rollout]]], Sequence[Vote]]
+# for each group of responses, given their positions in the data: its vote, and whether its rewards are all equal
+Judge = Callable[[Sequence[int], Sequence[Sequence[Rollout]]], Sequence[tuple[Vote, bool]]]
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def rank_share(items: list[Any], world: World) -> list[Any]:
 
 def label_threshold(spec: Mapping[str, Any]) -> float:
     """The share of all responses that a majority needs to be a label; in a refilled batch at least that of `refill`."""
-    refill = spec.get("refill") or {"majority": 0.0}
-    return float(max(spec["train"]["majority_threshold"], refill["majority"]))
+    refill = spec.get("refill") or {}
+    return float(max(spec["train"]["majority_threshold"], refill.get("majority", 0.0)))
 
 
 class PromptOrder:
@@ -170,16 +171,16 @@ class Batches:
     """The batches of a run with their rollouts, one per step, in the order of the steps.
 
     Args:
-        sample, vote: what draws responses and what votes on them.
-        refill: the run's rule, `majority` and `rounds`; None: every batch is the next one of the order.
+        sample, judge: what draws responses and what judges them.
+        refill: the run's rule (`srt.config.runs.Refill.rule`); None: every batch is the next one of the order.
 
     `place` is where a run that refills is in its data.
     """
 
     def __init__(
-        self, order: PromptOrder, world: World, sample: Sample, vote: CastVotes, refill: Mapping[str, Any] | None
+        self, order: PromptOrder, world: World, sample: Sample, judge: Judge, refill: Mapping[str, Any] | None
     ) -> None:
-        self.order, self.world, self.sample, self.vote, self.refill = order, world, sample, vote, refill
+        self.order, self.world, self.sample, self.judge, self.refill = order, world, sample, judge, refill
         self.place = 0
 
     def restore(self, state: Path) -> None:
@@ -193,8 +194,8 @@ class Batches:
     def draw(self, step: int) -> tuple[list[int], list[list[Rollout]], dict[str, float]]:
         """This rank's share of the batch of `step` (0-based): positions in the data, rollouts, metrics of a refill.
 
-        Every rank calls it. If no prompt reaches the threshold, the batch is the first prompts drawn: `label_threshold`
-        gives them no label.
+        Every rank calls it. If no prompt is kept, the batch is the first prompts drawn. `label_threshold` gives them no
+        label if their majority is below that of the rule.
         """
         if self.refill is None:
             positions = rank_share(self.order.batch(step), self.world)
@@ -205,17 +206,21 @@ class Batches:
         self, step: int, refill: Mapping[str, Any]
     ) -> tuple[list[int], list[list[Rollout]], dict[str, float]]:
         rollouts: dict[int, list[Rollout]] = {}  # of this rank
-        votes: list[tuple[float, bool]] = []  # of all ranks, in the order of drawing: the majority's share, kept
+        # of all ranks, in the order of drawing: the majority's share, whether all rewards are equal, kept
+        seen: list[tuple[float, bool, bool]] = []
+        majority, dynamic = refill.get("majority"), refill.get("dynamic_sampling", False)
 
         def judge(chunk: list[int]) -> list[bool]:
             mine = rank_share(chunk, self.world)
             groups = self.sample(step, mine)
             rollouts.update(zip(mine, groups, strict=True))
-            cast = self.vote(mine, groups)
-            shares = [(vote.consistency_all, reaches(vote, refill["majority"], of_all=True)) for vote in cast]
-            gathered = gather(shares, self.world)
-            votes.extend(gathered)
-            return [keep for _, keep in gathered]
+            found = []
+            for vote, equal in self.judge(mine, groups):
+                agrees = majority is None or reaches(vote, majority, of_all=True)
+                found.append((vote.consistency_all, equal, agrees and not (dynamic and equal)))
+            gathered = gather(found, self.world)
+            seen.extend(gathered)
+            return [keep for _, _, keep in gathered]
 
         size = self.order.per_step
         filled = fill(self.order.epoch, self.place, size, refill["rounds"], judge)
@@ -228,8 +233,10 @@ class Batches:
         metrics = {
             "prompts_drawn": float(len(filled.drawn)),
             "prompts_kept": float(len(filled.kept)),
-            "drawn_keep_rate": float(np.mean([keep for _, keep in votes])),
-            "drawn_majority_ratio": float(np.mean([share for share, _ in votes])),
+            "drawn_keep_rate": float(np.mean([keep for _, _, keep in seen])),
+            "drawn_majority_ratio": float(np.mean([share for share, _, _ in seen])),
             "data_place": float(self.place),
         }
+        if dynamic:
+            metrics["drawn_unanimous_rate"] = float(np.mean([equal for _, equal, _ in seen]))
         return positions, [groups[i] for i in positions], metrics

@@ -22,6 +22,7 @@ from srt.objective.kl import kl_per_token
 from srt.objective.mismatch import importance_weights
 from srt.objective.policy_loss import LossOptions, policy_loss, sequence_weights
 from srt.objective.preference_loss import margins, pair_gradient, pair_loss
+from srt.packing.activation_checkpointing import ActivationRoom
 from srt.training.batches import Batch
 from srt.training.reference import Reference
 from srt.training.update import PassOptions, Policy, ScoredPack, Statistics, TokenWeights, Update
@@ -44,6 +45,7 @@ class PolicyObjective:
         self.kl_in_reward = train["kl_placement"] == "reward"
         self.options = LossOptions(
             clip=train["clip"],
+            clip_high=train.get("clip_high"),
             ratio=train["ratio"],
             entropy_coefficient=train["entropy_coefficient"],
             kl_coefficient=0.0 if self.kl_in_reward else train["kl_coefficient"],
@@ -192,18 +194,19 @@ def _pairs(batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
 
 def policy_update(
     policy: Policy, reference: Reference, train: dict[str, Any], world: World,
-    check_mismatch: Callable[[float], None] | None = None, timer: Any = None,
+    check_mismatch: Callable[[float], None] | None = None, timer: Any = None, activations: ActivationRoom | None = None,
 ) -> Update:  # fmt: skip
     """The update on rollouts, from a run's resolved hyperparameters."""
     options = PassOptions(train["temperature"], train["iterations"], train["micro_batch_tokens"], train["zero_stage"])
-    return Update(policy, PolicyObjective(train, world), options, world, reference, check_mismatch, timer)
+    objective = PolicyObjective(train, world)
+    return Update(policy, objective, options, world, reference, check_mismatch, timer, activations)
 
 
 def preference_update(
     policy: Policy, reference: Reference | None, train: dict[str, Any], world: World, reward: str,
-    preference: dict[str, Any], timer: Any = None,
+    preference: dict[str, Any], timer: Any = None, activations: ActivationRoom | None = None,
 ) -> Update:  # fmt: skip
     """The update on stored responses: log-probs at temperature 1, one step per batch. SFT has no reference."""
     options = PassOptions(1.0, 1, train["micro_batch_tokens"], train["zero_stage"])
     objective = PreferenceObjective(train, world, reward, preference)
-    return Update(policy, objective, options, world, reference, timer=timer)
+    return Update(policy, objective, options, world, reference, timer=timer, activations=activations)

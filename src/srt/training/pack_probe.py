@@ -21,7 +21,7 @@ from srt.models.plain_pass import plain_distribution, small_copy
 from srt.models.probe_record import probed
 from srt.packing.activation_checkpointing import checkpoint_activations
 from srt.packing.logprobs import packed, response_logprobs
-from srt.packing.pack import pack, split
+from srt.packing.pack import Pack, pack, split
 from srt.rollout.kv_cache import OWN
 
 LOGPROB_BOUND = 1e-4  # nats, float32
@@ -34,6 +34,7 @@ HALF_FACTOR, HALF_BOUND = 2.0, 0.01
 TEMPERATURE = 0.8
 # (tokens of a prompt, tokens of its responses): two groups share a pack, the last one has two packs
 GROUPS = ((5, (9, 1, 21)), (3, (4,)), (12, (14, 30)))
+ALIKE = 2  # tokens that all prompts begin with
 BUDGET = 40
 
 
@@ -58,6 +59,9 @@ class Rows:
         rows = cls([], [], [], budget)
         for number, (length, lengths) in enumerate(groups):
             prompt = rng.integers(0, vocabulary, length).tolist()
+            if rows.prompts:  # prompts begin alike, and with at least one token of their own
+                alike = min(ALIKE, length - 1)
+                prompt[:alike] = rows.prompts[0][:alike]
             for tokens in lengths:
                 rows.prompts.append(prompt)
                 rows.responses.append(rng.integers(0, vocabulary, tokens).astype(np.int32))
@@ -69,6 +73,10 @@ class Rows:
         lengths = [len(r) - 1 for r in self.responses]
         units = split(lengths, self.group, [len(p) for p in self.prompts], self.budget)
         return [rows for unit in units for rows in unit]
+
+    def pack(self, rows: list[int], model: Any) -> Pack:
+        """Lay out these rows; a beginning that their prompts share is computed once, however short."""
+        return pack(self.prompts, self.responses, self.group, rows, model.device, model.dtype, least_prefix=1)
 
     def factors(self, row: int, like: Tensor) -> Tensor:
         """Weights [T] of a row's log-probs in the scalar that is differentiated; those of entropies are the reverse."""
@@ -218,7 +226,7 @@ def packed_pass(model: Any, rows: Rows) -> tuple[list[Tensor], dict[str, Tensor]
     found: dict[int, Tensor] = {}
     with packed(model):
         for part in rows.packs():
-            p = pack(rows.prompts, rows.responses, rows.group, part, model.device, model.dtype)
+            p = rows.pack(part, model)
             logprobs, entropies = response_logprobs(model, p, TEMPERATURE)
             total = torch.zeros((), device=model.device)
             for place, i in enumerate(part):
@@ -235,7 +243,7 @@ def _packed_logprobs(model: Any, rows: Rows) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     with packed(model):
         for part in rows.packs():
-            p = pack(rows.prompts, rows.responses, rows.group, part, model.device, model.dtype)
+            p = rows.pack(part, model)
             logprobs, _ = response_logprobs(model, p, TEMPERATURE)
             found |= {i: logprobs[place, : len(rows.responses[i])] for place, i in enumerate(part)}
     return [found[i] for i in range(len(rows.group))]

@@ -33,7 +33,7 @@ class PreferenceTrainer(BaseTrainer):
         self.pairs = self.spec["reward"] in PAIRS
         self.update = preference_update(
             self.policy, load_reference(segment, world) if self.pairs else None, self.train, world,
-            self.spec["reward"], self.spec["preference"], self.timer,
+            self.spec["reward"], self.spec["preference"], self.timer, self.activations,
         )  # fmt: skip
         if world.main:
             usable = len(self.order.usable)

@@ -1,8 +1,9 @@
 """Training rewards of groups of responses, and the monitors, which may see true answers.
 
 The two are kept apart on purpose. `training_rewards` gets the labels that the method is allowed to see: true answers
-for ground truth, stored labels for offline labels, none for voting (SRT). `Monitor` gets the true answers, and nothing
-of it reaches training. `batch_statistics` needs only votes, so that a collapse shows without true answers.
+for ground truth, those of a share of the prompts for mixed labels, stored labels for offline labels, none for voting
+(SRT). `Monitor` gets the true answers, and nothing of it reaches training. `batch_statistics` needs only votes, so that
+a collapse shows without true answers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from srt.answers import Grader, Vote
 from srt.answers.votes import reaches, soft_shares
 from srt.config.preferences import OFFLINE
-from srt.config.runs import LABEL_FREE, VOTING, Reward
+from srt.config.runs import LABEL_FREE, TRUE_LABELS, VOTING, Reward
 from srt.rollout import STOP, Rollout
 
 ONLINE = tuple(reward for reward in get_args(Reward) if reward not in OFFLINE)
@@ -40,8 +41,8 @@ class GroupRewards:
 
     @property
     def pseudo_labels(self) -> list[str | None]:
-        """The labels [G] of a method without true answers: those used, or the majorities under ground truth."""
-        return [vote.majority for vote in self.votes] if self.kind == "ground_truth" else self.labels
+        """The labels [G] of a method without true answers: those used, or the majorities where true ones are used."""
+        return [vote.majority for vote in self.votes] if self.kind in TRUE_LABELS else self.labels
 
     @property
     def unanimous(self) -> np.ndarray:
@@ -64,6 +65,15 @@ def without_cut(texts: Sequence[Sequence[str]], groups: Sequence[Sequence[Rollou
     ]
 
 
+def overlong_punishment(groups: Sequence[Sequence[Rollout]], limit: int, cache: int) -> np.ndarray:
+    """What soft overlong punishment adds to the rewards [G, n] (DAPO, arXiv 2503.14476, Eq. 13).
+
+    With T tokens, the end token included: 0 up to T = limit - cache, then (limit - cache - T) / cache, down to -1.
+    """
+    tokens = np.array([[len(rollout.token_ids) for rollout in group] for group in groups], dtype=float)
+    return np.asarray(np.clip((limit - cache - tokens) / cache, -1.0, 0.0))
+
+
 def training_rewards(
     kind: str,
     grader: Grader,
@@ -77,13 +87,14 @@ def training_rewards(
     - `ground_truth`, `offline_labels`: 1 if the response agrees with its group's label, else 0.
     - `majority`: the same with the group's majority answer as the label (paper Eq. 6).
     - `soft_majority`: the share of the group's answers that are the response's own, 0 without an answer.
+    - `mixed_labels`: as `ground_truth` for the groups that are given a label, as `majority` for the others.
     - `confidence`: 0 for all; the update adds the policy's own confidence (`srt.training.objectives.PolicyObjective`).
       The majorities are noted for the monitors.
 
     Args:
-        kind: one of the five.
+        kind: one of the six.
         groups: G groups of n response texts.
-        labels: [G]; None for the kinds that vote.
+        labels: [G]; None for the kinds that see none.
         tasks: G task names, which decide how answers are compared.
         threshold: a group that votes has no label, and reward 0, unless at least this share of all n responses
             agrees with the majority.
@@ -97,12 +108,12 @@ def training_rewards(
         majorities = [vote.majority for vote in votes]
         zeros = np.zeros((len(groups), len(groups[0]) if groups else 0))
         return GroupRewards(kind, zeros, majorities, votes, np.ones(len(groups), dtype=bool))
-    if kind in VOTING:
-        used = [vote.majority if reaches(vote, threshold, of_all=True) else None for vote in votes]
-    elif labels is None:
+    if kind not in LABEL_FREE and labels is None:
         raise ValueError(f"reward '{kind}' needs labels")
-    else:
-        used = list(labels)
+    used = [None] * len(votes) if labels is None else list(labels)
+    if kind in (*VOTING, "mixed_labels"):
+        voted = [vote.majority if reaches(vote, threshold, of_all=True) else None for vote in votes]
+        used = [own if given is None else given for given, own in zip(used, voted, strict=True)]
     labelled = np.array([label is not None for label in used], dtype=bool)
     if kind == "soft_majority":
         rewards = np.array([soft_shares(vote) for vote in votes]) * labelled[:, None]

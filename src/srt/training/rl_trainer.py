@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,17 @@ from srt.rollout import TOLERANCE, Rollout, RolloutEngine, Sampling
 from srt.training.base_trainer import BaseTrainer
 from srt.training.batches import Batch, Batches, label_threshold
 from srt.training.objectives import policy_update
+from srt.training.own_reward import own_reward
 from srt.training.reference import load_reference
-from srt.training.rewards import GroupRewards, Monitor, batch_statistics, is_cut, training_rewards, without_cut
+from srt.training.rewards import (
+    GroupRewards,
+    Monitor,
+    batch_statistics,
+    is_cut,
+    overlong_punishment,
+    training_rewards,
+    without_cut,
+)
 from srt.training.segment import Segment
 from srt.training.sync_check import check_logprobs, check_weights
 from srt.training.training_set import TrainingSet
@@ -66,14 +76,16 @@ class RLTrainer(BaseTrainer):
         super().__init__(segment, data, world)
         self.where = f"run {self.spec['run']}"  # for messages
         self.update = policy_update(
-            self.policy, load_reference(segment, world), self.train, world, self.check_logprobs, self.timer
-        )
+            self.policy, load_reference(segment, world), self.train, world, self.check_logprobs, self.timer,
+            self.activations,
+        )  # fmt: skip
         self.rollout_engine = make_rollout_engine(segment, self.policy.model, self.end_tokens, world)
         if (samples := self.plain_samples) is not None:
             kind, dtype = self.policy.model.config.model_type, self.train["dtype"]
             refused_together(lambda: check_vllm(segment.base, kind, samples, self.rollout_engine, dtype), world)
-        self.batches = Batches(self.order, world, self.sample, self.vote, self.spec.get("refill"))
+        self.batches = Batches(self.order, world, self.sample, self.judge, self.spec.get("refill"))
         self.monitor = Monitor(self.grader, truth)
+        self.own_reward = own_reward(self.spec["reward"], self.spec.get("reward_labels"))
 
     def probe(self, segment: Segment, model: Any) -> None:
         """Refuse also a base model that would not be sampled from exactly."""
@@ -109,19 +121,20 @@ class RLTrainer(BaseTrainer):
         tasks = [self.data.tasks[i] for i in positions]
         with self.timer("reward"):
             texts = self._texts(groups)
-            rewards = training_rewards(
-                self.spec["reward"], self.grader, self._answers(texts, groups), self.data.labels_of(positions), tasks,
-                label_threshold(self.spec),
-            )  # fmt: skip
+            rewards = self._rewards(positions, self._answers(texts, groups))
             observed = self.monitor.observe(ids, texts, rewards, tasks)
 
         # == policy, reference, advantages, optimizer: srt.training.update =======================================
         mask = train.get("truncated") == "mask"
-        updated = self.update.run(make_batch(prompts, groups, rewards, train["rollouts_trained"], mask))
+        punishment = self._punishment(groups)
+        updated = self.update.run(make_batch(prompts, groups, rewards, train["rollouts_trained"], mask, punishment))
         majorities = gather([v.majority for v in rewards.votes], world)
         votes = batch_statistics(majorities, gather(rewards.unanimous.tolist(), world))
+        if punishment is not None:
+            for row, values in zip(observed, punishment, strict=True):
+                row["overlong_punishment"] = float(values.mean())
         means = self._means(groups, observed)
-        means["reward"] += updated.get("confidence_reward", 0.0)
+        means["reward"] += updated.get("confidence_reward", 0.0) + means.get("overlong_punishment", 0.0)
         return {"step": step + 1, **means, **votes, **updated, **refill_metrics}
 
     # -- rollouts and votes, for the batches ------------------------------------------------------------------------
@@ -139,11 +152,20 @@ class RLTrainer(BaseTrainer):
         with self.timer("rollout"):
             return self.rollout_engine.generate([self.prompts[i] for i in positions], keys, sampling)
 
-    def vote(self, positions: Sequence[int], groups: Sequence[Sequence[Rollout]]) -> list[Vote]:
-        """The vote of each group, given its position in the data."""
+    def judge(self, positions: Sequence[int], groups: Sequence[Sequence[Rollout]]) -> list[tuple[Vote, bool]]:
+        """The vote of each group, given its position in the data, and whether the rewards of its rule are all equal.
+
+        These are the rewards of the responses that are trained on, without KL, confidence and punishment; False where
+        the run does not sample dynamically.
+        """
         with self.timer("reward"):
-            texts = self._answers(self._texts(groups), groups)
-            return self.grader.vote(texts, tasks=[self.data.tasks[i] for i in positions])
+            answers = self._answers(self._texts(groups), groups)
+            if not self.spec["refill"].get("dynamic_sampling"):
+                votes = self.grader.vote(answers, tasks=[self.data.tasks[i] for i in positions])
+                return [(vote, False) for vote in votes]
+            given = self._rewards(positions, answers)
+            trained = replace(given, rewards=given.rewards[:, : self.train["rollouts_trained"]])
+            return list(zip(given.votes, trained.unanimous.tolist(), strict=True))
 
     def check_logprobs(self, difference: float) -> None:
         """Stop if the engine did not sample from the policy's weights; called before the weights change."""
@@ -173,9 +195,23 @@ class RLTrainer(BaseTrainer):
     def _texts(self, groups: Sequence[Sequence[Rollout]]) -> list[list[str]]:
         return [self.tokenizer.batch_decode([r.token_ids for r in group], skip_special_tokens=True) for group in groups]
 
+    def _rewards(self, positions: Sequence[int], answers: list[list[str]]) -> GroupRewards:
+        """The rewards of groups of texts, by the run's reward and the labels that it may see."""
+        labels, tasks = self.data.labels_of(positions), [self.data.tasks[i] for i in positions]
+        if self.own_reward is not None:
+            problems = [self.data.problems[i] for i in positions]
+            return self.own_reward(self.grader, answers, labels, tasks, problems)
+        threshold = label_threshold(self.spec)
+        return training_rewards(self.spec["reward"], self.grader, answers, labels, tasks, threshold)
+
     def _answers(self, texts: list[list[str]], groups: Sequence[Sequence[Rollout]]) -> list[list[str]]:
         """The texts that vote and are rewarded."""
         return without_cut(texts, groups) if self.train.get("truncated") == "no_vote" else texts
+
+    def _punishment(self, groups: Sequence[Sequence[Rollout]]) -> np.ndarray | None:
+        """What is added to the rewards [G, n] of long responses; None without `overlong_cache`."""
+        cache = self.train.get("overlong_cache")
+        return None if cache is None else overlong_punishment(groups, self.train["max_new_tokens"], cache)
 
     def _means(self, groups: list[list[Rollout]], observed: list[dict[str, float]]) -> dict[str, float]:
         """Means of the known values over the groups of all ranks."""
@@ -194,16 +230,24 @@ class RLTrainer(BaseTrainer):
 
 def make_batch(
     prompts: list[list[int]], groups: list[list[Rollout]], rewards: GroupRewards, trained: int | None,
-    mask: bool = False,
+    mask: bool = False, punishment: np.ndarray | None = None,
 ) -> Batch:  # fmt: skip
-    """The responses that are trained on, the first `trained` of each group or all; `mask` masks those that were cut."""
+    """The responses that are trained on, the first `trained` of each group or all; `mask` masks those that were cut.
+
+    `punishment` [G, n] is added to the rewards of all that are not masked.
+    """
     pairs = [(g, i) for g, group in enumerate(groups) for i in range(len(group))[:trained]]
+    masked = np.array([is_cut(groups[g][i]) for g, i in pairs], dtype=bool) if mask else None
+    values = np.array([rewards.rewards[g, i] for g, i in pairs])
+    if punishment is not None and pairs:
+        added = np.array([punishment[g, i] for g, i in pairs])
+        values = values + (added if masked is None else np.where(masked, 0.0, added))
     return Batch(
         prompts=[prompts[g] for g, _ in pairs],
         responses=[groups[g][i].token_ids for g, i in pairs],
         group=[g for g, _ in pairs],
-        rewards=np.array([rewards.rewards[g, i] for g, i in pairs]),
+        rewards=values,
         labelled=np.array([rewards.labelled[g] for g, _ in pairs], dtype=bool),
         rollout_logprobs=[groups[g][i].logprobs for g, i in pairs],
-        masked=np.array([is_cut(groups[g][i]) for g, i in pairs], dtype=bool) if mask else None,
+        masked=masked,
     )

@@ -50,6 +50,11 @@ class Segment(Strict):
     reference_offload: bool = Field(False, description="Keep the reference in host memory between its passes.")
     engine_sleep: bool = Field(False, description="vLLM gives its memory back between rollouts.")
     rollout_tensor_parallel: int = Field(1, ge=1, description="Processes that share one vLLM engine.")
+    activation_mb: int = Field(
+        0,
+        ge=0,
+        description="Memory for activations; layers keep more than gradient_checkpointing says where it allows.",
+    )
     alarm: AlarmRule = Field(
         default_factory=AlarmRule,
         description="Rule of an alarm that only logs; the rule of one that acts on training is in `spec`.",

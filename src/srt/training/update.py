@@ -3,7 +3,8 @@
 Strictly on-policy (one step per batch) there is no separate pass for the old policy. Its log-probs are those of the
 gradient pass, so that pass comes first and keeps its graph. A group's baseline needs only its own group, so as soon as
 a group is complete its advantages are known and its graph is differentiated and freed. Several steps on one batch, and
-ZeRO 3 (which cannot hold several graphs), take the log-probs in a separate pass.
+ZeRO 3 (which cannot hold several graphs), take the log-probs in a separate pass. So does a group whose graphs would not
+fit into the memory for activations.
 
 The loss is a sum over tokens with weights that are fixed beforehand over the global batch (`TokenWeights`), so the
 gradient depends neither on packs nor on their order nor on the number of processes. An `Objective` defines the loss
@@ -25,6 +26,7 @@ from torch import Tensor
 from srt.distributed.world import World, gather
 from srt.objective.kl import masked_sum
 from srt.objective.mismatch import combine_mismatch, mismatch, row_differences
+from srt.packing.activation_checkpointing import ActivationRoom
 from srt.packing.logprobs import packed, response_logprobs, response_statistics
 from srt.packing.pack import Pack, balance, pack, runs, split
 from srt.rollout.transformers_engine import TransformersEngine
@@ -154,6 +156,8 @@ class Update:
 
     Args:
         reference: None for an objective that has none.
+        activations: memory in which layers keep what the backward pass would compute again; None: they keep no more
+            than the model's checkpointing says.
         check_mismatch: called once per batch, before weights change, with the mean |difference| of the rollout engine's
             and the trainer's log-probs over all processes, nan if one of them is not finite; may raise.
         timer: context manager by name of phase (`srt.training.tracking.PhaseTimer`): those of `PHASES`.
@@ -165,9 +169,10 @@ class Update:
     def __init__(
         self, policy: Policy, objective: Objective, options: PassOptions, world: World,
         reference: Reference | None = None, check_mismatch: Callable[[float], None] | None = None, timer: Any = None,
+        activations: ActivationRoom | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.objective, self.options, self.world = policy, objective, options, world
-        self.reference, self.check_mismatch = reference, check_mismatch
+        self.reference, self.check_mismatch, self.activations = reference, check_mismatch, activations
         self.timer = timer or (lambda phase: nullcontext())
         self.work: dict[str, Any] = {}
         self.dtype = next(policy.model.parameters()).dtype
@@ -262,17 +267,25 @@ class Update:
         done = 0
         for unit in units:
             scored_packs: list[ScoredPack] = []
-            for rows in unit:
-                p = self._pack(batch, rows)
-                logprobs, entropy = self._forward(p, statistics)
-                reference = self._observe(batch, p, logprobs, entropy, statistics)
-                scored_packs.append(ScoredPack(p, logprobs, entropy, logprobs.detach(), reference))
+            packs = [self._pack(batch, rows) for rows in unit]
+            sizes = [len(p.ids) for p in packs]
+            at_once = len(packs) == 1 or self.activations is None or self.activations.holds(sum(sizes))
+            self._use_room(sum(sizes) if at_once else max(sizes))
+            with torch.set_grad_enabled(at_once):
+                for p in packs:
+                    logprobs, entropy = self._forward(p, statistics)
+                    reference = self._observe(batch, p, logprobs, entropy, statistics)
+                    scored_packs.append(ScoredPack(p, logprobs, entropy, logprobs.detach(), reference))
             rows = [i for part in unit for i in part]
             advantage = torch.zeros(len(batch.group), dtype=torch.float64)
             advantage[rows] = self.objective.advantages(batch, rows, statistics)
             while scored_packs:  # each graph is freed after its backward pass
                 done += 1
-                self._backward(batch, scored_packs.pop(0), advantage, weights, statistics, done == last)
+                scored = scored_packs.pop(0)
+                if not at_once:
+                    logprobs, entropy = self._forward(scored.pack)
+                    scored = ScoredPack(scored.pack, logprobs, entropy, logprobs.detach(), scored.reference)
+                self._backward(batch, scored, advantage, weights, statistics, done == last)
         self._idle_passes(last - done)
         self._combine_mismatch(statistics)
         with self.timer("optimizer"):
@@ -290,6 +303,8 @@ class Update:
                 response_logprobs(self.policy.model, self._dummy_pack(), self.options.temperature)
         advantage = self.objective.advantages(batch, list(range(len(batch.group))), statistics)
         self._combine_mismatch(statistics)
+        # one number for all ranks, which under ZeRO 3 gather weights in the same order
+        self._use_room(max(gather([max((len(p.ids) for p, *_ in before), default=1)], self.world)))
         norm, skipped = math.nan, 0
         for iteration in range(self.options.iterations):
             for number, (p, old, reference) in enumerate(before, start=1):
@@ -311,6 +326,11 @@ class Update:
 
     def _pack(self, batch: Batch, rows: list[int]) -> Pack:
         return pack(batch.prompts, batch.responses, batch.group, rows, self.world.device, self.dtype)
+
+    def _use_room(self, tokens: int) -> None:
+        """Before passes whose graphs, of so many tokens, are in memory at the same time."""
+        if self.activations is not None:
+            self.activations.use(tokens)
 
     def _forward(self, p: Pack, statistics: Statistics | None = None) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies; with `statistics` also the self-certainty, if the objective needs it."""

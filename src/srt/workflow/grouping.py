@@ -8,6 +8,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from srt.cluster.partitions import PARTITIONS_FILE, read_cluster_limits
+
 
 def joining_one_level(original: Callable[..., None], results: Path) -> Callable[..., None]:
     """`DAG._update_group_components` that joins only components of one level of the DAG.
@@ -33,8 +35,7 @@ def joining_one_level(original: Callable[..., None], results: Path) -> Callable[
             for group in components:
                 alike[group.groupid, level[id(group)]].append(group)
             for (groupid, _), groups in alike.items():
-                for start in range(0, len(groups), wanted[groupid]):
-                    first, *others = groups[start : start + wanted[groupid]]
+                for first, *others in _packs(groups, wanted[groupid], _longest(dag.workflow)):
                     for other in others:
                         first.merge(other)
                     dag._group.update(dict.fromkeys(first.jobs, first))
@@ -42,6 +43,33 @@ def joining_one_level(original: Callable[..., None], results: Path) -> Callable[
             group.finalize()
 
     return update_group_components
+
+
+def _packs(groups: list[Any], size: int, longest: Callable[[int], float] | None) -> list[list[Any]]:
+    """Components in packs of at most `size`, whose times add up to at most what `longest` says for their GPUs."""
+    if longest is None:
+        return [groups[start : start + size] for start in range(0, len(groups), size)]
+    packs: dict[tuple[int, float], list[list[Any]]] = {}
+    room: dict[tuple[int, float], float] = {}
+    for group in groups:
+        gpus = max(int(job.resources.get("gpu", 0)) for job in group.jobs)
+        minutes = sum(float(job.resources.get("runtime", 0)) for job in group.jobs)
+        alike = gpus, max(float(job.resources.get("mem_mb", 0)) for job in group.jobs)  # no large one among small ones
+        if alike not in packs or len(packs[alike][-1]) == size or minutes > room[alike]:
+            packs.setdefault(alike, []).append([])
+            room[alike] = longest(gpus)
+        packs[alike][-1].append(group)
+        room[alike] -= minutes
+    return [pack for each in packs.values() for pack in each]
+
+
+def _longest(workflow: Any) -> Callable[[int], float] | None:
+    """The minutes that a job of some GPUs may take, if components take turns: a limit of one node per submission."""
+    resources = getattr(workflow, "global_resources", {})
+    if "nodes" not in resources or resources["nodes"].value != 1:
+        return None
+    limits = read_cluster_limits(Path(workflow.basedir) / PARTITIONS_FILE)
+    return lambda gpus: limits.limits_for(gpus).minutes
 
 
 def _levels(dag: Any) -> dict[int, int]:

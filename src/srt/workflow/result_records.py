@@ -43,6 +43,7 @@ class ResultRecords:
         self.unknown: dict[str, Made] = {}
         self.adoptable: dict[str, Made] = {}
         self.jobs_started = False
+        self.then: Callable[[Any], None] = lambda job: None  # called after each job that ended well
 
     def concern(self, job: Any) -> bool:
         """Whether the results of a job's rule have records."""
@@ -242,6 +243,7 @@ def with_record(original: Callable[..., Any], results: Path) -> Callable[..., An
         await original(job, *args, **options)
         if known.concern(job) and job.dag.workflow.is_main_process and not options.get("error"):
             known.made(job)
+            known.then(job)
 
     return postprocess
 

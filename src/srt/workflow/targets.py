@@ -13,7 +13,7 @@ from snakemake.exceptions import MissingRuleException
 from srt.common.errors import nearest
 
 # Beside `all` and one target per stage, `all_*`.
-FOR_PEOPLE = ("plan", "claims", "slurm_check")
+FOR_PEOPLE = ("plan", "claims", "evaluate", "slurm_check")
 _NUMBERS = re.compile(r"(\d+)")
 
 

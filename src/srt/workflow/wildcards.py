@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+NOTHING = "(?!)"  # matches no text: an empty pattern would match an empty name
+
 
 def runs_pattern(runs: Iterable[str]) -> str:
     """Exactly these runs `{id}-s{seed}`; ids with the same seeds share one alternative."""
@@ -15,12 +17,12 @@ def runs_pattern(runs: Iterable[str]) -> str:
     for run in runs:
         name, _, seed = run.rpartition("-s")
         seeds[name] = f"{seeds[name]}|{seed}" if name in seeds else seed
-    return "|".join(f"(?:{'|'.join(names)})-s(?:{numbers})" for numbers, names in _by_value(seeds).items())
+    return "|".join(f"(?:{'|'.join(names)})-s(?:{numbers})" for numbers, names in _by_value(seeds).items()) or NOTHING
 
 
 def checkpoints_pattern(steps: Mapping[str, int]) -> str:
     """Exactly one checkpoint `{run}/step-{n}` of each run; runs with the same step share one alternative."""
-    return "|".join(f"(?:{runs_pattern(runs)})/step-{step}" for step, runs in _by_value(steps).items())
+    return "|".join(f"(?:{runs_pattern(runs)})/step-{step}" for step, runs in _by_value(steps).items()) or NOTHING
 
 
 def _by_value(entries: Mapping[str, Any]) -> dict[Any, list[str]]:

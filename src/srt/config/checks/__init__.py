@@ -1,6 +1,7 @@
 """Checks that cross sections of the configuration. They import the sections; no section imports a check."""
 
 from srt.config.checks.claims import check_claims
+from srt.config.checks.evaluate import check_evaluate
 from srt.config.checks.figures import check_figures
 from srt.config.checks.lineage import check_lineage
 from srt.config.checks.names import check_ids, check_targets
@@ -15,6 +16,7 @@ def check(config: Config) -> None:
     check_ids(config)
     check_suites(config)
     check_runs(config)
+    check_evaluate(config)
     check_plan(config)
     check_gradings(config)
     check_lineage(config)

@@ -17,6 +17,7 @@ RULES = frozenset(
     | {
         "run_metrics",
         "early_stopping",
+        "evaluate",
         "gradings",
         "results_table",
         "claims",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from srt.common.errors import SrtError, nearest
 from srt.config.base import ConfigError
-from srt.config.evaluation import SETTINGS_MARK
+from srt.config.evaluation import SEED_MARK, SETTINGS_MARK
 from srt.config.root import Config
 
 
@@ -21,8 +21,9 @@ def require(config: Config, section: str, key: str, path: Sequence[str]) -> None
 def require_suite(config: Config, suite: str, path: Sequence[str]) -> list[str]:
     """The data sets of a suite; raise a `ConfigError` if there is no such suite, or if one of them has no answers."""
     try:
-        if SETTINGS_MARK in suite:
-            raise SrtError(f"unknown suite '{suite}': name the suite, without {SETTINGS_MARK} and what follows")
+        for mark in (SETTINGS_MARK, SEED_MARK):
+            if mark in suite:
+                raise SrtError(f"unknown suite '{suite}': name the suite, without {mark} and what follows")
         members = config.members(suite)
     except SrtError as error:
         raise ConfigError(path, str(error)) from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from srt.config.base import ConfigError
 from srt.config.checks.references import refuse_repeat, require, require_answers, require_suite
+from srt.config.evaluation import SamplingConfig
 from srt.config.root import Config
 from srt.config.runs import Run
+from srt.config.train import Train
 
 
 def check_suites(config: Config) -> None:
@@ -62,8 +64,8 @@ def check_runs(config: Config) -> None:
         path = ["runs", name]
         require(config, "models", run.model, [*path, "model"])
         require(config, "datasets", run.data, [*path, "data"])
-        if run.reward == "ground_truth":
-            require_answers(config, run.data, "reward ground_truth", [*path, "data"])
+        if run.uses_true_answers:
+            require_answers(config, run.data, f"reward {run.reward}", [*path, "data"])
         if run.curriculum and run.curriculum.by == "pass_rate":
             require_answers(config, run.data, "a curriculum by pass_rate", [*path, "curriculum", "by"])
         _check_suites(config, run, path)
@@ -116,12 +118,16 @@ def _check_gpus(config: Config, run: Run, path: list[str]) -> None:
 
 def _check_context(config: Config, run: Run, path: list[str]) -> None:
     """The maximum prompt and response lengths fit the model's context, in training and in evaluation."""
-    context = config.models[run.model].context
     for keys, lengths in (([*path, "train"], run.train), (["sampling"], config.sampling)):
-        prompt, response = lengths.max_prompt_tokens, lengths.max_new_tokens
-        if prompt + response > context:
-            raise ConfigError(
-                keys,
-                f"max_prompt_tokens ({prompt}) + max_new_tokens ({response}) = {prompt + response} "
-                f"is over the context of model '{run.model}' ({context}): lower one of them",
-            )
+        check_lengths(config, run.model, lengths, keys)
+
+
+def check_lengths(config: Config, model: str, lengths: Train | SamplingConfig, path: list[str]) -> None:
+    """The maximum prompt and response lengths of a section fit a model's context."""
+    context, prompt, response = config.models[model].context, lengths.max_prompt_tokens, lengths.max_new_tokens
+    if prompt + response > context:
+        raise ConfigError(
+            path,
+            f"max_prompt_tokens ({prompt}) + max_new_tokens ({response}) = {prompt + response} "
+            f"is over the context of model '{model}' ({context}): lower one of them",
+        )

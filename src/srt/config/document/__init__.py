@@ -1,4 +1,4 @@
-"""config/README.md and the JSON schemas, generated from the pydantic models, so that neither can be out of date.
+"""The key pages of docs/config and the JSON schemas, generated from the pydantic models, so that none is out of date.
 
 What a key means is said once, in the description of its field.
 """
@@ -9,17 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from srt.config.document.readme import readme_text
+from srt.config.document.pages import pages
 from srt.config.document.schema import schemas
 
-README = "config/README.md"
+PAGES = "docs/config"
 SCHEMAS = "workflow/schemas"
 
 
 def files() -> dict[str, str]:
     """Every generated file: path from the repository's root -> text."""
     made = {f"{SCHEMAS}/{name}.schema.json": _json(schema) for name, schema in schemas().items()}
-    return {README: readme_text(), **made}
+    return {f"{PAGES}/{name}.md": text for name, text in pages().items()} | made
 
 
 def stale(folder: Path) -> list[str]:

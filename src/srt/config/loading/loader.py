@@ -10,8 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from srt.common.errors import SrtError, nearest
+from srt.common.own_code import search_folders
 from srt.config.base import SECTIONS, ConfigError
 from srt.config.checks import check
+from srt.config.checks.own_code import check_own_code
 from srt.config.explain import first_problem, show
 from srt.config.loading.inheritance import Inheritance, look_up
 from srt.config.loading.yaml_file import read_yaml
@@ -63,6 +65,7 @@ class _Loader:
         self.files: dict[str, str] = {}  # section -> its first file, for sections in separate files
         self.file_of: dict[tuple[str, str], str] = {}  # (section, id) -> the file that has it
         self.contents: list[tuple[str, Any]] = []  # main files: name, content
+        self.code_folders = search_folders(configfiles or [origin], root)
         for file in configfiles:
             self.origin = _shown(Path(file), root)
             self.contents.append((self.origin, read_yaml(root / file, self.origin)))
@@ -85,6 +88,8 @@ class _Loader:
             config = Config.model_validate(merged)
             self.check_results(config.results)
             check(config)
+            config.code_folders.extend(self.code_folders)
+            check_own_code(config)
             return config
         except ValidationError as error:
             problem = first_problem(Config, error)
@@ -96,6 +101,7 @@ class _Loader:
             path = ["runs", inheritance.owner(path[1], [*path[2:], *unknown]), *path[2:]]
         if len(path) == 1 and path[0] in SECTIONS and message.startswith("is missing"):
             message = f"is missing: write it here, or name its file under files: {path[0]}"
+            message += " (evaluate needs no runs: docs/evaluate.md)" if path == ["runs"] else ""
         if not path and message.startswith("unknown key '"):
             raise SrtError(f"{self.main_file([message.split(chr(39))[1]])}: {message}")
         raise SrtError(f"{self.location(path)}: {message}")

@@ -1,11 +1,10 @@
-"""The text of config/README.md: the template beside this file, filled with tables of all keys."""
+"""The pages of docs/config that have tables of all keys, one page per topic."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import typing
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -15,7 +14,6 @@ from pydantic_core import PydanticUndefined
 from srt.config import alarm, claims, datasets, evaluation, figures, models, plan, preferences, root, runs, train
 from srt.config.base import unwrap
 
-TEMPLATE = Path(__file__).with_name("readme.template.md")
 _NUMBERS = {int: "integer", float: "number", str: "text", bool: "true / false", Any: "any"}
 _SYMBOLS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -47,65 +45,99 @@ def _with_parts(*entries: type[BaseModel]) -> tuple[type[BaseModel], ...]:
     return tuple(dict.fromkeys(found))
 
 
-# The README's chapters: heading, remark, models.
-CHAPTERS: tuple[tuple[str, str, tuple[type[BaseModel], ...]], ...] = (
-    ("Main file", "`config.yaml`, or the file given by `--configfile`.", (root.Config,)),
-    ("`sampling`", "", (evaluation.SamplingConfig,)),
-    ("`scoring`", "", (evaluation.ScoringConfig,)),
-    ("`gradings`", "", (evaluation.Gradings,)),
-    (
+Chapter = tuple[str, str, tuple[type[BaseModel], ...]]  # heading, remark, models
+# file -> title, chapters; a page with one chapter has its heading as title
+PAGES: dict[str, tuple[str, tuple[Chapter, ...]]] = {
+    "main": ("The main file", (("", "`config.yaml`, or the file given by `--configfile`.", (root.Config,)),)),
+    "models": (
         "`models`",
-        "`{id: entry}`; `source` selects the kind of entry. Keys of every kind:",
-        _with_parts(models.ModelBase, *unwrap(models.ModelConfig)),
+        (
+            (
+                "",
+                "`{id: entry}`; `source` selects the kind of entry. Keys of every kind:",
+                _with_parts(models.ModelBase, *unwrap(models.ModelConfig)),
+            ),
+        ),
     ),
-    (
-        "`datasets`",
-        "`{id: entry}`; `source` selects the kind of entry (docs/data.md).",
-        (*_with_parts(*unwrap(datasets.DatasetConfig)), TABLE),
+    "datasets": (
+        "`datasets` and `suites`",
+        (
+            (
+                "`datasets`",
+                "`{id: entry}`; `source` selects the kind of entry (docs/data.md).",
+                (*_with_parts(*unwrap(datasets.DatasetConfig)), TABLE),
+            ),
+            (
+                "`suites`",
+                "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is also a suite.",
+                (evaluation.Suite,),
+            ),
+        ),
     ),
-    (
-        "`suites`",
-        "`{id: [data set, …]}`: the data sets that one job samples together. Every data set is also a suite.",
-        (evaluation.Suite,),
+    "runs": ("`runs`", (("", "`{id: entry}`, in `experiments.yaml`.", RUNS),)),
+    "train": ("`train` and `train_defaults`", (("", "", (train.Train,)),)),
+    "evaluation": (
+        "`sampling`, `scoring`, `gradings`, `evaluate`",
+        (
+            ("`sampling`", "", (evaluation.SamplingConfig,)),
+            ("`scoring`", "", (evaluation.ScoringConfig,)),
+            ("`gradings`", "", (evaluation.Gradings,)),
+            ("`evaluate`", "", (evaluation.Evaluate,)),
+        ),
     ),
-    ("`runs`", "`{id: entry}`, in `experiments.yaml`.", RUNS),
-    ("`train` and `train_defaults`", "", (train.Train,)),
-    (
+    "figures": (
         "`figures`",
-        "`{id: entry}`; the id is a target of Snakemake.",
-        (figures.Figure, figures.Panel, *figures.OPTIONS.values(), figures.Mark),
+        (
+            (
+                "",
+                "`{id: entry}`; the id is a target of Snakemake.",
+                (figures.Figure, figures.Panel, *figures.OPTIONS.values(), figures.Mark),
+            ),
+        ),
     ),
-    (
+    "claims": (
         "`claims`",
-        "`{id: entry}`. docs/claims.md says what each estimator measures and when a claim is supported.",
-        (claims.Claim, claims.Expect, *CLAIM_OPTIONS, *claims.OPTIONS.values()),
+        (
+            (
+                "",
+                "`{id: entry}`. docs/claims.md says what each estimator measures and when a claim is supported.",
+                (claims.Claim, claims.Expect, *CLAIM_OPTIONS, *claims.OPTIONS.values()),
+            ),
+        ),
     ),
-    ("`alarm`", "", (alarm.AlarmRule,)),
-    ("`plan`", "", (plan.PlanConfig,)),
-)
+    "alarm_plan": ("`alarm` and `plan`", (("`alarm`", "", (alarm.AlarmRule,)), ("`plan`", "", (plan.PlanConfig,)))),
+}
 
 
-def readme_text() -> str:
-    """The text of config/README.md."""
-    before, after = TEMPLATE.read_text(encoding="utf-8").split("%%keys%%")
-    parts = []
-    for heading, remark, members in CHAPTERS:
-        parts += [f"### {heading}", *([remark] if remark else [])]
-        for model in members:
-            if model is not members[0] or model is datasets.ReasoningGymDataset:
-                parts.append(f"#### {_heading(model)}")
+def pages() -> dict[str, str]:
+    """The text of each page by its name."""
+    return {name: _page(title, chapters) for name, (title, chapters) in PAGES.items()}
+
+
+def members() -> list[type[BaseModel]]:
+    """The models of all pages."""
+    return [model for _, chapters in PAGES.values() for _, _, models in chapters for model in models]
+
+
+def _page(title: str, chapters: tuple[Chapter, ...]) -> str:
+    parts = [f"# {title}", "A key without a default is required."]
+    for heading, remark, found in chapters:
+        parts += [part for part in (f"## {heading}" if heading else "", remark) if part]
+        for model in found:
+            if model is not found[0] or model is datasets.ReasoningGymDataset:
+                parts.append(f"{'###' if heading else '##'} {_heading(model)}")
             if model is TABLE:
                 parts.append("Keys of both local and hub data sets.")
             elif model not in (models.ModelBase, root.Config):
                 parts.append(inspect.cleandoc(model.__doc__ or ""))
             parts.append(_table(model))
-        if train.Train in members:
+        if train.Train in found:
             parts.append(_presets())
-    return before + "\n\n".join(parts) + after
+    return "\n\n".join(parts) + "\n"
 
 
 def type_name(info: FieldInfo) -> str:
-    """A field's type for the README: `integer > 0`, `clean` or `authors`, list of text, …"""
+    """A field's type, as the pages have it: `integer > 0`, `clean` or `authors`, list of text, …"""
     text = _type(info.annotation, info.metadata)
     return f"{text} or null" if type(None) in typing.get_args(info.annotation) else text
 
