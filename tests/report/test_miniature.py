@@ -14,16 +14,15 @@ from srt.common.errors import SrtError
 from srt.common.io import write_csv, write_parquet
 from srt.config import Config, load_config, read_yaml
 from srt.metrics.intervals import t_quantile
-from srt.report.miniature_page import fill
+from srt.report.miniature_page import _Page, fill
 from srt.report.miniature_tables import alarm_table, collect, judge_again
 from support import ROOT
 
 PAGE = ROOT / "docs/miniature"
 
 
-def configuration(tmp_path: Path) -> Config:
-    raw = read_yaml(ROOT / "config/mini.yaml") | {"results": str(tmp_path / "results")}
-    return load_config(raw, ROOT, "config/mini.yaml")
+def configuration(tmp_path: Path, main: str = "config/mini.yaml") -> Config:
+    return load_config(read_yaml(ROOT / main) | {"results": str(tmp_path / "results")}, ROOT, main)
 
 
 @pytest.fixture
@@ -107,6 +106,7 @@ def test_calls(folder: Path) -> None:
     assert "| SRT | 0.400 | 0.500 | 0.200 [0.150, 0.250] | 20 |" in said("extensions()")
     assert said("sustains_longest()") == "Chain (end 0.500 [0.450, 0.550])"
     assert "| train | tiny | 2 | 2.00 | 1.90 | 900 |\n| score |  | 4 |" in said("costs()") and said("hours()") == "2.50"
+    assert said("detectable()") == "No measured claim is undecided."
     assert said("claims()").count("\n") == 1 + 3
     assert said("earlier()") == (
         "1 of 2 verdicts were the same. None of the others changed from supported to not supported or back:\n\n"
@@ -125,6 +125,12 @@ def test_variants_above_srt_are_read_from_the_intervals(folder: Path) -> None:
     assert fill('{{ above_srt("up", "open") }}', folder) == (
         "the whole interval is above SRT for `Chain` (0.125 [0.100, 0.150]), and not for `other` (0.100 [0.000, 0.200])"
     )
+
+
+def test_effects_that_undecided_claims_could_have_found(folder: Path) -> None:
+    table = pd.read_csv(folder / "claims.csv")
+    write_csv(folder / "claims.csv", table.replace({"verdict": {"supported": "undecided"}}))
+    assert fill("{{ detectable() }}", folder).endswith("| It rises. | 3 | 0.125 [0.100, 0.150] | 0.025 |")
 
 
 def test_verdicts_that_turned_have_a_reason(folder: Path) -> None:
@@ -226,11 +232,13 @@ def test_table_of_alarms(tmp_path: Path) -> None:
         collect(config, tmp_path)
 
 
-def test_calls_of_the_template_name_what_there_is(tmp_path: Path) -> None:
-    config = configuration(tmp_path)
-    tree = jinja2.Environment().parse((PAGE / "template.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("page", "main"), [("miniature", "config/mini.yaml"), ("real", "config/real.yaml")])
+def test_calls_of_the_template_name_what_there_is(page: str, main: str, tmp_path: Path) -> None:
+    config = configuration(tmp_path, main)
+    tree = jinja2.Environment().parse((ROOT / "docs" / page / "template.md").read_text(encoding="utf-8"))
     calls = [(call.node.name, [argument.value for argument in call.args]) for call in tree.find_all(jinja2.nodes.Call)]
-    assert len(calls) > 40
+    assert len(calls) > 30
+    assert all(hasattr(_Page, name) for name, _ in calls)
     for name, arguments in calls:
         if name in ("claim", "finding", "number", "verdict"):
             assert arguments[0] in config.claims
