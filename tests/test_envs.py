@@ -6,6 +6,7 @@ import re
 import subprocess
 import tomllib
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_every_requirement_is_locked_within_its_range() -> None:
         version = PINS.get(canonical(requirement.name))
         assert version is not None, f"{requirement.name} of pyproject.toml is not in constraints.txt"
         assert requirement.specifier.contains(version), f"{line} does not allow the locked {version}"
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "deepspeed", "snakemake", "reasoning_gym"])
+def test_packages_are_compiled(package: str) -> None:
+    """Else every job compiles them again where PYTHONDONTWRITEBYTECODE is set."""
+    spec = find_spec(package)
+    assert spec is not None and spec.cached is not None
+    assert Path(spec.cached).is_file()
 
 
 def test_every_import_is_a_requirement() -> None:

@@ -149,8 +149,20 @@ class Fault:
         return None
 
 
+def _hold(run: Run, trainer: int) -> None:
+    """Stop the trainer in the middle of a step: in a save, a kill would lose the step that is saved."""
+    while True:
+        os.kill(trainer, signal.SIGSTOP)
+        if (run.folder / WORK / f"state-{run.journal('step')[-1]['step']}").is_dir():
+            break
+        os.kill(trainer, signal.SIGCONT)
+        time.sleep(0.02)
+
+
 def _sigkill(cluster: Cluster, run: Run) -> None:
-    os.kill(run.journal()[-1]["process"], signal.SIGKILL)
+    trainer = run.journal()[-1]["process"]
+    _hold(run, trainer)
+    os.kill(trainer, signal.SIGKILL)
 
 
 def _scancel(cluster: Cluster, run: Run) -> None:
@@ -258,13 +270,7 @@ def _out_of_memory(cluster: Cluster, run: Run) -> None:
     group = f"/sys/fs/cgroup/memory/slurm_{cluster.jobs()[job]['node']}/uid_{os.geteuid()}/job_{job}"
 
     def take_all() -> None:
-        """While the trainer is held in the middle of a step: in a save, a kill would lose the step that is saved."""
-        while True:
-            os.kill(trainer, signal.SIGSTOP)
-            if (run.folder / WORK / f"state-{run.journal('step')[-1]['step']}").is_dir():
-                break
-            os.kill(trainer, signal.SIGCONT)
-            time.sleep(0.02)
+        _hold(run, trainer)
         subprocess.run([sys.executable, "-c", HOG, group, str(trainer)], timeout=60, check=False)
 
     run.wait(lambda: not _lives(trainer) or take_all())
