@@ -218,7 +218,7 @@ def test_progress_reads_well() -> None:
 
 
 def test_the_second_version_is_a_layer_over_the_miniature() -> None:
-    """As Snakemake merges the files; its own jobs fit in half an hour of the machine that `plan:` was measured on."""
+    """As Snakemake merges the files; its own jobs fit in forty minutes of the machine that `plan:` was measured on."""
     from argparse import ArgumentParser
 
     from snakemake.utils import update_config
@@ -237,4 +237,4 @@ def test_the_second_version_is_a_layer_over_the_miniature() -> None:
     dag = build(config)
     pricing = Pricing(config, dag, Measured())
     prices = {key: replace(pricing.price(key), gpus=1) for key in dag.jobs}
-    assert schedule(dag, prices, set(dag.jobs), 1, 2).wall < 1800
+    assert schedule(dag, prices, set(dag.jobs), 1, 2).wall < 2400
