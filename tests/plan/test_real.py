@@ -86,7 +86,6 @@ def test_one_gpu_trains_it_in_bfloat16_with_either_engine() -> None:
     assert config.results != configuration().results
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.smollm
 def test_two_steps_of_eight_responses(tmp_path: Path) -> None:

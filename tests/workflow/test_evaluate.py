@@ -69,7 +69,6 @@ def test_seeds_beside_runs_reuse_the_samples_of_the_configured_seed(tmp_path: Pa
     assert greedy.evaluation_seeds("tiny", "tests") == {0: "tests"}, "greedy samples do not depend on the seed"
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_models_make_a_table_and_a_figure_and_a_third_adds_only_its_own_jobs(micro_run, tmp_path) -> None:
     folder = tmp_path / "clone"

@@ -16,7 +16,6 @@ DOCUMENT = (ROOT / "docs/study.md").read_text(encoding="utf-8")
 STUDY = re.search(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)[1]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_study_runs_as_written(micro_run: Path, tmp_path: Path) -> None:
     assert len(STUDY.splitlines()) <= 35
