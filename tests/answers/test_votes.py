@@ -7,7 +7,7 @@ import pytest
 
 from srt.answers import Grader
 from srt.answers.votes import reaches, soft_shares
-from srt.training.rewards import Monitor, training_rewards
+from srt.rewards.group_rewards import Monitor, training_rewards
 
 
 def boxes(*answers):

@@ -11,8 +11,8 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from srt.distributed.world import init_world
+from srt.rewards.group_rewards import training_rewards
 from srt.rollout import LENGTH, STOP, Rollout
-from srt.training.rewards import training_rewards
 from srt.training.rl_trainer import RLTrainer, make_batch
 from srt.training.training_set import read_training_set
 from support.specs import train_spec

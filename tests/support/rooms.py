@@ -20,15 +20,15 @@ STAGES: dict[str, tuple[str, ...]] = {
     "problems, answers": ("data", "answers"),
     "engines, machines": ("rollout", "cost", "cluster"),
     "models, evaluation": ("labels", "models", "metrics", "evaluation"),
-    "training": ("objective", "packing", "distributed", "training"),
+    "training": ("rewards", "objective", "packing", "distributed", "training"),
     "workflow": ("workflow", "gpu_check"),
     "results": ("figures", "audit", "browser", "claims", "plan", "report", "results"),
     "command line": ("cli",),
 }
 ROOMS = tuple(room for rooms in STAGES.values() for room in rooms)
 WITHOUT_TORCH = (
-    "common", "config", "artefacts", "metrics", "figures", "audit", "browser", "claims", "plan", "report", "results",
-    "workflow",
+    "common", "config", "artefacts", "rewards", "metrics", "figures", "audit", "browser", "claims", "plan", "report",
+    "results", "workflow",
 )  # fmt: skip
 
 # Colour of a stage and of its background, from the bottom to the top.

@@ -10,9 +10,9 @@ import torch
 
 from srt.answers import Grader
 from srt.packing.logprobs import LogitScale, head_logprobs
+from srt.rewards.group_rewards import training_rewards
 from srt.training.batches import Batch
 from srt.training.objectives import PolicyObjective
-from srt.training.rewards import training_rewards
 from srt.training.update import Statistics
 from support.hand_made_rollouts import GROUPS, make_trainer, naive_of_preset, near, updated
 from support.plain_update import ALONE, hyperparameters

@@ -11,7 +11,7 @@ import pytest
 from srt.answers import Grader
 from srt.common.errors import Interrupted
 from srt.common.io import read_json, read_parquet, write_parquet
-from srt.training.rewards import GroupRewards
+from srt.rewards.group_rewards import GroupRewards
 from srt.training.training_set import DYNAMIC, METRICS, REFILL
 from support.hand_made_rollouts import GROUPS, TRUTH, hand_made, make_trainer
 from support.specs import train_spec

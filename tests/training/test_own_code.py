@@ -23,7 +23,7 @@ from srt.config.datasets import parse_dataset
 from srt.data import load as load_table
 from srt.data.prompts import render_all
 from srt.models.loading import read_tokenizer
-from srt.training.own_reward import own_reward
+from srt.rewards.own_reward import own_reward
 from srt.training.run import run_segment
 from srt.training.training_set import join_metrics, read_training_set
 from support import ROOT

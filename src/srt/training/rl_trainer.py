@@ -22,13 +22,7 @@ from srt.distributed.rank_agreement import refused_together
 from srt.distributed.world import World, gather
 from srt.evaluation.engine_probe import PlainSamples, check_sampling, check_vllm, plain_samples, vllm_probe
 from srt.models.probe_record import recorded
-from srt.rollout import TOLERANCE, Rollout, RolloutEngine, Sampling
-from srt.training.base_trainer import BaseTrainer
-from srt.training.batches import Batch, Batches, label_threshold
-from srt.training.objectives import policy_update
-from srt.training.own_reward import own_reward
-from srt.training.reference import load_reference
-from srt.training.rewards import (
+from srt.rewards.group_rewards import (
     GroupRewards,
     Monitor,
     batch_statistics,
@@ -37,6 +31,12 @@ from srt.training.rewards import (
     training_rewards,
     without_cut,
 )
+from srt.rewards.own_reward import own_reward
+from srt.rollout import TOLERANCE, Rollout, RolloutEngine, Sampling
+from srt.training.base_trainer import BaseTrainer
+from srt.training.batches import Batch, Batches, label_threshold
+from srt.training.objectives import policy_update
+from srt.training.reference import load_reference
 from srt.training.segment import Segment
 from srt.training.sync_check import check_logprobs, check_weights
 from srt.training.training_set import TrainingSet

@@ -11,7 +11,7 @@ import numpy as np
 from srt.answers import Grader, Vote
 from srt.common.errors import SrtError
 from srt.common.own_code import is_own, load
-from srt.training.rewards import GroupRewards
+from srt.rewards.group_rewards import GroupRewards
 
 
 class OwnReward:
@@ -34,7 +34,7 @@ class OwnReward:
         tasks: Sequence[str],
         problems: Sequence[str],
     ) -> GroupRewards:
-        """As `srt.training.rewards.training_rewards`; `problems`: the question of each group.
+        """As `srt.rewards.group_rewards.training_rewards`; `problems`: the question of each group.
 
         Raises:
             SrtError: the function failed, or did not return a finite number per response.

@@ -10,7 +10,7 @@ import pytest
 from srt.answers import Grader
 from srt.common.errors import SrtError
 from srt.common.io import read_parquet, sha256_file, write_parquet
-from srt.training.rewards import Monitor, training_rewards
+from srt.rewards.group_rewards import Monitor, training_rewards
 from srt.training.run import run_segment
 from srt.training.training_set import read_training_set, with_true_labels
 from support.hand_made_rollouts import GROUPS, TRUTH

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srt.answers import Grader
+from srt.rewards.group_rewards import training_rewards, without_cut
 from srt.rollout import LENGTH, STOP, Rollout
 from srt.training.batches import Batch
-from srt.training.rewards import training_rewards, without_cut
 from support.hand_made_rollouts import TRUTH, make_trainer, naive_of_preset, near, updated
 
 GRADER = Grader()

@@ -13,7 +13,7 @@ from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from srt.config.preferences import OFFLINE
 from srt.config.runs import LABEL_FREE, TRUE_LABELS, VOTING
-from srt.training.rewards import Monitor, batch_statistics, training_rewards
+from srt.rewards.group_rewards import Monitor, batch_statistics, training_rewards
 from srt.training.training_set import REWARDS, read_training_set
 
 # Four responses each. By hand: majority 7 (2 of 3 parsed); tie of 2 and 3; no answer; unanimous 5 though 6 is right;

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from srt.rewards.group_rewards import overlong_punishment
 from srt.rollout import LENGTH, STOP, Rollout
 from srt.training.batches import Batch
-from srt.training.rewards import overlong_punishment
 from support.hand_made_rollouts import make_trainer
 
 
