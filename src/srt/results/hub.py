@@ -1,6 +1,6 @@
 """A checkpoint and its rollouts as two folders that the Hugging Face hub takes: a model with a card, a data set.
 
-Nothing is sent anywhere: `hf upload` does that, with a person's own token.
+`export` sends nothing anywhere. `push` uploads the folders, when a person asks for it and has a token.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from srt.results.folder import Results
 PROVENANCE = "srt.json"  # of a model folder; the hub has its own hashes
 
 
-def export(results: Results, checkpoint: str, suite: str, out: Path) -> list[Path]:
+def export(results: Results, checkpoint: str, suite: str, out: Path, licence: str = "other") -> list[Path]:
     """Write `out`/{checkpoint, `/` as `__`}/model and /rollouts, each with a card, and return both folders.
+
+    `licence`: the model's, by the hub's name for it.
 
     Raises:
         SrtError: the model or the evaluation is not there.
@@ -40,13 +42,48 @@ def export(results: Results, checkpoint: str, suite: str, out: Path) -> list[Pat
     with atomic_dir(folder / "model") as target:
         for file in sorted(path for path in source.iterdir() if path.is_file() and path.name != PROVENANCE):
             shutil.copyfile(file, target / file.name)
-        write_text(target / "README.md", _model_card(checkpoint, suite, about, numbers, settings))
+        write_text(target / "README.md", _model_card(checkpoint, suite, about, numbers, settings, licence))
     with atomic_dir(folder / "rollouts") as target:
         (target / "data").mkdir()
         name = re.sub(r"\W", "_", suite)
         write_parquet(target / f"data/{name}.parquet", results.responses(checkpoint, suite))
         write_text(target / "README.md", _data_card(checkpoint, name, settings, numbers))
     return [folder / "model", folder / "rollouts"]
+
+
+def check_push(repository: str) -> None:
+    """Raises a `SrtError` unless `repository` is OWNER/NAME and a token of the hub is there."""
+    from huggingface_hub import get_token
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise SrtError(f"--push {repository}: a repository of the hub is written OWNER/NAME")
+    if not get_token():
+        raise SrtError("--push needs a token with write access: run `hf auth login`, or set HF_TOKEN")
+
+
+def push(model: Path, rollouts: Path, repository: str) -> list[str]:
+    """Upload both folders of `export`, to `repository` and to the data set `repository`-rollouts; return their addresses.
+
+    Repositories that do not exist are made private. Files that were there and are not in the folder stay.
+
+    Raises:
+        SrtError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # refusals of the hub, and a network that is not there
+
+    api, addresses = HfApi(), []
+    for folder, name, kind in ((model, repository, "model"), (rollouts, f"{repository}-rollouts", "dataset")):
+        try:
+            api.create_repo(name, repo_type=kind, private=True, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=name, repo_type=kind, folder_path=folder, commit_message="Upload by srt export"
+            )
+        except (HTTPError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise SrtError(f"the {kind} {name} could not be uploaded ({reason}): its folder is {folder}") from None
+        addresses.append(str(commit.repo_url))
+    return addresses
 
 
 def _numbers(results: Results, checkpoint: str, suite: str) -> list[tuple[str, str, float, float, float]]:
@@ -81,11 +118,11 @@ def _table(numbers: list[tuple[str, str, float, float, float]]) -> str:
 
 
 def _model_card(
-    checkpoint: str, suite: str, about: dict[str, Any], numbers: list[Any], settings: dict[str, Any]
+    checkpoint: str, suite: str, about: dict[str, Any], numbers: list[Any], settings: dict[str, Any], licence: str
 ) -> str:
     repo = about["entry"].get("repo")
     head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["srt", "math"]}
-    head |= {"license": "other"} | ({"base_model": repo} if repo else {})
+    head |= {"license": licence} | ({"base_model": repo} if repo else {})
     spec = about["spec"]
     trained = f"Reward `{spec.get('reward')}`, data `{spec.get('data')}`, seed {spec.get('seed')}." if spec else ""
     return _card(
@@ -98,7 +135,8 @@ def _model_card(
         'model = AutoModelForCausalLM.from_pretrained("FOLDER_OR_REPO")\n'
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER_OR_REPO")\n```',
         f"Text that follows each question in training and tests: {settings.get('prompt_suffix')!r}",
-        "## Licence\n\nThat of the base model: name it in the field `license` above before you publish.",
+        "## Licence\n\nThat of the base model"
+        + (": name it in the field `license` above before you publish." if licence == "other" else f": {licence}."),
         f"## Run\n\n```json\n{json.dumps(spec, indent=1, sort_keys=True)}\n```",
     )
 
