@@ -121,6 +121,15 @@ def test_it_replaces_several_templates_by_name_and_one_that_is_missing(tiny_base
     assert prompt(build(several, tmp_path / "d/m", prompt_template="plain")) == "1 + 2 = Go."
 
 
+def test_solved_examples_precede_the_prompt_of_any_model(tiny_base: Path, tmp_path: Path) -> None:
+    template = "{% for turn in messages %}{{ turn.role[0] }}: {{ turn.content }}\n{% endfor %}"
+    examples = [{"user": "2 + 2 = Go.", "assistant": "It is \\boxed{4}."}]
+    made = build(tiny_base, tmp_path / "m", template, examples=examples)
+    assert prompt(made) == "u: 2 + 2 = Go.\na: It is \\boxed{4}.\nu: 1 + 2 = Go.\n"
+    with pytest.raises(SrtError, match="examples: prompt_template plain has one turn only: write a template in Jinja"):
+        build(tiny_base, tmp_path / "n", prompt_template="plain", examples=examples)
+
+
 # -- dates ----------------------------------------------------------------------------------------------------------
 
 

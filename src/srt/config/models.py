@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -39,6 +39,13 @@ class JobSize(Strict):
     cores: int | None = Field(None, gt=0, description="CPU cores; null means derived from the number of GPUs.")
 
 
+class Example(Strict):
+    """A solved problem that is put before every prompt."""
+
+    user: str = Field(min_length=1, description="The user's turn, suffix included.")
+    assistant: str = Field(min_length=1, description="The assistant's turn.")
+
+
 class ModelBase(Strict):
     """Keys of every model entry."""
 
@@ -61,6 +68,10 @@ class ModelBase(Strict):
         None,
         description="The date in the prompts of a template that prints today's, such as Llama 3.1's; null means "
         "2024-07-26. Refused for other templates.",
+    )
+    examples: list[Example] = Field(
+        default_factory=list,
+        description="Solved problems (few-shot examples) that the chat template puts before every prompt.",
     )
     end_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
@@ -88,6 +99,15 @@ class ModelBase(Strict):
         description="Keys of `sampling` that differ for this model and the runs on it; null means that none differ.",
     )
 
+    @model_validator(mode="after")
+    def _examples_fit(self) -> Self:
+        if self.examples and self.prompt_template in PROMPT_TEMPLATES:
+            raise ValueError(
+                f"examples: prompt_template {self.prompt_template} has one turn only: write a template in Jinja, or "
+                "remove one of the keys"
+            )
+        return self
+
 
 class HubModel(ModelBase):
     """A model of the Hugging Face hub at a pinned revision."""
@@ -110,13 +130,6 @@ class LocalModel(ModelBase):
     )
 
 
-class Example(Strict):
-    """A solved problem that is put before every prompt."""
-
-    user: str = Field(min_length=1, description="The user's turn, suffix included.")
-    assistant: str = Field(min_length=1, description="The assistant's turn.")
-
-
 class GgufModel(ModelBase):
     """Weights and tokenizer of a GGUF file in an installed Python package, de-quantised to float32.
 
@@ -129,19 +142,6 @@ class GgufModel(ModelBase):
     sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file; a file with another one is refused."
     )
-    examples: list[Example] = Field(
-        default_factory=list,
-        description="Solved problems (few-shot examples) that the chat template puts before every prompt.",
-    )
-
-    @model_validator(mode="after")
-    def _examples_fit(self) -> GgufModel:
-        if self.examples and self.prompt_template in PROMPT_TEMPLATES:
-            raise ValueError(
-                f"examples: prompt_template {self.prompt_template} has one turn only: write a template in Jinja, or "
-                "remove one of the keys"
-            )
-        return self
 
 
 class PretrainPart(Strict):

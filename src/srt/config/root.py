@@ -89,6 +89,13 @@ class Config(Strict):
     train_defaults: dict[str, Any] = Field(
         default_factory=dict, description="Keys of `train` for all runs; those of an entry take precedence."
     )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="A model in place of the one base model that the runs use: a folder in Hugging Face format, or "
+        "`owner/name@COMMIT` of the hub. The entry's keys of every kind stay; null means the entry as it is "
+        "(docs/howto.md).",
+    )
     models: dict[str, ModelConfig] = Field(min_length=1, description="Base models by id.")
     datasets: dict[str, DatasetConfig] = Field(min_length=1, description="Training and test sets by id.")
     suites: dict[str, Suite] = Field(

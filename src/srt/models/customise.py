@@ -13,7 +13,7 @@ from typing import Any
 
 from srt.common.errors import SrtError, nearest
 from srt.common.io import read_json, write_json
-from srt.config.models import Example, GgufModel, ModelBase
+from srt.config.models import Example, ModelBase
 from srt.config.prompt_templates import template_text
 from srt.data.prompts import FIXED_DATE, reads_clock
 from srt.models.loading import read_tokenizer
@@ -62,7 +62,7 @@ def _write_template(model: ModelBase, folder: Path, tokenizer: Any, where: str) 
     template = template_text(model.prompt_template, tokenizer) if model.prompt_template else own
     if template is None:
         return {}  # `check_prompts` says what is missing
-    if isinstance(model, GgufModel) and model.examples:
+    if model.examples:
         template = with_examples(template, model.examples)
     if reads_clock(template):
         day = model.prompt_date or DATE

@@ -22,6 +22,7 @@ from pathlib import Path
 from srt.artefacts.paths import Paths
 from srt.cluster.partitions import ClusterLimits
 from srt.common.errors import SrtError
+from srt.common.io import read_json
 from srt.config import Config
 from srt.config.datasets import HubDataset, LocalDataset
 from srt.config.models import GgufModel, HubModel, LocalModel
@@ -128,7 +129,13 @@ def _ask_hub(kind: str, entry: HubModel | HubDataset) -> tuple[bool, str]:
 
 
 def results(config: Config) -> Finding:
-    """Whether a file can be written to the results folder, or to the nearest folder above it that exists."""
+    """Whether the results folder, or the nearest folder above it, can be written and has no results of another `model`.
+
+    Its ids are the same, so all results of the other model would be made again in their place.
+    """
+    if (other := _other_model(config)) is not None:
+        text = f"{config.results} has results of {other}, not of {_called(config.model)}"
+        return Finding("results", False, f"{text}: name another folder with --config results=FOLDER")
     place = _place(config)
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -136,6 +143,20 @@ def results(config: Config) -> Finding:
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
         return Finding("results", False, f"{config.results}: {place} cannot be written ({why}): change the key results")
+
+
+def _other_model(config: Config) -> str | None:
+    """The model of the last start in the results folder, if it made any and key `model` was not as it is now."""
+    paths = Paths(config.results)
+    if not any(Path(paths.base_model(name)).is_dir() for name in config.models):
+        return None
+    last = Path(paths.config())
+    model = read_json(last).get("model") if last.is_file() else None
+    return None if model == config.model else _called(model)
+
+
+def _called(model: str | None) -> str:
+    return "the configuration's own model" if model is None else model
 
 
 def space(config: Config, needed: float) -> Finding:

@@ -16,6 +16,7 @@ from srt.config.checks import check
 from srt.config.checks.own_code import check_own_code
 from srt.config.explain import first_problem, show
 from srt.config.loading.inheritance import Inheritance, look_up
+from srt.config.loading.replacement import with_replaced_model
 from srt.config.loading.yaml_file import read_yaml
 from srt.config.root import Config
 from srt.config.train import Train
@@ -88,6 +89,7 @@ class _Loader:
             config = Config.model_validate(merged)
             self.check_results(config.results)
             check(config)
+            config = with_replaced_model(config, self.root)
             config.code_folders.extend(self.code_folders)
             check_own_code(config)
             return config
