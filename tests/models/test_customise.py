@@ -125,7 +125,9 @@ def test_solved_examples_precede_the_prompt_of_any_model(tiny_base: Path, tmp_pa
     template = "{% for turn in messages %}{{ turn.role[0] }}: {{ turn.content }}\n{% endfor %}"
     examples = [{"user": "2 + 2 = Go.", "assistant": "It is \\boxed{4}."}]
     made = build(tiny_base, tmp_path / "m", template, examples=examples)
-    assert prompt(made) == "u: 2 + 2 = Go.\na: It is \\boxed{4}.\nu: 1 + 2 = Go.\n"
+    shown = "u: 2 + 2 = Go.\na: It is \\boxed{4}.\nu: 1 + 2 = Go.\n"
+    assert prompt(made) == shown
+    assert prompt(build(made, tmp_path / "again/m", examples=examples)) == shown, "once, in a checkpoint's prompts too"
     with pytest.raises(SrtError, match="examples: prompt_template plain has one turn only: write a template in Jinja"):
         build(tiny_base, tmp_path / "n", prompt_template="plain", examples=examples)
 

@@ -42,10 +42,11 @@ def customise(model: ModelBase, folder: Path, where: str) -> dict[str, str]:
 def with_examples(template: str, examples: Sequence[Example]) -> str:
     """A chat template that inserts solved turns before the given messages.
 
-    Jinja reads JSON as a list of mappings, with the same escapes.
+    Jinja reads JSON as a list of mappings, with the same escapes. The template of a checkpoint inserts them already.
     """
     turns = [{"role": role, "content": getattr(e, role)} for e in examples for role in ("user", "assistant")]
-    return f"{{%- set messages = {json.dumps(turns)} + messages -%}}{template}"
+    inserts = f"{{%- set messages = {json.dumps(turns)} + messages -%}}"
+    return template if template.startswith(inserts) else f"{inserts}{template}"
 
 
 def with_date(template: str, day: date) -> str:
