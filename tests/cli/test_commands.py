@@ -195,7 +195,7 @@ def test_prompt_says_what_is_missing(clone, words, message):
 def test_worth_measures_the_gap(tiny_base, sums, tmp_path):
     words = ("worth", tiny_base, sums, "--problems", "12", "--n", "8", "--max-new-tokens", "24")
     said = srt(*words, code=1).stdout
-    assert said.startswith("12 problems, 8 responses each\n  avg@8 ")
+    assert said.startswith("12 problems, 8 responses each; shares with 95 % intervals over problems\n  avg@8 ")
     gap = re.search(r"^  gap +(\S+) \[(\S+), (\S+)\]", said, re.MULTILINE)
     avg, maj = (float(re.search(rf"^  {name}@8 +(\S+)", said, re.MULTILINE)[1]) for name in ("avg", "maj"))
     assert float(gap[1]) == pytest.approx(maj - avg, abs=1e-3) and float(gap[2]) <= float(gap[1]) <= float(gap[3])
@@ -206,10 +206,20 @@ def test_worth_measures_the_gap(tiny_base, sums, tmp_path):
 @pytest.mark.parametrize(
     ("rates", "majorities", "last", "worth"),
     [
-        ([0.5] * 20, [True] * 20, "not shown to be worth self-training: gap +0.50 [+0.50, +0.50] has no width", False),
-        ([0.6, 0.5, 0.4, 0.7] * 5, [True] * 20, "worth self-training: gap +0.45 [+0.40, +0.50]", True),
-        ([0.4, 0.5, 0.3, 0.2] * 5, [False] * 20, "not worth self-training: gap -0.35", False),
-        ([0.4, 0.6] * 10, [False, True] * 10, "not shown to be worth self-training: gap +0.00 [-0.19, +0.19]", False),
+        (
+            [0.5] * 20,
+            [True] * 20,
+            "not shown to be worth self-training: gap +0.500 [+0.500, +0.500] has no width",
+            False,
+        ),
+        ([0.6, 0.5, 0.4, 0.7] * 5, [True] * 20, "worth self-training: gap +0.450 [+0.396, +0.504]", True),
+        ([0.4, 0.5, 0.3, 0.2] * 5, [False] * 20, "not worth self-training: gap -0.350 ", False),
+        (
+            [0.4, 0.6] * 10,
+            [False, True] * 10,
+            "not shown to be worth self-training: gap +0.000 [-0.192, +0.192]",
+            False,
+        ),
     ],
 )
 def test_the_verdict_follows_the_interval(rates, majorities, last, worth):
@@ -221,6 +231,29 @@ def test_the_verdict_follows_the_interval(rates, majorities, last, worth):
     assert found.lines()[-1].startswith(last) and found.worth == worth
     assert "Only 40% of the responses have an answer" in found.lines()[-3]
     assert found.lines()[-2] == "30% of the responses are cut: raise --max-new-tokens (key max_new_tokens)."
+
+
+def test_worth_prints_every_number_with_its_interval():
+    """Eight responses to each of eight problems: 64 samples are enough for an answer."""
+    from srt.evaluation.worth import Worth
+    from srt.metrics.intervals import one_run_interval
+
+    counts = {"parsed": [8, 8, 7, 8, 6, 8, 8, 5], "truncated": [0, 0, 1, 0, 2, 0, 0, 3]}
+    groups = pd.DataFrame({
+        "n": 8, **counts, "consistency_all": [1.0, 0.75, 0.5, 0.875, 0.5, 0.625, 1.0, 0.25],
+        "pass_rate": [1.0, 0.75, 0.5, 0.875, 0.375, 0.625, 1.0, 0.0], "majority_correct": [True] * 7 + [None],
+    })  # fmt: skip
+    majority = groups["majority_correct"].eq(True).to_numpy(float)
+    shares = {"avg@8": groups["pass_rate"], "maj@8": majority, "agreement": groups["consistency_all"],
+              "answers": groups["parsed"] / 8, "cut": groups["truncated"] / 8}  # fmt: skip
+    expected = {name: one_run_interval(values) for name, values in shares.items()}
+    expected["gap"] = one_run_interval(majority - groups["pass_rate"], share=False)
+    said = Worth(groups, "boxed_or_last_number").lines()
+    assert said[0] == "8 problems, 8 responses each; shares with 95 % intervals over problems"
+    shown = {line.split()[0]: [float(x) for x in re.findall(r"(?<= |\[)[+-]?\d\.\d+", line)] for line in said[1:7]}
+    assert shown == {name: [round(x, 3) for x in found] for name, found in expected.items()}
+    assert "a response has an answer (extractor boxed_or_last_number)" in said[5]
+    assert said[7:] == ["worth self-training: gap {:+.3f} [{:+.3f}, {:+.3f}]".format(*expected["gap"])]
 
 
 # -- runs that are made ---------------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ FEW_ANSWERS, MANY_CUT = 0.5, 0.2  # shares of responses with an answer, and cut 
 
 @dataclass(frozen=True)
 class Worth:
-    """What the samples show: `groups` has a row per problem (docs/answers.md)."""
+    """What the samples show: `groups` has a row per problem, answers are what `extractor` reads (docs/answers.md)."""
 
     groups: pd.DataFrame
+    extractor: str = "boxed"
 
     @property
     def gap(self) -> tuple[float, float, float]:
@@ -44,44 +45,46 @@ class Worth:
         return self.groups["majority_correct"].fillna(False).to_numpy(dtype=np.float64)
 
     def lines(self) -> list[str]:
-        """The measures, what to mend first, and the verdict."""
+        """The measures with their 95 % intervals over problems, what to mend first, and the verdict in one sentence."""
         groups, n = self.groups, int(self.groups["n"].iloc[0])
-        parsed, cut = groups["parsed"].sum() / groups["n"].sum(), groups["truncated"].sum() / groups["n"].sum()
+        answers, cut = (_interval_of(groups[column] / groups["n"]) for column in ("parsed", "truncated"))
         rows = [
-            (f"avg@{n}", _interval(one_run_interval(groups["pass_rate"].to_numpy())), "a response is right"),
-            (f"maj@{n}", _interval(one_run_interval(self._majority)), "the majority of a problem's answers is right"),
-            ("gap", _interval(self.gap, "+"), f"maj@{n} minus avg@{n}"),
-            (
-                "agreement",
-                f"{groups['consistency_all'].mean():.2f}",
-                "share of the responses that agree with the majority",
-            ),
-            ("answers", f"{parsed:.2f}", "share of the responses that have an answer"),
-            ("cut", f"{cut:.2f}", "share of the responses cut at the maximum length"),
+            (f"avg@{n}", _interval_of(groups["pass_rate"]), "a response is right"),
+            (f"maj@{n}", _interval_of(self._majority), "the majority of a problem's answers is right"),
+            ("gap", self.gap, f"maj@{n} minus avg@{n}"),
+            ("agreement", _interval_of(groups["consistency_all"]), "a response agrees with the majority"),
+            ("answers", answers, f"a response has an answer (extractor {self.extractor})"),
+            ("cut", cut, "a response is cut at the maximum length"),
         ]
-        said = [f"{len(groups)} problems, {n} responses each"]
-        said += [f"  {name:<10} {value:<22} {what}" for name, value, what in rows]
-        if parsed < FEW_ANSWERS:
+        said = [f"{len(groups)} problems, {n} responses each; shares with 95 % intervals over problems"]
+        said += [f"  {name:<10} {_shown(found, '+' * (name == 'gap')):<24} {what}" for name, found, what in rows]
+        if answers[0] < FEW_ANSWERS:
             said.append(
-                f"Only {parsed:.0%} of the responses have an answer: ask for it with --suffix (key prompt_suffix), or "
-                "show it with examples (key examples of the model)."
+                f"Only {answers[0]:.0%} of the responses have an answer: ask for it with --suffix (key prompt_suffix), "
+                "or show it with examples (key examples of the model)."
             )
-        if cut > MANY_CUT:
-            said.append(f"{cut:.0%} of the responses are cut: raise --max-new-tokens (key max_new_tokens).")
-        mean, lo, hi = self.gap
-        gap = f"gap {mean:+.2f} [{lo:+.2f}, {hi:+.2f}]"
-        if self.worth:
-            said.append(f"worth self-training: {gap}")
-        elif lo == hi:
-            said.append(f"not shown to be worth self-training: {gap} has no width, as all problems have the same gap")
-        elif hi < 0:
-            said.append(f"not worth self-training: {gap}, the majority is wrong more often than an answer is")
-        else:
-            said.append(f"not shown to be worth self-training: {gap} includes 0; more --problems narrow it")
+        if cut[0] > MANY_CUT:
+            said.append(f"{cut[0]:.0%} of the responses are cut: raise --max-new-tokens (key max_new_tokens).")
+        said.append(self._verdict())
         return said
 
+    def _verdict(self) -> str:
+        gap, (_, lo, hi) = f"gap {_shown(self.gap, '+')}", self.gap
+        if self.worth:
+            return f"worth self-training: {gap}"
+        if lo == hi:
+            return f"not shown to be worth self-training: {gap} has no width, as all problems have the same gap"
+        if hi < 0:
+            return f"not worth self-training: {gap}, the majority is wrong more often than an answer is"
+        return f"not shown to be worth self-training: {gap} includes 0; more --problems narrow it"
 
-def _interval(found: tuple[float, float, float], sign: str = "") -> str:
+
+def _interval_of(shares: pd.Series | np.ndarray) -> tuple[float, float, float]:
+    """Mean of one share per problem, with its 95 % interval over problems."""
+    return one_run_interval(np.asarray(shares, dtype=np.float64))
+
+
+def _shown(found: tuple[float, float, float], sign: str = "") -> str:
     return "{0:{s}.3f} [{1:{s}.3f}, {2:{s}.3f}]".format(*found, s=sign)
 
 
@@ -110,4 +113,4 @@ def measure(
         sample(spec, checkpoint, [few], samples)
         with Grader(extractor=extractor, own_tasks=own_tasks) as grader:
             score_file(samples, [few], scores, groups, grader)
-        return Worth(read_parquet(groups).to_pandas())
+        return Worth(read_parquet(groups).to_pandas(), extractor)
