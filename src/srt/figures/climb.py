@@ -39,7 +39,8 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
     looks = style.looks(*([(series.label, series.method) for series in panel.series] for panel in spec.panels))
     columns = len(spec.panels) if len(metrics) > 1 or len(spec.panels) <= 4 else style.even_columns(len(places))
     figure, axes = style.grid(len(places), columns=columns, sharey=True)
-    levels = {series.datasets for panel in spec.panels for series in panel.series}
+    # a panel whose runs share their test sets is told by its title
+    named_panels = {panel.title for panel in spec.panels if len({series.datasets for series in panel.series}) > 1}
 
     rows: list[pd.DataFrame] = []
     for place, (axis, (metric, panel)) in enumerate(zip(axes, places, strict=True)):
@@ -49,10 +50,9 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
             cell = Cell(axis, data, panel, first.datasets, metric, is_first, {first.label: seeds}, looks)
             rows += _draw_run(cell, seeds)
             label = data.metric_label(first.datasets, metric)
-        named = is_first and len(levels) > 1
-        _levels(axis, spec, panel, named)
+        _levels(axis, spec, panel, is_first and panel.title in named_panels)
         if is_first:
-            axis.set_title(panel.title, pad=16 if named else 8)  # over the alarm's triangle
+            axis.set_title(panel.title, pad=16 if named_panels else 8)  # over the alarm's triangle
         style.step_axis(axis)
         axis.set_xlabel(STEP_LABEL if place + columns >= len(places) else "")
         axis.set_ylabel(label if place % columns == 0 else "")
