@@ -68,7 +68,7 @@ endef
 mini: setup ## the paper in miniature: its phenomena on a CPU, three seeds or more, in about an hour on two cores
 	$(call miniature,results/mini,config/mini.yaml,fig3)
 
-mini-v2: setup ## its second version: the majority, a fixed teacher, levels, long training; five seeds
+mini-v2: setup ## its second version: the majority, a fixed teacher, levels, long training; five seeds, in about an hour
 	$(call miniature,results/mini-v2,config/mini.yaml config/mini_v2.yaml,fig2)
 
 mini-ablations: setup ## what hastens and delays SRT's collapse, on the same model; four seeds (not timed yet)

@@ -248,7 +248,10 @@ def test_calls_of_the_template_name_what_there_is(page: str, main: str, tmp_path
             assert dataset in tested and (step in (0, "last") or step in config.runs[run].checkpoints)
 
 
-def test_the_page_is_what_its_tables_say() -> None:
-    if not (PAGE / "claims.csv").is_file():
-        pytest.skip("docs/miniature holds no tables: no full run of `make mini` is kept yet")
-    assert (PAGE / "README.md").read_text(encoding="utf-8") == fill((PAGE / "template.md").read_text("utf-8"), PAGE)
+@pytest.mark.parametrize(
+    "page", [path.parent for path in (ROOT / "docs").rglob("template.md")], ids=lambda page: page.name
+)
+def test_the_page_is_what_its_tables_say(page: Path) -> None:
+    if not (page / "claims.csv").is_file():
+        pytest.skip(f"docs/{page.relative_to(ROOT / 'docs')} holds no tables: no run of it is kept yet")
+    assert (page / "README.md").read_text(encoding="utf-8") == fill((page / "template.md").read_text("utf-8"), page)
