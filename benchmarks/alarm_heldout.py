@@ -161,7 +161,7 @@ def train(folder: Path, tables: Path, base: Path, arm: str, seed: int) -> pd.Dat
         }  # fmt: skip
         spec = {
             "run": f"{arm}-s{seed}", "seed": seed, "reward": reward, "extractor": "boxed",
-            "prompt_suffix": BOXED_SUFFIX, "train": Train.model_validate(values).resolved().model_dump(mode="json"),
+            "prompt_suffix": BOXED_SUFFIX, "train": Train.model_validate(values).hyperparameters(),
         }  # fmt: skip
         segment = Segment(
             spec=spec, base=base, start=0, stop=STEPS, work=folder / "work", model_out=folder / "model",

@@ -36,7 +36,7 @@ def configuration() -> dict[str, Any]:
     read = {p: yaml.safe_load((ROOT / p).read_text(encoding="utf-8")) for p in (
         "config/smoke.yaml", "config/smoke/models.yaml", "config/smoke/datasets.yaml")}  # fmt: skip
     smoke, models, datasets = read.values()
-    train = Train.model_validate({**smoke["train_defaults"], **CHANGES}).resolved().model_dump(mode="json")
+    train = Train.model_validate({**smoke["train_defaults"], **CHANGES}).hyperparameters()
     return {
         "model": models["tiny"],
         "data": {name: datasets[name] for name in (TRAIN, TEST)},

@@ -361,7 +361,7 @@ def train_config(hyper: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "dtype": "float32", "gradient_checkpointing": "none", "rollout_engine": "transformers", "zero_stage": 0,
         **changes,
     }  # fmt: skip
-    return Train.model_validate(values).resolved().model_dump(mode="json")
+    return Train.model_validate(values).hyperparameters()
 
 
 def make_engine(spec: dict[str, Any], model: Any, hyper: dict[str, Any]) -> tuple[Any, Any]:

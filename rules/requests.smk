@@ -87,6 +87,7 @@ def segment(wc, input, output, resources) -> str:
             "data": {name: input.get(name) for name in ("problems", "subset", "labels", "preferences")},
             "work": PATHS.segment_progress(wc.checkpoint),
             "logs": PATHS.progress(run),
+            "trackers": CFG.entry(run).run.train.trackers,
             "model_out": output.model,
             "state_out": output.state,
             "metrics_out": output.metrics,

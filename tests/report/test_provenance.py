@@ -85,6 +85,9 @@ def test_what_changes_no_result_does_not_change_the_configuration() -> None:
 
     limits = {"timeout_s": 9.0, "memory_mb": 900, "workers": 3}
     assert mark({}, {}) == mark(limits, {"gpus": 2, "job": {"minutes": 5}}, save_every=7, plan={"cpu_seconds": 3})
+    train = {"clip": 0.2}
+    tracked = {**train, "trackers": ["wandb"]}
+    assert mark({}, {"train": train}, train_defaults=train) == mark({}, {"train": tracked}, train_defaults=tracked)
     assert mark({}, {}) != mark({"preset": "authors"}, {}) and mark({}, {}) != mark({}, {"steps": 8})
 
 

@@ -21,7 +21,7 @@ def train_spec(**changes: object) -> dict:
         "learning_rate": 1e-3, "dtype": "float32", "gradient_checkpointing": "none",
         "rollout_engine": "transformers", "micro_batch_tokens": 600, **changes,
     }  # fmt: skip
-    train = Train.model_validate(values).resolved().model_dump(mode="json")
+    train = Train.model_validate(values).hyperparameters()
     return {
         "run": "test-s1", "seed": 1, "reward": "majority", "extractor": "boxed", "prompt_suffix": BOXED_SUFFIX,
         "train": train, **top,

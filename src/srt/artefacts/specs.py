@@ -141,7 +141,7 @@ def train_spec(config: Config, instance: str) -> str:
         origin["reward_labels"] = run.reward_labels
     if own_tasks := config.own_tasks(run.data):
         origin["own_tasks"] = own_tasks
-    train = run.train.resolved().model_dump(mode="json")
+    train = run.train.hyperparameters()
     if run.train.schedule != "constant":
         train["schedule_steps"] = run.schedule_end
     return canonical_json(

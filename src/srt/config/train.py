@@ -16,6 +16,8 @@ Ratio = Literal["token", "sequence", "gspo"]
 Schedule = Literal["constant", "linear", "cosine"]
 Truncated = Literal["count", "mask", "no_vote"]
 Checkpointing = Literal["none", "selective", "full"]
+TrackerName = Literal["tensorboard", "wandb"]
+TRACKERS: tuple[TrackerName, ...] = ("tensorboard",)  # where the configuration names none
 # All presets set the same keys: those of `Train` whose default is null. Sources: docs/trainer.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "clean": {
@@ -78,7 +80,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Train(Strict):
-    """Hyperparameters of one run. Every key can change the result, so all are part of the run's spec.
+    """Hyperparameters of one run. Every key but `trackers` can change the result, so all others are part of the run's
+    spec.
 
     A key that is null takes the preset's value.
     """
@@ -248,6 +251,11 @@ class Train(Strict):
         gt=0,
         description="CPU threads of a training process; they affect the order of summation and so rounding.",
     )
+    trackers: list[TrackerName] = Field(
+        list(TRACKERS),
+        description="Programs that draw the run's curves beside `metrics.jsonl`: `tensorboard`, `wandb` (Weights & Biases, "
+        "`make setup-tracking`; docs/monitors.md). Has no effect on results.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
@@ -283,6 +291,10 @@ class Train(Strict):
                 "to 1, 2 or 3, or dtype to float32"
             )
         return self
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """What can change the result, as JSON with the preset's values in place of null: all keys but `trackers`."""
+        return self.resolved().model_dump(mode="json", exclude={"trackers"})
 
     def resolved(self) -> Train:
         """These hyperparameters with the preset's values in place of null."""

@@ -119,7 +119,7 @@ class Machine:
             "max_prompt_tokens": PROMPT_TOKENS, "max_new_tokens": size.new_tokens, "dtype": self.dtype,
             "learning_rate": 1e-5, "kl_coefficient": 0.05, "rollout_engine": "transformers", **changes,
         }  # fmt: skip
-        train = Train.model_validate(values).resolved().model_dump(mode="json")
+        train = Train.model_validate(values).hyperparameters()
         return {
             "run": "gpu-check", "seed": 1, "reward": "majority", "extractor": "boxed", "prompt_suffix": SUFFIX,
             "train": train,

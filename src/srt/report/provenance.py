@@ -160,6 +160,9 @@ def resolved_hash(configuration: Any) -> str:
     for section, spared in _SPARED_BELOW.items():
         if section in kept:
             kept[section] = {name: _without(entry, spared) for name, entry in kept[section].items()}
+    for part in (kept, *kept.get("runs", {}).values()):  # in both the hyperparameters of runs
+        for key in {"train_defaults", "train"} & part.keys():
+            part[key] = _without(part[key], {"trackers"})
     return io.sha256_bytes(io.canonical_json(kept).encode())
 
 

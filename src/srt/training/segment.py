@@ -15,6 +15,7 @@ from srt.common.io import canonical_json, read_json, sha256_bytes, sha256_file, 
 from srt.config.alarm import AlarmRule
 from srt.config.base import Strict
 from srt.config.explain import first_problem
+from srt.config.train import TRACKERS, TrackerName
 from srt.distributed.saving import copy_state
 from srt.distributed.state import drop_others, states
 from srt.distributed.world import World, barrier
@@ -38,8 +39,9 @@ class Segment(Strict):
     metrics_out: Path = Field(description="Metrics of the segment to write (parquet).")
     logs: Path | None = Field(
         None,
-        description="Folder of JSON lines and TensorBoard events, shared by a run's segments; else `work`.",
+        description="Folder of JSON lines and trackers' files, shared by a run's segments; else `work`.",
     )
+    trackers: list[TrackerName] = Field(list(TRACKERS), description="Programs that draw the run's curves.")
     save_every: int = Field(10, ge=1, description="Steps between two saved states.")
     minutes: float | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""What a user sees of a running segment: a bar or log lines, JSON lines and TensorBoard events, the collapse alarm."""
+"""What a user sees of a running segment: a bar or log lines, JSON lines and curves, the collapse alarm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StepLog:
                 self.alarm.update(row)
             for row in history:
                 self.alarm.update(row)
-        self.tracker = Tracker(folder, history, step, main)
+        self.tracker = Tracker(folder, history, step, main, segment.trackers, segment.spec)
         self.eta = Eta(segment.stop)
         self.bar = progress_bar(
             total=segment.stop, initial=step, desc=self.run, unit="step", disable=not (main and is_terminal())

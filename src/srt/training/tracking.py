@@ -1,4 +1,4 @@
-"""Files and numbers about a running segment: JSON lines, TensorBoard events, the time of each phase.
+"""Files and numbers about a running segment: JSON lines, the curves of trackers, the time of each phase.
 
 Two kinds of numbers are kept apart: metrics, which repeat bit for bit (`metrics.jsonl`), and measurements of this
 machine, which never do (`timing.jsonl`). Only rank 0 writes. Nothing here feeds back into training.
@@ -22,9 +22,11 @@ from srt.artefacts.paths import METRICS_FILE
 from srt.common.atomic_files import set_aside
 from srt.common.io import write_text
 from srt.common.progress import log
+from srt.config.train import TRACKERS, TrackerName
 from srt.cost.hardware import mfu, synchronize
+from srt.training.trackers import Trackers
 
-TIMING_FILE, EVENTS_FOLDER = "timing.jsonl", "tensorboard"
+TIMING_FILE = "timing.jsonl"
 
 
 class PhaseTimer:
@@ -158,7 +160,7 @@ class Tracker:
 
     {folder}/metrics.jsonl   one line per step; a resumed run's file equals the uninterrupted one's
     {folder}/timing.jsonl    one line per step; complete up to the resumed step, then this attempt's times
-    {folder}/tensorboard/    both as scalars, metrics/* and timing/*; steps that are taken again are purged
+    {folder}/tensorboard/    both as scalars, and what other trackers write (`srt.training.trackers`)
 
     Values that are not finite are null, as JSON has no nan; the parquet tables keep them.
 
@@ -168,13 +170,16 @@ class Tracker:
             kill undid, are removed.
         step: the resumed step (0: none); with `history`, the step of its last row.
         main: whether this is rank 0.
+        trackers: which trackers draw curves. spec: the run's spec, for those that show it.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]], step: int, main: bool) -> None:
+    def __init__(
+        self, folder: Path, history: Sequence[Mapping[str, Any]], step: int, main: bool,
+        trackers: Sequence[TrackerName] = TRACKERS, spec: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         if history and int(history[-1]["step"]) != step:
             raise ValueError(f"history ends at step {history[-1]['step']}, the state is of step {step}")
         self.main = main
-        self.writer: Any = None
         if not main:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +187,7 @@ class Tracker:
         _rewrite(folder / METRICS_FILE, first - 1, [_line(row) for row in history])
         _rewrite(folder / TIMING_FILE, step, [])
         self.files = {name: open(folder / name, "a", encoding="utf-8") for name in (METRICS_FILE, TIMING_FILE)}  # noqa: SIM115
-        self.writer = event_writer(folder / EVENTS_FOLDER, step)
+        self.trackers = Trackers(trackers, folder, step, spec or {})
 
     def write(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one step to all files and flush them to the operating system."""
@@ -191,19 +196,14 @@ class Tracker:
         for name, values in ((METRICS_FILE, row), (TIMING_FILE, timing)):
             self.files[name].write(_line(values) + "\n")
             self.files[name].flush()
-        if self.writer is not None:
-            for group, values in (("metrics", row), ("timing", timing)):
-                for key, value in values.items():
-                    if key != "step" and math.isfinite(value):
-                        self.writer.add_scalar(f"{group}/{key}", value, int(row["step"]))
+        self.trackers.write(row, timing)
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Flush and close the files and the trackers."""
         if self.main:
             for file in self.files.values():
                 file.close()
-        if self.writer is not None:
-            self.writer.close()
+            self.trackers.close()
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -256,15 +256,3 @@ def _rewrite(path: Path, last: int, then: Sequence[str]) -> None:
     text = "".join(f"{line}\n" for line in [*kept, *then])
     if not path.exists() or text != path.read_text(encoding="utf-8"):
         write_text(path, text)
-
-
-def event_writer(folder: Path, step: int) -> Any:
-    """A TensorBoard writer that purges earlier attempts' events after `step`; None if the package is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        log("no TensorBoard files are written: the package 'tensorboard' is not installed (metrics.jsonl has the data)")
-        return None
-    if folder.exists() and not folder.is_dir():
-        _set_aside(folder, "it is not a folder")
-    return SummaryWriter(str(folder), purge_step=step + 1)
