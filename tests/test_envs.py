@@ -49,7 +49,7 @@ def pip_pins(path: Path) -> dict[str, str]:
 
 
 def test_every_requirement_is_locked_within_its_range() -> None:
-    for line in PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["trl"] + EXTRAS["docs"]:
+    for line in PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["trl"] + EXTRAS["tracking"] + EXTRAS["docs"]:
         requirement = Requirement(line)
         version = PINS.get(canonical(requirement.name))
         assert version is not None, f"{requirement.name} of pyproject.toml is not in constraints.txt"
@@ -88,6 +88,7 @@ def test_torch_has_no_local_version_and_cuda_packages_are_not_locked() -> None:
 
 def test_vllm_closures_add_and_change_nothing_that_is_locked() -> None:
     assert not set(PINS) & (set(VLLM_CPU_PINS) | set(VLLM_GPU_PINS))
+    assert f"sentry-sdk=={VLLM_GPU_PINS['sentry-sdk']} wandb" in (ROOT / "envs/setup.sh").read_text()
     assert Requirement(EXTRAS["vllm-cpu"][0]).specifier.contains(VLLM_CPU_PINS["vllm-cpu"])
     assert Requirement(EXTRAS["gpu"][0]).specifier.contains(VLLM_GPU_PINS["vllm"])
     assert VLLM_CPU_PINS["vllm-cpu"] == VLLM_GPU_PINS["vllm"], "what CI tests on a CPU must be what runs on GPUs"

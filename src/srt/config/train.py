@@ -253,8 +253,8 @@ class Train(Strict):
     )
     trackers: list[TrackerName] = Field(
         list(TRACKERS),
-        description="Programs that draw the run's curves beside `metrics.jsonl`: `tensorboard`, `wandb` (Weights & Biases, "
-        "`make setup-tracking`; docs/monitors.md). Has no effect on results.",
+        description="Programs that draw the run's curves beside `metrics.jsonl`: `tensorboard`, `wandb` (Weights & "
+        "Biases, `make setup-tracking`; docs/monitors.md). Has no effect on results.",
     )
 
     @model_validator(mode="after")

@@ -38,7 +38,12 @@ TRL_NAMES = {
 _TRL_NAME_OF = {column: name for name, column in TRL_NAMES.items()}
 _STEP = "train/global_step"  # the horizontal axis of the Trainer's curves in W&B
 _INSTALL = {"wandb": ", which `make setup-tracking` installs"}
-CONNECT_SECONDS, UPLOAD_SECONDS = 30, 60  # how long W&B may hold up a segment, at its start and its end
+# Settings of wandb that bound the seconds for which a server that does not answer holds up a segment: under a minute at
+# its start, where wandb would try for hours, and a minute at its end. What is not sent by then stays in the folder.
+PATIENCE = {
+    "init_timeout": 20, "x_graphql_timeout_seconds": 5, "x_graphql_retry_max": 2, "x_graphql_retry_wait_max_seconds": 2,
+    "finish_timeout": 60,
+}  # fmt: skip
 
 
 class Curves(Protocol):
@@ -91,7 +96,7 @@ class Trackers:
 
     def _drop(self, name: str, why: str) -> None:
         self.running.pop(name, None)
-        log(f"tracker {name} draws no curves: {why} ({METRICS_FILE} has the data, and training goes on)")
+        log(f"tracker {name} is off: {why} ({METRICS_FILE} has the data, training goes on)")
 
 
 class TensorBoard:
@@ -102,9 +107,8 @@ class TensorBoard:
 
         events = folder / EVENTS_FOLDER
         if events.exists() and not events.is_dir():
-            log(
-                f"{events} is damaged (it is not a folder): renamed to {set_aside(events).name}, and a new log is started"
-            )
+            aside = set_aside(events).name
+            log(f"{events} is damaged (it is not a folder): renamed to {aside}, and a new log is started")
         self.writer = SummaryWriter(str(events), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
@@ -121,33 +125,38 @@ class Wandb:
     """One run of W&B for a training run: all segments and all attempts after a kill go on with it.
 
     Its id comes from the run's name, the folder of its logs and its spec, so a run that is trained anew with other
-    settings is another one. Without an API key, with WANDB_MODE=offline, or where the server does not answer, the curves
-    stay in {folder}/wandb until `wandb sync` sends them.
+    settings is another one. Without an API key, with WANDB_MODE=offline, or where the server does not answer, the
+    curves stay in {folder}/wandb until `wandb sync` sends them.
     """
 
     def __init__(self, folder: Path, step: int, spec: Mapping[str, Any]) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb's own errors would be sent to its makers
         import wandb
 
-        settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False,
-            init_timeout=CONNECT_SECONDS, finish_timeout=UPLOAD_SECONDS,
-        )  # fmt: skip
+        settings = wandb.Settings(console="off", disable_git=True, save_code=False, **PATIENCE)
 
-        def start(mode: str | None) -> Any:
+        def start(**how: str | None) -> Any:
             return wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "srt"), id=run_id(folder, spec), name=spec["run"], dir=str(folder),
-                config=dict(spec), resume="allow" if step else None, mode=mode, settings=settings,
+                project=os.environ.get("WANDB_PROJECT", "srt"), id=run_id(folder, spec), name=spec["run"],
+                config=dict(spec), dir=str(folder), settings=settings, **how,
             )  # fmt: skip
 
-        asks_for_a_key = os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key
+        mode = os.environ.get("WANDB_MODE") or "online"
+        why = f"WANDB_MODE is {mode}"
+        if mode == "online" and not wandb.api.api_key:  # wandb would ask for one
+            mode, why = "offline", "there is no API key"
         try:
-            self.run = start("offline" if asks_for_a_key else None)  # None: as WANDB_MODE says
+            # A run that starts from nothing replaces what the server has under its id.
+            self.run = start(mode=mode, resume="allow" if step and mode == "online" else None)
         except Exception as error:
-            log(f"W&B cannot be reached, so its curves stay on this machine: {_one_line(error)}")
-            self.run = start("offline")
+            if mode == "offline":
+                raise
+            why = f"the server does not answer: {_one_line(error)}"
+            wandb.teardown()  # else the id counts as in use
+            self.run = start(mode="offline")
         if self.run.settings.mode == "offline":
-            log(f"W&B works offline; to send its curves: wandb sync --append {folder}/wandb/offline-run-*")
+            log(f"W&B works offline ({why}); to send its curves: wandb sync --append {folder}/wandb/offline-run-*")
         self.run.define_metric(_STEP)
         self.run.define_metric("*", step_metric=_STEP, step_sync=True)
 
@@ -156,7 +165,7 @@ class Wandb:
         self.run.log({_STEP: step, **{wandb_name(name): value for name, value in _scalars(metrics, timing)}})
 
     def close(self) -> None:
-        """Send what is left, for at most `UPLOAD_SECONDS`."""
+        """Send what is left."""
         self.run.finish()
 
 
