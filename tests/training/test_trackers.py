@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,12 +24,13 @@ SPEC = {"run": "srt-s1", "seed": 1, "train": {"learning_rate": 1e-4}}
 
 
 @pytest.fixture
-def offline(tmp_path, monkeypatch) -> Path:
+def offline(tmp_path, monkeypatch) -> Iterator[Path]:
     """A home without keys of W&B, and no settings of it; returns the folder of a run's logs."""
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_PROJECT", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path / "results/progress/srt-s1"
+    yield tmp_path / "results/progress/srt-s1"
+    sys.modules["wandb"].teardown()  # it keeps the environment of its first use
 
 
 def take(folder: Path, step: int, last: int, *names: str, spec: dict = SPEC) -> None:
@@ -96,7 +98,7 @@ def test_a_server_that_refuses_costs_one_line(offline, monkeypatch, capsys):
         take(offline, 0, 1, "wandb")
         server.shutdown()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("W&B")]
-    assert "W&B works offline (the server does not answer: " in line and "wandb sync --append" in line
+    assert "W&B works offline (its server gives no run: " in line and "wandb sync --append" in line
     assert len(list((offline / "wandb").glob("offline-run-*"))) == 1 and not (offline / "tensorboard").exists()
 
 

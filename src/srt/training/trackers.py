@@ -152,7 +152,7 @@ class Wandb:
         except Exception as error:
             if mode == "offline":
                 raise
-            why = f"the server does not answer: {_one_line(error)}"
+            why = f"its server gives no run: {_one_line(error)}"
             wandb.teardown()  # else the id counts as in use
             self.run = start(mode="offline")
         if self.run.settings.mode == "offline":
