@@ -19,7 +19,7 @@ from srt.common.errors import SrtError
 from srt.common.io import write_parquet
 from srt.config import read_yaml
 from srt.config.figures import OPTIONS
-from srt.figures import KINDS, render, style
+from srt.figures import KINDS, dynamics, render, style
 from srt.figures.dynamics import running_mean
 from srt.figures.examples import wrapped
 from srt.figures.figure_data import FigureData
@@ -149,6 +149,20 @@ def test_dynamics_smooth_long_runs_and_keep_the_raw_values(specs: dict, world: W
     plain = draw(specs["fig3"], tmp_path, lambda spec: spec.update(options={"smooth": 1, "quantities": ["entropy"]}))
     plain = plain[plain.quantity != "collapse alarm"]
     assert set(plain.quantity) == {"entropy"} and np.allclose(plain.value, plain.raw)
+
+
+@pytest.mark.parametrize(("shift", "inside"), [(0.0, True), (-3.0, False), (3.0, False)])
+def test_a_reward_for_confidence_has_its_own_scale(specs: dict, world: World, tmp_path: Path, shift, inside) -> None:
+    stored = pd.read_parquet(world.root / "srt-s1.metrics.parquet")
+    stored.assign(reward=stored.reward + shift).to_parquet(tmp_path / "shifted.parquet")
+    spec = copy.deepcopy(specs["fig3"]) | {"options": {"quantities": ["reward"]}}
+    for panel in spec["panels"]:
+        panel["series"] = [{**panel["series"][0], "metrics": str(tmp_path / "shifted.parquet")}]
+    figure, _ = dynamics.draw(parse_spec(spec))
+    low, high = figure.axes[0].get_ylim()
+    values = figure.axes[0].lines[0].get_ydata()
+    assert low <= np.nanmin(values) and np.nanmax(values) <= high
+    assert (low == 0 and high <= 1.02) == inside
 
 
 def test_a_run_that_its_alarm_ended_is_drawn_to_the_evaluation_after_it(monkeypatch) -> None:

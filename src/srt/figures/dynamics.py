@@ -74,7 +74,8 @@ def draw(spec: Spec) -> tuple[Figure, pd.DataFrame]:
             axis.set_title(panel.title, loc="left")
     for index, axis in enumerate(axes):
         quantity = quantities[index % len(quantities)]
-        if quantity == "accuracy" or quantity in _FRACTIONS:
+        # a reward for confidence is a share of nothing: it has its own scale
+        if (quantity == "accuracy" or quantity in _FRACTIONS) and lows[quantity] >= 0 and tops[quantity] <= 1:
             style.fraction_axis([axis], tops[quantity])
         else:
             if lows[quantity] >= 0:
