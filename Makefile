@@ -77,7 +77,7 @@ mini-v2: setup ## its second version: the majority, a fixed teacher, levels, lon
 mini-ablations: setup ## what hastens and delays SRT's collapse, on the same model; four seeds (not timed yet)
 	$(call miniature,results/mini-ablations,config/mini.yaml config/mini_ablations.yaml,fig8)
 
-mini-rewards: setup ## other label-free rewards, and a share of true labels; four seeds (not timed yet)
+mini-rewards: setup ## other label-free rewards, and a share of true labels; four seeds, in half an hour
 	$(call miniature,results/mini-rewards,config/mini.yaml config/mini_rewards.yaml,rewards)
 
 # Jobs together stay within 12 GB, however many cores there are
